@@ -1,0 +1,57 @@
+# One command each for a demonstration, the tests and the checks. All of them make .venv first, when it is needed.
+#
+#   make demo    export H0-mini's architecture for Intel in INT8, verify the bundle, embed 64 synthetic tiles
+#   make test    run every test
+#   make lint    check style and format (ruff)
+#   make types   check types (mypy, strict)
+#   make check   lint, types and test
+#   make bench   run the latency suites of benchmarks/
+#   make venv    make or bring up to date .venv, with everything the other targets need
+#   make clean   remove what the targets made, .venv too
+#   make help    print this list
+
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint types check bench clean
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+venv: $(STAMP)
+
+# Pinned to the versions that were tested; done again only when one of these two files changes.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== $(VENV): installing edgepath, every backend and the development tools (about 7 GB, some minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/edgepath export --target openvino-int8 --force
+	$(BIN)/edgepath verify build/demo-openvino-int8
+	$(BIN)/edgepath embed build/demo-openvino-int8 synthetic:64 --out build/features.h5 --force
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find edgepath tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,68 @@
+"""edgepath: pathology vision transformers on the edge, exported, quantized and checked.
+
+    export        weights -> a checked bundle for one target
+    verify        a bundle's drift on its golden tiles, and on tiles of yours
+    embed         tiles -> a file of embeddings
+    open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
+    open_tiles    a folder, pack, list or the synthetic source, as batches of tiles
+    build_pack    a diverse, hashed calibration pack from folders of tiles
+    check_pack    whether a pack is still what its manifest says
+    load_model    a timm vision transformer with its weights
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .bundle import Bundle as Bundle
+    from .bundle import open_bundle as open_bundle
+    from .embedding import embed as embed
+    from .errors import EdgepathError as EdgepathError
+    from .exporting import Exported as Exported
+    from .exporting import export as export
+    from .models import ModelSpec as ModelSpec
+    from .models import find_model as find_model
+    from .packs import build_pack as build_pack
+    from .packs import check_pack as check_pack
+    from .recipe import Recipe as Recipe
+    from .recipe import find_recipe as find_recipe
+    from .tiles import open_tiles as open_tiles
+    from .verification import verify as verify
+    from .weights import Weights as Weights
+    from .weights import load_model as load_model
+
+# Loaded when first used: `import edgepath` and `edgepath --help` stay quick and need no vendor package.
+_HOMES = {
+    "Bundle": "bundle",
+    "EdgepathError": "errors",
+    "Exported": "exporting",
+    "ModelSpec": "models",
+    "Recipe": "recipe",
+    "Weights": "weights",
+    "build_pack": "packs",
+    "check_pack": "packs",
+    "embed": "embedding",
+    "export": "exporting",
+    "find_model": "models",
+    "find_recipe": "recipe",
+    "load_model": "weights",
+    "open_bundle": "bundle",
+    "open_tiles": "tiles",
+    "verify": "verification",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,57 @@
+"""ONNX Runtime on the CPU: any `.onnx` artifact of a bundle.
+
+`Runner` stands alone (NumPy and onnxruntime only): the same file is copied into a bundle's kit and runs there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGE = "onnxruntime"
+EXTRA = "onnxruntime"
+
+
+def build(program: Any, folder: Path, recipe: Any) -> Path:
+    """Write `model.onnx` into `folder` and return its path."""
+    import onnx
+
+    path = folder / "model.onnx"
+    onnx.save(program.onnx(), path)
+    return path
+
+
+class Runner:
+    """Embeds tiles with an ONNX artifact: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block.
+
+    `threads` is the number of CPU threads; 0 lets ONNX Runtime choose.
+    """
+
+    def __init__(self, artifact: Path, *, threads: int = 0) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self.runtime = f"ONNX Runtime {onnxruntime.__version__}, CPU"
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        return self.outputs(tiles)["embedding"]
+
+    def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return every output by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, {self._input: np.ascontiguousarray(tiles)}), strict=True))
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._session

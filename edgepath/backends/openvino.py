@@ -1,0 +1,79 @@
+"""OpenVINO on Intel CPUs (GPU and NPU by name): an IR, `model.xml` and `model.bin`.
+
+`Runner` stands alone (NumPy and openvino only): the same file is copied into a bundle's kit and runs there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGE = "openvino"
+EXTRA = "openvino"
+
+
+def build(program: Any, folder: Path, recipe: Any) -> Path:
+    """Convert the program's ONNX form and write `model.xml` and `model.bin` into `folder`; return the `.xml`."""
+    import onnx
+    import openvino
+
+    source = folder / "source.onnx"  # OpenVINO reads ONNX from disk; large models do not fit its in-memory route
+    onnx.save(program.onnx(), source)
+    try:
+        model = openvino.convert_model(source)
+        path = folder / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=recipe.precision.other == "fp16")
+    finally:
+        source.unlink()
+    return path
+
+
+class Runner:
+    """Embeds tiles with an OpenVINO IR: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block.
+
+    `threads` is the number of CPU threads, 0 lets OpenVINO choose; `device` is OpenVINO's device name; `precision` is
+    the inference precision for what is not INT8 (`f32`, `f16`, `bf16`); `profile` keeps times per operation.
+    """
+
+    def __init__(
+        self, artifact: Path, *, threads: int = 0, device: str = "CPU", precision: str = "f32", profile: bool = False
+    ) -> None:
+        import openvino
+
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        if device == "CPU" and threads:
+            options["INFERENCE_NUM_THREADS"] = threads
+        if profile:
+            options["PERF_COUNT"] = True
+        self._compiled = openvino.Core().compile_model(artifact, device, options)
+        self._request = self._compiled.create_infer_request()
+        self.runtime = f"OpenVINO {openvino.__version__.split('-')[0]}, {device}, {precision}"
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        return self.outputs(tiles)["embedding"]
+
+    def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return every output by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
+        results = self._request.infer({0: np.ascontiguousarray(tiles)})
+        return {port.get_any_name(): np.array(values) for port, values in results.items()}
+
+    def linears(self) -> dict[str, int]:
+        """Count the matrix products with weights by the precision they execute in, as the runtime reports it."""
+        counts: dict[str, int] = {}
+        for operation in self._compiled.get_runtime_model().get_ops():
+            info = operation.get_rt_info()
+            if info["layerType"].astype(str) == "FullyConnected":
+                precision = info["runtimePrecision"].astype(str)
+                counts[precision] = counts.get(precision, 0) + 1
+        return counts
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._request, self._compiled

@@ -1,0 +1,332 @@
+"""The command line: parse, call, print. Results go to stdout, talk and progress to stderr.
+
+Exit codes: 0 passed, 1 a gate failed, 2 could not run.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import EdgepathError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Pathology vision transformers on the edge: export, quantize, and prove that nothing was lost.",
+    epilog="Exit codes: 0 passed, 1 a gate failed, 2 could not run. Results go to stdout, everything else to stderr.",
+)
+packs_app = typer.Typer(no_args_is_help=True, help="Build and check calibration packs.")
+app.add_typer(packs_app, name="calibrate")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out tiles that cannot be read, and list them.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads of the runtime; 0 = its own choice.")]
+
+
+class Resize(str, Enum):
+    """What to do with tiles of another size."""
+
+    refuse = "refuse"
+    squash = "squash"
+    crop = "crop"
+
+
+class Embedding(str, Enum):
+    """What stands for a tile."""
+
+    cls = "cls"
+    cls_mean = "cls+mean"
+
+
+class Outputs(str, Enum):
+    """What the artifact returns."""
+
+    embedding = "embedding"
+    tokens = "tokens"
+
+
+ResizeOption = Annotated[Resize, typer.Option(help="Tiles of another size: refuse, squash, or crop the centre.")]
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Option(help="A name of `edgepath targets`, or a recipe file.")],
+    model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")] = "demo",
+    weights: Annotated[str, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = "",
+    calibration: Annotated[
+        str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic`.")
+    ] = "synthetic",
+    calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to calibrate on, at most.")] = 128,
+    embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
+    outputs: Annotated[Outputs, typer.Option(help="`tokens` keeps the patch tokens too.")] = Outputs.embedding,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    out: Annotated[Path, typer.Option(help="Folder for bundles.")] = Path("build"),
+    device: Annotated[str, typer.Option(help="Where reference and calibration run: auto, cpu, cuda.")] = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn weights into a checked bundle <out>/<model>-<target>/."""
+    from .exporting import export as run
+
+    with _progress() as progress:
+        done = run(
+            target,
+            model=model,
+            weights=weights or None,
+            calibration=calibration,
+            calibration_tiles=calibration_tiles,
+            embedding=embedding.value if embedding else None,
+            tokens=outputs is Outputs.tokens,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            out=out,
+            force=force,
+            device=device,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(done.report | {"path": str(done.bundle.path)})
+    else:
+        _print_report(done.report)
+        print(f"{done.bundle.path}: {_verdict(done.passed)}")
+    raise typer.Exit(0 if done.passed else 1)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    tiles: Annotated[str, typer.Option(help="A folder or pack of other tiles, or `synthetic`.")] = "",
+    weights: Annotated[str, typer.Option(help="The full-precision weights, where they came from a file.")] = "",
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    threads: Threads = 0,
+    device: Annotated[str, typer.Option(help="Where the reference runs: auto, cpu, cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Check a bundle's hashes, run its artifact and hold its drift against the recipe's gates."""
+    from .verification import verify as run
+
+    with _progress() as progress:
+        result = run(
+            bundle,
+            tiles=tiles or None,
+            weights=weights or None,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            threads=threads,
+            device=device,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(result)
+    else:
+        _print_verification(result)
+        print(f"{bundle}: {_verdict(result['passed'])}")
+    raise typer.Exit(0 if result["passed"] else 1)
+
+
+@app.command()
+def embed(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    tiles: Annotated[list[str], typer.Argument(help="A folder, a pack, tile files, or `synthetic`.")],
+    out: Annotated[Path, typer.Option(help="Output file: .npz, .h5 or .parquet.")],
+    batch: Annotated[int, typer.Option(min=1, help="Tiles a call.")] = 8,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    threads: Threads = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed tiles with a bundle and write embeddings (N, D) and paths (N)."""
+    from .embedding import embed as run
+
+    with _progress() as progress:
+        done = run(
+            bundle,
+            tiles[0] if len(tiles) == 1 else tiles,
+            out=out,
+            batch=batch,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            threads=threads,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(done)
+        return
+    _say_cautions(done["cautions"])
+    for key, reason in done["skipped"]:
+        typer.echo(f"skipped {key}: {reason}", err=True)
+    print(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
+
+
+@app.command()
+def targets(as_json: AsJson = False) -> None:
+    """List what can be built."""
+    from .recipe import recipes
+
+    known = recipes()
+    if as_json:
+        _print_json([recipe.to_json() for recipe in known.values()])
+        return
+    rows = [
+        [r.target, r.precision.linear, r.precision.other, r.backend, r.checked_with, r.summary] for r in known.values()
+    ]
+    _print_table(["target", "linears", "rest", "backend", "checked here with", "what"], rows)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models that are known by name; timm:NAME takes any other timm vision transformer."""
+    from .models import model_specs
+
+    specs = model_specs()
+    if as_json:
+        _print_json([spec.to_json() for spec in specs])
+        return
+    rows = [[s.name, s.embedding, s.hub or "-", s.licence, s.summary] for s in specs]
+    _print_table(["model", "embedding", "hub", "licence", "what"], rows)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show which runtimes, extras and devices are here, and what to install for the rest."""
+    from .doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        _print_json(found.to_json())
+        return
+    _print_table(["", ""], [[name, value] for name, value in found.machine_rows()])
+    _print_table(["what", "here", "to get it"], found.rows())
+
+
+@packs_app.command("build")
+def build_pack(
+    sources: Annotated[list[str], typer.Argument(help="Folders of tiles, or packs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new pack.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Tiles to select.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 0,
+    resize: ResizeOption = Resize.refuse,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Select a diverse set of tissue tiles and write them, hashed, as a calibration pack."""
+    from .packs import build_pack as run
+
+    with _progress() as progress:
+        info = run(
+            sources,
+            out,
+            count,
+            seed=seed,
+            resize=resize.value,
+            force=force,
+            progress=lambda done, total: progress("select", done, total),
+        )
+    _print_pack(info, as_json)
+
+
+@packs_app.command("check")
+def check_pack(
+    pack: Annotated[Path, typer.Argument(help="A calibration pack.")],
+    as_json: AsJson = False,
+) -> None:
+    """Verify a pack: its manifest, its files, every tile's hash."""
+    from .packs import check_pack as run
+
+    _print_pack(run(pack), as_json)
+
+
+def main() -> None:
+    """Entry point: errors a user can cause are one line and exit code 2; a bug keeps its traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except EdgepathError as error:
+        typer.echo(f"edgepath: {error}", err=True)
+        sys.exit(2)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Yield `progress(stage, done, total)` that draws one bar a stage on stderr, or nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield progress
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, show_header=any(header), header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from .report import fact_rows
+
+    _say_cautions(report["cautions"])
+    _print_figures(report)
+    _print_table(["", ""], fact_rows(report))
+
+
+def _print_verification(result: dict[str, Any]) -> None:
+    _say_cautions(result["cautions"])
+    for name, part in (("golden tiles", result["golden"]), ("given tiles", result["tiles"])):
+        if part is not None:
+            print(f"{name} ({result['ran_with']})")
+            _print_figures(part)
+
+
+def _print_figures(part: dict[str, Any]) -> None:
+    from .report import DRIFT_HEADER, GATE_HEADER, drift_rows, gate_rows
+
+    _print_table(DRIFT_HEADER, drift_rows(part["drift"]))
+    _print_table(GATE_HEADER, gate_rows(part["gates"]))
+
+
+def _print_pack(info: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(info.to_json())
+    else:
+        print(f"{info.path}: {info.count} tiles, seed {info.seed}, sha256 {info.sha256[:16]}")
+
+
+def _say_cautions(cautions: list[str]) -> None:
+    for caution in cautions:
+        typer.secho(caution, fg=typer.colors.YELLOW, err=True)
+
+
+def _verdict(passed: bool) -> str:
+    return "passed" if passed else "FAILED (a gate was missed; the bundle is kept and marked so)"

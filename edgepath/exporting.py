@@ -1,0 +1,275 @@
+"""From weights to a checked bundle: the whole flow, stage by stage."""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .bundle import Bundle, BundleWriter, open_bundle
+from .data import data_folder
+from .doctor import require, versions
+from .errors import UsageError
+from .models import find_model
+from .recipe import Recipe, find_recipe
+from .report import build_report, to_markdown
+from .tiles import TileSource, open_tiles
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .lowering import Program
+    from .models import ModelSpec
+    from .passes.calibrate import Ranges
+    from .passes.fold import EdgeModel
+
+Progress = Callable[[str, int, int], None]
+
+HELD_OUT = 32
+FEWEST = 16
+DEFAULT_TILES = 128
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export: the bundle on disk, and its report (also in it as `report.json` and `report.md`)."""
+
+    bundle: Bundle
+    report: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate of the recipe was passed."""
+        return bool(self.report["passed"])
+
+
+@dataclass
+class Stages:
+    """Names, times and announces the stages of an export."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress(name, done, total)
+
+        start = time.perf_counter()
+        self.progress(name, 0, total)
+        yield advance
+        self.progress(name, total, total)
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def export(
+    target: str,
+    *,
+    model: str = "demo",
+    weights: str | Path | None = None,
+    calibration: str | Path | None = None,
+    calibration_tiles: int = DEFAULT_TILES,
+    embedding: Literal["cls", "cls+mean"] | None = None,
+    tokens: bool = False,
+    resize: str = "refuse",
+    skip_bad: bool = False,
+    out: str | Path = "build",
+    force: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Exported:
+    """Turn weights into a checked bundle `<out>/<model>-<target>/` and return it with its report.
+
+    `target` is a recipe's name or a recipe file; `model` a name of `edgepath models` or `timm:NAME`; `weights` a file, a
+    hub snapshot folder or `random`; `calibration` a folder of tiles, a calibration pack or `synthetic` (the default when
+    nothing is given, said so in the report). Up to 32 further tiles of the same source are held out: drift is measured
+    on them and they travel in the bundle as its golden set. `embedding` defaults to the model's own; `tokens` keeps
+    the patch tokens as a second output. `device` is where reference and calibration run (`auto`, `cpu`, `cuda`).
+    `progress(stage, done, total)` is called as work proceeds.
+
+    A failed gate is a result (`passed` is False and the bundle is kept, marked so). Raises EdgepathError for what
+    cannot be done: unknown names, unusable weights or tiles, an output in the way, a missing package.
+    """
+    recipe, spec = find_recipe(target), find_model(model)
+    require(recipe.backend, "export")
+    from .passes.fold import fold
+    from .reference import pick_device, reference_embeddings
+    from .weights import load_model
+
+    device = pick_device(device)
+    stages = Stages(progress or (lambda stage, done, total: None))
+    with BundleWriter(Path(out) / f"{spec.name.replace(':', '-')}-{recipe.target}", force=force) as writer:
+        tiles = open_tiles(calibration or "synthetic", size=spec.size, resize=resize, skip_bad=skip_bad)
+        chosen, held_out = split(tiles, calibration_tiles)
+        with stages.stage("load weights"):
+            vit, spec, loaded = load_model(spec, weights)
+        embedding = embedding or spec.embedding  # type: ignore[assignment]
+        assert embedding is not None
+        with stages.stage("reference", len(held_out)) as advance:
+            reference = reference_embeddings(
+                vit, spec, loaded, held_out, embedding=embedding, device=device, progress=advance
+            )
+        net = fold(vit, spec, embedding=embedding, tokens=tokens)
+        if recipe.int8:
+            net = _quantize(recipe, net, chosen, device, writer.path, stages)
+        figures = _lower(recipe, net, held_out.read(), reference.embeddings, writer.path, stages)
+        report = build_report(
+            name=writer.final.name,
+            recipe=recipe,
+            model=spec.to_json(),
+            weights=loaded.to_json(),
+            contract={"size": spec.size, "embedding": embedding, "dim": net.dim, "tokens": tokens},
+            calibration=chosen.provenance() if recipe.int8 else None,
+            held_out=held_out.provenance() | {"keys": list(reference.keys)},
+            skipped=[*chosen.skipped, *held_out.skipped],
+            reference=reference.runtime,
+            cost={"seconds": dict(stages.seconds), "peak_memory_bytes": _peak_memory()},
+            versions=versions(),
+            **figures,
+        )
+        _write(writer.path / "report.json", json.dumps(report, indent=2) + "\n")
+        _write(writer.path / "report.md", to_markdown(report))
+        writer.commit(report)
+    return Exported(open_bundle(writer.final), report)
+
+
+def split(tiles: TileSource, wanted: int) -> tuple[TileSource, TileSource]:
+    """Split a source into calibration tiles and held-out tiles, both spread over it and without overlap.
+
+    Raises UsageError when fewer than 16 tiles would be left to calibrate on, or fewer were asked for.
+    """
+    held = min(HELD_OUT, len(tiles) // 4)
+    left = len(tiles) - held
+    if min(left, wanted) < FEWEST:
+        raise UsageError(
+            f"calibration: {tiles.name} has {len(tiles)} tiles, {wanted} were asked for; at least {FEWEST} are needed "
+            f"besides a quarter (at most {HELD_OUT}) held out to measure drift; add tiles or leave out --calibration"
+        )
+    held_out = _spread(len(tiles), held)
+    rest = sorted(set(range(len(tiles))) - set(held_out))
+    chosen = [rest[i] for i in _spread(len(rest), min(wanted, len(rest)))]
+    return tiles.select(chosen), tiles.select(held_out)
+
+
+def quantized(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
+    """Smooth and quantize a folded model, in place, from the ranges its calibration found."""
+    from .passes.quantize import quantize
+    from .passes.smooth import smooth
+
+    if recipe.quantize.smooth_alpha:
+        ranges = smooth(net, ranges, alpha=recipe.quantize.smooth_alpha)
+    return quantize(net, ranges)
+
+
+def embed_all(
+    run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advance: Callable[[int], None]
+) -> np.ndarray:
+    """Embed tiles, uint8 (N, S, S, 3), a few at a time: float32 (N, D)."""
+    rows = []
+    for start in range(0, len(tiles), BATCH):
+        rows.append(run(tiles[start : start + BATCH]))
+        advance(len(rows[-1]))
+    return np.concatenate(rows)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Indices of `wanted` of `count` items, evenly spaced: sorted keys put one slide's tiles side by side."""
+    return [int(i) for i in (np.arange(wanted) + 0.5) * count / wanted]
+
+
+def _quantize(
+    recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, folder: Path, stages: Stages
+) -> EdgeModel:
+    """Calibrate on `tiles`, quantize, and keep what was calibrated on in the bundle."""
+    from .passes.calibrate import calibrate
+
+    with stages.stage("calibrate", len(tiles)) as advance:
+        batches = (batch.pixels for batch in tiles.batches(BATCH))
+        ranges = calibrate(net, batches, device=device, progress=advance)
+    if ranges.tiles < FEWEST:
+        raise UsageError(f"calibration: only {ranges.tiles} tiles of {tiles.name} can be read, {FEWEST} are needed")
+    ranges.save(folder / "ranges.npz")
+    with open(folder / "calibration.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["sha256_pixels", "tile"])
+        rows.writerows((tiles.digests[key], key) for key in tiles.keys if key in tiles.digests)
+    with stages.stage("quantize"):
+        return quantized(recipe, net, ranges)
+
+
+def _lower(
+    recipe: Recipe, net: EdgeModel, golden: np.ndarray, reference: np.ndarray, folder: Path, stages: Stages
+) -> dict[str, Any]:
+    """Make the artifact, run program and artifact on the golden tiles, and put golden set and kit beside it."""
+    from .lowering import Program
+
+    program = Program(net)
+    with stages.stage("program", 2 * len(golden)) as advance:
+        embeddings = {
+            "reference": reference,
+            "program": embed_all(program, golden, advance),
+            "nudged": embed_all(program.nudged, golden, advance),
+        }
+    with stages.stage("lower"):
+        artifact: Path = import_module(f".backends.{recipe.backend}", __package__).build(program, folder, recipe)
+    ran_with = None
+    if recipe.checked_with != "none":
+        checker = import_module(f".backends.{recipe.checked_with}", __package__)
+        with stages.stage("run artifact", len(golden)) as advance, checker.Runner(artifact) as runner:
+            embeddings["artifact"], ran_with = embed_all(runner, golden, advance), runner.runtime
+    _write_golden(folder / "golden", golden, embeddings)
+    _write_kit(folder / "kit", recipe)
+    return {
+        "artifact": {"file": artifact.relative_to(folder).as_posix(), "size_bytes": _size(artifact)},
+        "ran_with": ran_with,
+        "embeddings": embeddings,
+    }
+
+
+def _write_golden(folder: Path, tiles: np.ndarray, embeddings: dict[str, np.ndarray]) -> None:
+    folder.mkdir()
+    np.savez_compressed(folder / "tiles.npz", tiles=tiles)
+    for name in ("reference", "program", "nudged"):
+        np.savez(folder / f"{name}.npz", embeddings=embeddings[name])
+
+
+def _write_kit(folder: Path, recipe: Recipe) -> None:
+    """Copy what runs on the device: the very backend module that edgepath uses, a self-test and how to start it."""
+    folder.mkdir()
+    shutil.copyfile(Path(__file__).parent / "backends" / f"{recipe.backend}.py", folder / "runner.py")
+    family = recipe.target.partition("-")[0]
+    for source in sorted([*(data_folder("export") / "kit").iterdir(), *(data_folder("export") / family / "kit").iterdir()]):
+        shutil.copyfile(source, folder / source.name)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _size(artifact: Path) -> int:
+    """Bytes of the artifact, all of its files counted (OpenVINO's weights lie beside the `.xml`)."""
+    if artifact.is_dir():
+        return sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in artifact.parent.glob(f"{artifact.stem}.*"))
+
+
+def _peak_memory() -> int:
+    """Bytes of the largest resident set this process had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Rewrites of a timm vision transformer on its way to a device: fold, calibrate, smooth, quantize."""

@@ -1,0 +1,98 @@
+"""Move outliers from activations into weights, without a single extra operation.
+
+SmoothQuant (Xiao et al., arXiv 2211.10438, eq. 3-4) divides each input channel of a linear by s and multiplies the
+weight column by s, with s_j = max|x_j|^alpha / max|w_j|^(1 - alpha). The division has to live somewhere: here it is
+folded into whatever made the channel, which in a ViT is always linear in that channel:
+
+    qkv, fc1    <- the LayerNorm in front (its weight and bias)
+    attn.proj   <- the V rows of qkv (attention weights mix tokens, never channels)
+    mlp.fc2     <- the value half of fc1, in a gated MLP (the gate is not linear; a GELU MLP has no such place)
+
+The full-precision function is unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from timm.layers import GluMlp
+from torch import Tensor, nn
+
+from .calibrate import Ranges
+from .fold import ClsOnlyBlock, EdgeModel
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Where the channels that feed `consumers` are made: `rows` of `producer` (all of a LayerNorm's)."""
+
+    producer: nn.Module
+    rows: slice
+    consumers: tuple[str, ...]
+
+
+def smooth(model: EdgeModel, ranges: Ranges, *, alpha: float = 0.5) -> Ranges:
+    """Smooth every linear that has a place to fold into, in place; return the ranges after smoothing."""
+    layers = dict(model.named_modules())
+    absmax = dict(ranges.absmax)
+    for fold in folds(model):
+        weights = torch.cat([layers[name].weight.detach() for name in fold.consumers])
+        # Consumers of one producer share its channels; where they saw different tokens, the larger range counts.
+        seen = np.max([absmax[name] for name in fold.consumers], axis=0)
+        scale = smoothing_scale(torch.from_numpy(seen), weights.abs().amax(dim=0), alpha)
+        _divide_rows(fold.producer, fold.rows, scale)
+        for name in fold.consumers:
+            layers[name].weight.data.mul_(scale)
+            absmax[name] = absmax[name] / scale.numpy()
+    return Ranges(absmax, ranges.tiles)
+
+
+def smoothing_scale(activation: Tensor, weight: Tensor, alpha: float) -> Tensor:
+    """Return s, float32 (channels,), from the largest magnitudes per channel; 1 where a channel is dead.
+
+    Normalised to a geometric mean of 1, so that what is folded stays in FP16's comfortable range.
+    """
+    alive = (activation > 0) & (weight > 0)
+    scale = torch.ones_like(weight)
+    scale[alive] = activation[alive] ** alpha / weight[alive] ** (1.0 - alpha)
+    if alive.any():
+        scale[alive] /= scale[alive].log().mean().exp()
+    return scale.clamp(1e-3, 1e3)
+
+
+def folds(model: EdgeModel) -> Iterator[Fold]:
+    """Yield every fold that keeps the function exact, block by block."""
+    for index, block in enumerate(model.vit.blocks):
+        name = f"vit.blocks.{index}"
+        attn, mlp = block.attn, block.mlp
+        if isinstance(block, ClsOnlyBlock):
+            readers, values = (f"{name}.attn.q", f"{name}.attn.kv"), attn.kv
+        else:
+            readers, values = (f"{name}.attn.qkv",), attn.qkv
+            if attn.gate is not None:
+                readers += (f"{name}.attn.gate",)
+        if _is_affine(block.norm1):
+            yield Fold(block.norm1, slice(None), readers)
+        if isinstance(attn.norm, nn.Identity):
+            width = attn.num_heads * attn.head_dim
+            yield Fold(values, slice(values.out_features - width, None), (f"{name}.attn.proj",))
+        if _is_affine(block.norm2):
+            yield Fold(block.norm2, slice(None), (f"{name}.mlp.fc1",))
+        if isinstance(mlp, GluMlp) and isinstance(mlp.norm, nn.Identity):
+            half = mlp.fc1.out_features // 2
+            rows = slice(0, half) if mlp.gate_last else slice(half, None)
+            yield Fold(mlp.fc1, rows, (f"{name}.mlp.fc2",))
+
+
+def _is_affine(norm: nn.Module) -> bool:
+    return isinstance(norm, nn.LayerNorm) and norm.elementwise_affine
+
+
+def _divide_rows(producer: nn.Module, rows: slice, scale: Tensor) -> None:
+    weight = producer.weight.data[rows]
+    weight.div_(scale if weight.ndim == 1 else scale[:, None])
+    if producer.bias is not None:
+        producer.bias.data[rows].div_(scale)

@@ -1,0 +1,169 @@
+"""Recipes: one TOML file a target, read into frozen values and validated once."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from .data import data_folder
+from .errors import RecipeError, UsageError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SCHEMA = 1
+BACKENDS = ("onnxruntime", "tensorrt", "openvino", "coreml")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format per kind of layer: the linears of the transformer blocks, and everything else."""
+
+    linear: typing.Literal["fp32", "fp16", "int8"]
+    other: typing.Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """How the INT8 linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off."""
+
+    smooth_alpha: float = 0.5
+    range: typing.Literal["mse", "absmax"] = "mse"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one software release of a device builds the artifact: for Jetson, a JetPack and its TensorRT."""
+
+    release: str
+    runtime: str
+    strongly_typed: bool
+    flags: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """Where the artifact is meant to run. `minimum_os` and `compute` are Core ML's, `hint` is OpenVINO's."""
+
+    devices: tuple[str, ...]
+    minimum_os: str = ""
+    hint: str = ""
+    plan: tuple[Plan, ...] = ()
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The gates: smallest cosine to the full-precision reference, as mean and as 1st percentile over tiles."""
+
+    cosine_mean: float
+    cosine_p01: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A target: what is built, for which device, in which precision, and what is good enough."""
+
+    target: str
+    summary: str
+    backend: typing.Literal["onnxruntime", "tensorrt", "openvino", "coreml"]
+    checked_with: typing.Literal["onnxruntime", "openvino", "none"]
+    precision: Precision
+    deploy: Deploy
+    accept: Accept
+    quantize: Quantize = Quantize()
+    schema: int = SCHEMA
+
+    @property
+    def int8(self) -> bool:
+        """Whether the linears are quantized."""
+        return self.precision.linear == "int8"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON-able values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], name: str = "recipe") -> Recipe:
+        """Build a recipe from parsed TOML or JSON; RecipeError names the first key that is unknown, missing or off."""
+        recipe = _build(cls, values, f"recipe {values.get('target', name)}", "")
+        if recipe.schema != SCHEMA:
+            raise RecipeError(f"recipe {recipe.target}: schema = {recipe.schema}; this edgepath reads schema {SCHEMA}")
+        for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
+            if not 0.0 <= value <= 1.0:
+                raise RecipeError(f"recipe {recipe.target}: {key} = {value}; expected a number from 0 to 1")
+        return recipe
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read one recipe file. Raises RecipeError with the file's name and what is wrong with it."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"recipe {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path.name}: not valid TOML ({error})") from None
+    return Recipe.from_json(values, path.stem)
+
+
+def recipes() -> dict[str, Recipe]:
+    """Return every recipe that ships with edgepath, by target name."""
+    loaded = (load_recipe(path) for path in sorted(data_folder("export").rglob("*.toml")))
+    return {recipe.target: recipe for recipe in loaded}
+
+
+def find_recipe(target: str) -> Recipe:
+    """Return the recipe of a target by name, or from a recipe file of one's own (`*.toml`)."""
+    if target.endswith(".toml"):
+        return load_recipe(Path(target))
+    known = recipes()
+    if target not in known:
+        raise UsageError(f'target "{target}" is not known; {did_you_mean(target, known)}')
+    return known[target]
+
+
+def _gates(recipe: Recipe) -> list[tuple[str, float]]:
+    return [(f"accept.{key}", value) for key, value in dataclasses.asdict(recipe.accept).items()]
+
+
+def _build(kind: type[_T], values: Any, recipe: str, where: str) -> _T:
+    """Turn a table into a dataclass, refusing unknown keys, missing keys and values of another type."""
+    if not isinstance(values, dict):
+        raise RecipeError(f"{recipe}: {where or 'the file'} is {values!r}; expected a table")
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            raise RecipeError(f"{recipe}: {prefix}{key} is not a key; {did_you_mean(key, fields)}")
+    hints = typing.get_type_hints(kind)
+    for key, field in fields.items():
+        if key not in values and field.default is dataclasses.MISSING:
+            raise RecipeError(f"{recipe}: {prefix}{key} is missing")
+    return kind(**{key: _value(hints[key], value, recipe, f"{prefix}{key}") for key, value in values.items()})
+
+
+def _value(kind: Any, value: Any, recipe: str, where: str) -> Any:
+    """Check one value against its field's type; tables and lists of tables become dataclasses."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _build(kind, value, recipe, where)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{recipe}: {where} = {value!r}; expected a list")
+        return tuple(_value(get_args(kind)[0], item, recipe, where) for item in value)
+    if get_origin(kind) is typing.Literal:
+        allowed = get_args(kind)
+        if value not in allowed:
+            raise RecipeError(f'{recipe}: {where} = "{value}"; {did_you_mean(str(value), allowed)}')
+        return value
+    accepted: type | types.UnionType = float | int if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise RecipeError(f"{recipe}: {where} = {value!r}; expected {kind.__name__}")
+    return float(value) if kind is float else value

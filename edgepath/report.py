@@ -1,0 +1,168 @@
+"""What was measured, as one JSON-able value, and the page a person reads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .backends.reference import cpu_model
+from .drift import measure
+from .recipe import Recipe
+
+NOT_RUN = "not run here"
+DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "relative L2", "top-10"]
+GATE_HEADER = ["gate", "of", "measured", "required", ""]
+# Which two sets of embeddings each drift compares; each side is full-precision reference, program, program whose input
+# was moved by a rounding error, or artifact.
+_PAIRS = {
+    "quantization": ("reference", "program", "quantization (program vs reference)"),
+    "lowering": ("program", "artifact", "lowering (artifact vs program)"),
+    "noise_floor": ("program", "nudged", "noise floor (program vs itself, input moved by 1e-6)"),
+    "total": ("reference", "artifact", "total (artifact vs reference)"),
+}
+
+
+def build_report(
+    *,
+    name: str,
+    recipe: Recipe,
+    model: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    contract: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None,
+    held_out: Mapping[str, Any],
+    skipped: Sequence[tuple[str, str]],
+    artifact: Mapping[str, Any],
+    ran_with: str | None,
+    reference: str,
+    embeddings: Mapping[str, np.ndarray],
+    cost: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return everything a bundle says about itself, JSON-able; `embeddings` as `drifts` takes them."""
+    drift = drifts(embeddings, held_out["keys"])
+    judged = gates(recipe, drift)
+    return {
+        "schema": 1,
+        "name": name,
+        "passed": all(gate["passed"] for gate in judged),
+        "cautions": cautions(weights, calibration, ran_with),
+        "drift": drift,
+        "gates": judged,
+        "model": dict(model),
+        "weights": dict(weights),
+        "recipe": recipe.to_json(),
+        "contract": dict(contract),
+        "calibration": calibration,
+        "held_out": dict(held_out),
+        "skipped": [list(entry) for entry in skipped],
+        "artifact": dict(artifact),
+        "ran_with": ran_with,
+        "reference": reference,
+        "cost": dict(cost),
+        "machine": machine(),
+        "versions": dict(versions),
+    }
+
+
+def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
+    """Compare embeddings (float32 (N, D) each, same tiles) of `reference`, `program`, `nudged` and `artifact`.
+
+    Returns the four drifts by name: `quantization`, `lowering`, `noise_floor`, `total`; None where a side is not there.
+    """
+    found: dict[str, Any] = {}
+    for name, (one, other, _) in _PAIRS.items():
+        both = one in embeddings and other in embeddings
+        found[name] = measure(embeddings[one], embeddings[other], keys).to_json() if both else None
+    return found
+
+
+def gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Hold the measured drift against the recipe's `[accept]`.
+
+    The artifact is judged where it ran; where it could not run here, the quantized program is, and `of` says so.
+    """
+    of = "total" if drift["total"] else "quantization"
+    measured = drift[of]
+    return [
+        {"gate": key, "of": of, "measured": measured[key], "required": required, "passed": measured[key] >= required}
+        for key, required in recipe.to_json()["accept"].items()
+    ]
+
+
+def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, ran_with: str | None) -> list[str]:
+    """What a reader must know before trusting a figure of this report."""
+    said = []
+    if weights["random"]:
+        said.append(f"Weights: {weights['source']}. Figures describe the arithmetic, not a model that has learned anything.")
+    if calibration and calibration["kind"] == "synthetic":
+        said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
+    if ran_with is None:
+        said.append("The artifact was not run here; gates were applied to the program it was lowered from.")
+    return said
+
+
+def machine() -> dict[str, Any]:
+    """Describe this machine as far as figures depend on it."""
+    return {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """Return `report.md`: verdict first, then drift, gates, where everything came from."""
+    lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
+    lines += [f"> {caution}" for caution in report["cautions"]] + [""] * bool(report["cautions"])
+    lines += _markdown_table(DRIFT_HEADER, drift_rows(report["drift"]))
+    lines += _markdown_table(GATE_HEADER, gate_rows(report["gates"]))
+    lines += _markdown_table(["", ""], fact_rows(report))
+    if report["skipped"]:
+        lines += _markdown_table(["tile left out", "why"], report["skipped"])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
+    """Return the drift table: name, tiles, cosine mean, 1st percentile, min, relative L2, neighbour overlap."""
+    rows = []
+    for key, (_, _, title) in _PAIRS.items():
+        figures = drift[key]
+        if figures is None:
+            rows.append([title, *[NOT_RUN] * 6])
+            continue
+        cosines = [f"{figures[k]:.6f}" for k in ("cosine_mean", "cosine_p01", "cosine_min")]
+        overlap = f"{figures['neighbour_overlap']:.3f}"
+        if figures["neighbours"] != 10:  # fewer than 11 tiles
+            overlap += f" (top-{figures['neighbours']})"
+        rows.append([title, str(figures["tiles"]), *cosines, f"{figures['relative_l2']:.5f}", overlap])
+    return rows
+
+
+def gate_rows(gates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the gates: name, of which drift, measured, required, verdict."""
+    return [
+        [gate["gate"], gate["of"], f"{gate['measured']:.6f}", f">= {gate['required']}", "ok" if gate["passed"] else "FAILED"]
+        for gate in gates
+    ]
+
+
+def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Return where the figures came from: model, weights, tiles, runtimes, cost."""
+    calibration, cost, contract = report["calibration"], report["cost"], report["contract"]
+    also = ", and patch tokens" if contract["tokens"] else ""
+    return [
+        ["model", f"{report['model']['name']} ({report['model']['licence']})"],
+        ["weights", f"{report['weights']['source']}, sha256 {report['weights']['sha256'][:16]}"],
+        ["embedding", f"{contract['embedding']}, {contract['dim']} numbers{also}"],
+        ["calibrated on", f"{calibration['count']} tiles of {calibration['name']}" if calibration else "needs none"],
+        ["measured on", f"{report['held_out']['count']} further tiles of {report['held_out']['name']}"],
+        ["reference", report["reference"]],
+        ["artifact", f"{report['artifact']['file']}, {report['artifact']['size_bytes'] / 1e6:.1f} MB"],
+        ["artifact run with", report["ran_with"] or NOT_RUN],
+        ["export took", f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB"],
+    ]
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)] + [""]

@@ -1,0 +1,232 @@
+"""A timm vision transformer with weights in it: from the hub, a hub snapshot folder, a file, or drawn at random.
+
+Whatever they come from, weights fit the architecture exactly, are finite, and are known by one hash of their values.
+Nothing is ever unpickled: `.pth` files are read with PyTorch's `weights_only`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UsageError, WeightsError, did_you_mean
+from .models import ModelSpec
+
+SEED = 0
+LAYERS = ("SwiGLUPacked", "SiLU", "GELU")
+_CONFIG, _STATE = "config.json", "model.safetensors"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# Checkpoints of training runs hold the model's state under one of these keys.
+_NESTED = ("state_dict", "model_state_dict", "model")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights came from, in words without a path, and the sha256 of their values.
+
+    The hash is over name, shape and float32 bytes of every tensor in the order of names: one model has one hash, as
+    `.safetensors` or `.pth`, in FP16 or FP32.
+    """
+
+    source: str
+    sha256: str
+    random: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return asdict(self)
+
+
+def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.Module, ModelSpec, Weights]:
+    """Return the timm model in evaluation mode and FP32, its spec, and what its weights are.
+
+    `weights` is a `.safetensors`, `.pth`, `.pt` or `.bin` file, a hub snapshot folder (`config.json` and
+    `model.safetensors`), or `random`; None takes the model's own: from the hub, or for a model without any, random ones
+    from a fixed seed. A folder's `config.json` decides mean and std; the spec that is returned has them.
+
+    Raises WeightsError for weights that are missing, gated, unreadable, of another shape or not finite.
+    """
+    if weights == "random" or (weights is None and not spec.hub):
+        vit = random_model(spec)
+        return vit, spec, Weights(f"random, seed {SEED}", state_sha256(vit), random=True)
+    path = Path(weights) if weights is not None else _from_hub(spec)
+    source = path.name if weights is not None else f"hub {spec.hub}"
+    if not path.exists():
+        raise WeightsError(f"weights {path}: no such file or folder; give a file, a hub snapshot folder, or random")
+    if path.is_dir():
+        spec = _with_config(spec, path)
+    vit = build(spec)
+    state = _read_state(path / _STATE if path.is_dir() else path)
+    _fill(vit, state, f"weights {path}", spec)
+    return vit.eval(), spec, Weights(source, state_sha256(vit), random=False)
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """Return the timm model of `spec`, untrained."""
+    import timm
+
+    arguments = {key: _layer(value) if key.endswith("_layer") else value for key, value in spec.timm_args.items()}
+    try:
+        model: nn.Module = timm.create_model(spec.timm_name, pretrained=False, **arguments)
+    except (TypeError, AssertionError) as error:
+        # timm passes arguments on to whatever class the name stands for; one that takes no img_size is no plain ViT.
+        raise UsageError(f"model {spec.name}: timm cannot build it for {spec.size} px tiles ({error})") from None
+    return model
+
+
+def random_model(spec: ModelSpec, seed: int = SEED) -> nn.Module:
+    """Return the model with random weights under which every block matters, the same for every seed and machine.
+
+    timm's own start (LayerScale 1e-5) makes all blocks a no-op, and quantizing a no-op shows no drift. Here LayerScale
+    is near 0.3, linears and the patch convolution keep the variance of what they are fed, and norms are near one.
+    """
+    vit = build(spec).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in vit.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            leaf = name.rpartition(".")[2]
+            if leaf == "gamma":
+                value.copy_(0.3 + 0.03 * noise)
+            elif leaf == "bias":
+                value.copy_(0.05 * noise)
+            elif value.ndim == 1:
+                value.copy_(1.0 + 0.1 * noise)
+            elif leaf == "weight":
+                value.copy_(noise / value[0].numel() ** 0.5)
+            else:  # class token, registers, position embedding
+                value.copy_(0.5 * noise)
+    return vit
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return the hash of a model's weights (see `Weights`)."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _layer(name: str) -> Any:
+    """Return the layer class behind a name; a spec comes from JSON too, so only these few names are looked up."""
+    import timm.layers
+
+    if name not in LAYERS:
+        raise UsageError(f'layer "{name}" is not known; {did_you_mean(name, LAYERS)}')
+    return getattr(timm.layers, name, None) or getattr(nn, name)
+
+
+def _from_hub(spec: ModelSpec) -> Path:
+    """Fetch a model's snapshot (cached by huggingface_hub), and say in one line what keeps it from coming."""
+    from huggingface_hub import errors, get_token, snapshot_download
+
+    other_ways = "or give --weights FILE, FOLDER or random"
+    try:
+        return Path(snapshot_download(spec.hub, allow_patterns=[_CONFIG, _STATE]))
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{spec.hub}"
+        if not get_token():
+            why = f"gated, and no token is here; ask for access at {page}, then `hf auth login` or set HF_TOKEN"
+        else:
+            why = f"gated, and this token has no access; ask for it at {page}"
+    except errors.RepositoryNotFoundError:
+        why = "not found on the hub, or private; check the token (`hf auth whoami`)"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+        del error
+        why = "not in the local cache, and the hub cannot be reached; connect once"
+    except (errors.HfHubHTTPError, OSError) as error:
+        why = f"cannot be fetched ({str(error).strip().splitlines()[0]}); try again"
+    raise WeightsError(f"weights of {spec.name} ({spec.hub}): {why}, {other_ways}")
+
+
+def _with_config(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """Check a snapshot's `config.json` against the architecture and take its mean and std."""
+    for name in (_CONFIG, _STATE):
+        if not (folder / name).is_file():
+            raise WeightsError(f"weights {folder}: holds no {name}; give a hub snapshot folder, or the weights file itself")
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        preprocessing = config.get("pretrained_cfg", config)
+        mean, std = (tuple(map(float, preprocessing[key])) for key in ("mean", "std"))
+        architecture = str(config["architecture"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"weights {folder}: {_CONFIG} is not timm's ({type(error).__name__}: {error})") from None
+    wanted = spec.timm_name.partition(".")[0]
+    if architecture.partition(".")[0] != wanted:
+        raise WeightsError(f"weights {folder}: {_CONFIG} says {architecture}, {spec.name} is {wanted}; choose another --model")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise WeightsError(f"weights {folder}: {_CONFIG}: mean {mean} and std {std} are not those of an RGB image")
+    return replace(spec, mean=mean, std=std)
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix not in _SUFFIXES:
+        raise WeightsError(f"weights {path}: suffix {path.suffix!r}; known: {', '.join(_SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"weights {path}: the file is empty; fetch it again")
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
+    for key in _NESTED:
+        if isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(f"weights {path}: {name} is a {type(value).__name__}, not a tensor; give a state dict")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"weights {path}: not a whole safetensors file ({error}); fetch it again") from None
+
+
+def _read_pth(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"weights {path}: holds more than tensors, or is damaged; edgepath unpickles nothing: save the model's "
+            "state_dict() as .safetensors and give that"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"weights {path}: cannot be read ({str(error).splitlines()[0]}); fetch it again") from None
+    if not isinstance(state, dict):
+        raise WeightsError(f"weights {path}: holds a {type(state).__name__}, not a state dict; save model.state_dict()")
+    return state
+
+
+def _fill(vit: nn.Module, state: Mapping[str, Tensor], who: str, spec: ModelSpec) -> None:
+    """Copy `state` into the model; every name and shape has to fit, every number has to be finite."""
+    wanted = vit.state_dict()
+    odd = [f"{name} is missing" for name in wanted if name not in state]
+    odd += [f"{name} is not a weight of it" for name in state if name not in wanted]
+    odd += [
+        f"{name} is {_shape(state[name])}, {_shape(value)} is needed"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise WeightsError(f"{who}: not the weights of {spec.name}: {'; '.join(odd[:3])}{more}")
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{who}: {name} holds NaN or infinite numbers; the file is damaged or training diverged")
+    vit.load_state_dict({name: value.float() for name, value in state.items()})
+
+
+def _shape(value: Tensor) -> str:
+    return " x ".join(map(str, value.shape)) or "a number"

@@ -1,0 +1,67 @@
+"""What every test shares: the real tiles, caches of its own, no hub, and few threads."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepath import models
+from edgepath.models import ModelSpec
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set what libraries read when they are first imported, so before any test module is."""
+    cache = tempfile.TemporaryDirectory(prefix="edgepath-tests-")
+    config.add_cleanup(cache.cleanup)
+    # The user's caches stay out of the tests, and the tests out of the user's caches and off the network.
+    os.environ.update(EDGEPATH_CACHE=cache.name, HF_HOME=f"{cache.name}/huggingface", HF_HUB_OFFLINE="1")
+    # A number of threads that does not depend on the machine keeps sums, and so the figures compared, the same.
+    threads = os.environ.get("EDGEPATH_TEST_THREADS", "2")
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, threads)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the checkout the tests run from."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def real_tiles() -> Path:
+    """The folder of real tiles beside the checkout; tests that need it are skipped where it is not."""
+    folder = CHECKOUT.parent / "shared" / "tiles"
+    if not (folder / "manifest.csv").is_file():
+        pytest.skip("needs the real tiles: ../shared/tiles (with manifest.csv) beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModelSpec:
+    """H0-mini's block structure, registers and patch size at 64 x 2: what every pass has to get right, in a second."""
+    h0_mini = models.find_model("h0-mini")
+    arguments = {**h0_mini.timm_args, "embed_dim": 64, "num_heads": 2, "depth": 2}
+    return ModelSpec("tiny", "for tests", h0_mini.timm_name, arguments, h0_mini.mean, h0_mini.std, "Apache-2.0")
+
+
+@pytest.fixture(scope="session")
+def known_tiny(tiny: ModelSpec) -> Iterator[ModelSpec]:
+    """`tiny`, found by that name like the models that come with edgepath."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "_SPECS", (*models.model_specs(), tiny))
+        yield tiny
+
+
+@pytest.fixture(scope="session")
+def tiles() -> np.ndarray:
+    """24 synthetic tiles of as many looks, uint8 (24, 224, 224, 3)."""
+    from edgepath.synthesis import synthesize
+
+    return synthesize(24, seed=7)

@@ -1,0 +1,226 @@
+"""Promises about what is shipped: the wheel, its dependencies, a light start, and no trace of one machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import edgepath
+from edgepath.data import data_folder
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What the package may use but must not need: everything beyond the base dependencies.
+# fmt: off
+OPTIONAL = (
+    "coremltools", "h5py", "huggingface_hub", "nncf", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino",
+    "polygraphy", "pyarrow", "safetensors", "scipy", "sklearn", "tensorrt", "tensorrt_rtx_bindings", "timm",
+    "torch", "torch_tensorrt", "torchao", "torchvision",
+)
+# fmt: on
+# The only modules that are PyTorch's own: they rewrite, export and run its programs.
+NEED_TORCH = ("edgepath.passes", "edgepath.exporting", "edgepath.lowering", "edgepath.reference")
+WITHOUT_OPTIONAL = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OPTIONAL}:
+            raise ModuleNotFoundError(f"{{name}} is not installed in this test", name=name)
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command; on failure show what it printed."""
+    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def project(checkout: Path) -> dict[str, Any]:
+    return tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def tracked(checkout: Path) -> list[str]:
+    """Every file of the project: what git tracks, and what it would track on `git add`."""
+    if not (checkout / ".git").exists():
+        pytest.skip("needs a git checkout: compares with the files git tracks")
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=checkout).stdout
+    return sorted(name for name in set(listed.split("\0")) - {""} if (checkout / name).is_file())
+
+
+@pytest.fixture(scope="session")
+def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel made from the checkout, the sdist, and the wheel made from the sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    build = (sys.executable, "-m", "build", "--no-isolation")
+    run(*build, "--wheel", "--outdir", folder / "checkout", checkout, cwd=folder)
+    run(*build, "--sdist", "--outdir", folder / "sdist", checkout, cwd=folder)
+    (sdist,) = (folder / "sdist").iterdir()
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    run(*build, "--wheel", "--outdir", folder / "again", folder / sdist.name.removesuffix(".tar.gz"), cwd=folder)
+    (wheel,), (again,) = (folder / "checkout").iterdir(), (folder / "again").iterdir()
+    return {"wheel": wheel, "sdist": sdist, "again": again}
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+
+
+def test_wheel_holds_the_tracked_files_and_nothing_else(
+    built: dict[str, Path], tracked: list[str], checkout: Path
+) -> None:
+    expected = {}
+    for name in tracked:
+        top = name.partition("/")[0]
+        if top == "edgepath":
+            expected[name] = (checkout / name).read_bytes()
+        elif top in ("export", "calibration"):
+            expected[f"edgepath/_data/{name}"] = (checkout / name).read_bytes()
+    shipped = {name: data for name, data in contents(built["wheel"]).items() if ".dist-info/" not in name}
+    assert sorted(shipped) == sorted(expected)
+    assert shipped == expected
+
+
+def test_only_edgepath_is_installed_at_the_top(built: dict[str, Path], project: dict[str, Any]) -> None:
+    top = {name.partition("/")[0] for name in contents(built["wheel"])}
+    assert top == {"edgepath", f"edgepath-{project['project']['version']}.dist-info"}
+
+
+def test_wheel_from_the_sdist_is_the_same(built: dict[str, Path]) -> None:
+    assert contents(built["again"]) == contents(built["wheel"])
+
+
+def test_sdist_holds_what_the_tests_need(built: dict[str, Path]) -> None:
+    with tarfile.open(built["sdist"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "Makefile", "constraints.txt", "pyproject.toml", "tests/conftest.py"} <= names
+
+
+def test_data_folders_are_found_in_the_checkout(checkout: Path) -> None:
+    assert data_folder("export") == checkout / "export"
+    assert data_folder("calibration") == checkout / "calibration"
+    assert data_folder("export").is_dir()
+    assert data_folder("calibration").is_dir()
+
+
+def test_data_folders_are_found_in_an_installed_wheel(built: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        archive.extractall(tmp_path)
+    script = "from edgepath.data import data_folder as f; print(f('export')); print(f('calibration'))"
+    found = run(sys.executable, "-c", script, cwd=tmp_path).stdout.split("\n")[:2]
+    assert [Path(line) for line in found] == [tmp_path / "edgepath/_data" / name for name in ("export", "calibration")]
+    assert all(any(Path(line).iterdir()) for line in found)
+
+
+def test_data_folders_hold_no_packages(tracked: list[str]) -> None:
+    assert not [n for n in tracked if n.startswith(("export/", "calibration/")) and n.endswith("__init__.py")]
+
+
+def test_installed_version_is_the_projects(project: dict[str, Any]) -> None:
+    assert version("edgepath") == edgepath.__version__ == project["project"]["version"]
+
+
+def modules(checkout: Path) -> list[str]:
+    names = (path.relative_to(checkout).with_suffix("").parts for path in (checkout / "edgepath").rglob("*.py"))
+    return sorted({".".join(parts).removesuffix(".__init__") for parts in names if "_data" not in parts})
+
+
+def test_every_other_module_imports_without_the_optional_packages(checkout: Path) -> None:
+    light = [name for name in modules(checkout) if not name.startswith(NEED_TORCH)]
+    assert "edgepath.cli" in light
+    script = WITHOUT_OPTIONAL + "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in light)
+    run(sys.executable, "-W", "error", "-c", script, cwd=checkout)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["targets"], ["models"]], ids=" ".join)
+def test_command_works_without_the_optional_packages(arguments: list[str], checkout: Path) -> None:
+    script = WITHOUT_OPTIONAL + f"sys.argv = {['edgepath', *arguments]!r}\nfrom edgepath.cli import main\nmain()"
+    assert run(sys.executable, "-W", "error", "-c", script, cwd=checkout).stdout.strip()
+
+
+def test_help_is_quick(checkout: Path) -> None:
+    command = shutil.which("edgepath", path=str(Path(sys.executable).parent))
+    assert command, "no edgepath command beside this Python: run pip install -e ."
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run(command, "--help", cwd=checkout)
+        seconds.append(time.perf_counter() - start)
+    # The budget is 0.5 s on two quiet cores; a machine that does something else besides may take twice as long.
+    assert min(seconds) <= 1.0, f"edgepath --help took {min(seconds):.2f} s at best"
+
+
+def requirements(project: dict[str, Any]) -> list[tuple[str, Requirement]]:
+    """Each direct dependency with the extra that asks for it; not the extra whose libraries only NVIDIA serves."""
+    table = {"": project["project"]["dependencies"], **project["project"]["optional-dependencies"]}
+    del table["tensorrt"]
+    parsed = [(extra, Requirement(line)) for extra, lines in table.items() for line in lines]
+    return [(extra, need) for extra, need in parsed if need.name != "edgepath"]
+
+
+def test_constraints_pin_every_direct_dependency(project: dict[str, Any], checkout: Path) -> None:
+    lines = (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)] == []
+    pins = {canonicalize_name(name): Version(pin) for name, pin in (line.split("==") for line in lines)}
+    assert len(pins) == len(lines), "a package is pinned twice"
+    for extra, need in requirements(project):
+        if "python_version" in str(need.marker):
+            continue  # only for a Python older than the one the pins were tested with
+        pin = pins.get(canonicalize_name(need.name))
+        assert pin is not None, f"extra {extra!r}: {need} is not pinned"
+        assert pin in need.specifier, f"extra {extra!r}: {need} does not allow the tested {pin}"
+
+
+def test_all_is_every_extra_from_the_public_registry(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    (everything,) = (Requirement(line) for line in extras["all"])
+    assert everything.extras == set(extras) - {"all", "dev", "tensorrt"}
+
+
+def test_no_tracked_file_names_a_machine_or_a_package_index(tracked: list[str], checkout: Path) -> None:
+    everyones = {Path("/"), Path("/home"), Path(tempfile.gettempdir())}
+    paths = [re.escape(f"{folder}/") for folder in {checkout, checkout.parent, Path.home()} - everyones]
+    refused = re.compile(
+        r"/home/\w+/|/Users/\w+/|pypi\.org|pythonhosted\.org|download\.pytorch\.org"
+        r"|(index-url|find-links|registry|resolved)[\"' =:]+[a-z]+://|" + "|".join(paths)
+    )
+    found = []
+    for name in tracked:
+        data = (checkout / name).read_bytes()
+        if b"\0" not in data:
+            lines = enumerate(data.decode("utf-8").splitlines(), 1)
+            found += [f"{name}:{number}: {line.strip()[:120]}" for number, line in lines if refused.search(line)]
+    assert found == []
+
+
+def test_every_make_target_is_documented(checkout: Path) -> None:
+    text = (checkout / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]\w*):", text, flags=re.MULTILINE))
+    assert set(re.findall(r"^#   make (\w+) +\S", text, flags=re.MULTILINE)) == targets
+    (phony,) = re.findall(r"^\.PHONY: (.+)", text, flags=re.MULTILINE)
+    assert set(phony.split()) == targets
+    assert set(re.findall(r"^make (\w+)", run("make", "help", cwd=checkout).stdout, flags=re.MULTILINE)) == targets
