@@ -98,13 +98,17 @@ class Bundle:
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the golden tiles, uint8 (N, S, S, 3), and their full-precision embeddings, float32 (N, D)."""
         tiles = _load(self, "golden/tiles.npz", "tiles")
-        reference = _load(self, "golden/reference.npz", "embeddings")
+        reference = self.golden_embeddings("reference")
         size = self.manifest["contract"]["size"]
         expected = ("uint8", (len(tiles), size, size, 3), "float32", (len(tiles), self.dim))
         found = (str(tiles.dtype), tiles.shape, str(reference.dtype), reference.shape)
         if found != expected:
             raise BundleError(f"bundle {self.path}: golden set is {found}; its contract asks for {expected}")
         return tiles, reference
+
+    def golden_embeddings(self, of: str) -> np.ndarray:
+        """Return the golden tiles' embeddings, float32 (N, D), by `reference`, `program`, or the program `nudged`."""
+        return _load(self, f"golden/{of}.npz", "embeddings")
 
     def runner(self, **options: Any) -> Runner:
         """Load the artifact; the options are those of `edgepath.backends.<backend>.Runner`.

@@ -263,7 +263,7 @@ def main() -> None:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """Yield `progress(stage, done, total)` that draws one bar a stage on stderr, or nothing where stderr is no terminal."""
+    """Yield `progress(stage, done, total)`, which draws one bar a stage on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

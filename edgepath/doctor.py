@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .errors import MissingRuntime
 # fmt: off
 EXTRAS = {
     "export": (
-        "torch", "torchvision", "timm", "torchao", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors",
+        "torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors",
         "huggingface_hub",
     ),
     "onnxruntime": ("onnxruntime",),
@@ -202,7 +203,11 @@ def _start_smi() -> subprocess.Popen[str] | None:
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
-    return subprocess.Popen([command, *_SMI], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen([command, *_SMI], stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace")
+    except OSError:  # a file of that name that is no program
+        return None
 
 
 def _gpu(smi: subprocess.Popen[str] | None, jetson: str | None) -> Runtime:
@@ -214,11 +219,21 @@ def _gpu(smi: subprocess.Popen[str] | None, jetson: str | None) -> Runtime:
     try:
         said, _ = smi.communicate(timeout=_SMI_SECONDS)
     except subprocess.TimeoutExpired:
-        smi.kill()
-        smi.communicate()
+        _abandon(smi)
         return Runtime("CUDA GPU", False, f"nvidia-smi gave no answer within {_SMI_SECONDS} s", get)
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nvidia-smi said nothing"]
-    return Runtime("CUDA GPU", smi.returncode == 0, "; ".join(lines) if smi.returncode == 0 else lines[0], get)
+    # "Tesla T4, 550.54.14, 15360 MiB": without a GPU, some drivers' nvidia-smi says so and still exits with 0
+    usable = smi.returncode == 0 and all(line.count(",") >= 2 for line in lines)
+    return Runtime("CUDA GPU", usable, "; ".join(lines) if usable else lines[0], get)
+
+
+def _abandon(process: subprocess.Popen[str]) -> None:
+    """Kill without waiting for long: a program that hangs in the driver dies late, and its children hold its output."""
+    process.kill()
+    if process.stdout is not None:
+        process.stdout.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
 
 
 def _jetson(root: Path) -> str | None:
@@ -238,14 +253,15 @@ def _machine(jetson: str | None) -> dict[str, str]:
         "edgepath": f"{__version__}, Python {platform.python_version()}",
         "system": platform.platform(),
         "processor": cpu_model(),
-        "with": ", ".join(_cpu_features(Path("/proc/cpuinfo"))) or "not known",
+        "with": ", ".join(cpu_features()) or "not known",
         "cores": _cores(),
         "memory": _memory(),
     }
     return found | ({"Jetson": jetson} if jetson else {})
 
 
-def _cpu_features(cpuinfo: Path) -> list[str]:
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Return the instruction sets of this processor that runtimes have faster paths for, as Linux spells them."""
     if not cpuinfo.is_file():
         return []
     lines = (line.partition(":") for line in cpuinfo.read_text(encoding="utf-8").splitlines())

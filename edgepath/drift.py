@@ -12,6 +12,7 @@ from .errors import EdgepathError
 
 NEIGHBOURS = 10
 _BLOCK = 512
+_TIE = 1e-9  # cosines closer than this are the same: batches of another size round float32 embeddings differently
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Drift:
 
     `cosine_*` is the cosine of a tile's two embeddings (1 = same direction), `relative_l2` the mean of
     |candidate - reference| / |reference|, `neighbour_overlap` the mean share of a tile's `neighbours` nearest tiles (by
-    cosine) that both agree on (1 with a single tile, `neighbours` = 0).
+    cosine) that both agree on (1 with a single tile, `neighbours` = 0). Where the reference has ties for the last of
+    them, as among blank tiles, each of the tied counts.
     `worst` names the tiles with the smallest cosine, worst first.
     """
 
@@ -41,10 +43,13 @@ class Drift:
 def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = ()) -> Drift:
     """Compare two sets of embeddings, both float32 (N, D) in the same order; `keys` name the N tiles.
 
-    Raises EdgepathError when shapes differ, when there are no tiles, or when an embedding is not finite or is zero.
+    Raises EdgepathError when shapes differ, when there are no tiles, when there are not as many keys as tiles, or when
+    an embedding is not finite or is zero.
     """
     if reference.shape != candidate.shape or reference.ndim != 2 or not len(reference):
         raise EdgepathError(f"drift: embeddings of shape {reference.shape} and {candidate.shape} cannot be compared")
+    if keys and len(keys) != len(reference):
+        raise EdgepathError(f"drift: {len(reference)} embeddings for {len(keys)} tiles; measure the same tiles again")
     for name, values in (("reference", reference), ("candidate", candidate)):
         norms = np.linalg.norm(values.astype(np.float64), axis=1)
         bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
@@ -74,18 +79,20 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _overlap(a: np.ndarray, b: np.ndarray, k: int) -> float:
+def _overlap(reference: np.ndarray, candidate: np.ndarray, k: int) -> float:
     """Mean share of common tiles among the k nearest, in blocks of rows so that no N x N matrix is held."""
     shared = 0
-    for start in range(0, len(a), _BLOCK):
+    for start in range(0, len(reference), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        near_a, near_b = _nearest(a, rows, k), _nearest(b, rows, k)
-        shared += sum(len(np.intersect1d(x, y)) for x, y in zip(near_a, near_b, strict=True))
-    return shared / (len(a) * k)
+        true, found = _similarity(reference, rows), _similarity(candidate, rows)
+        farthest = np.partition(true, -k, axis=1)[:, -k, None]
+        nearest = np.argpartition(found, -k, axis=1)[:, -k:]
+        shared += int((np.take_along_axis(true, nearest, axis=1) >= farthest - _TIE).sum())
+    return shared / (len(reference) * k)
 
 
-def _nearest(unit: np.ndarray, rows: slice, k: int) -> np.ndarray:
-    similarity = unit[rows] @ unit.T
+def _similarity(unit: np.ndarray, rows: slice) -> np.ndarray:
+    similarity: np.ndarray = unit[rows] @ unit.T
     index = np.arange(len(similarity))
     similarity[index, index + rows.start] = -np.inf  # a tile is not its own neighbour
-    return np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+    return similarity

@@ -10,7 +10,7 @@ import numpy as np
 
 from .bundle import Bundle, open_bundle
 from .exporting import Progress
-from .features import write_features
+from .features import check_features_path, write_features
 from .tiles import open_tiles
 
 
@@ -32,10 +32,11 @@ def embed(
     what was written, JSON-able. Raises TileError naming a tile that cannot be read (`skip_bad` goes on and lists it),
     UsageError for a suffix that is not known or an output in the way.
     """
+    check_features_path(Path(out), force=force)
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
     say = progress or (lambda stage, done, total: None)
-    with bundle.runner(threads=threads) as runner:
+    with bundle.runner(**({"threads": threads} if threads else {})) as runner:
 
         def rows() -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
             done = 0
@@ -51,7 +52,5 @@ def embed(
             "cautions": bundle.manifest["cautions"],
             "ran_with": runner.runtime,
         }
-        count = write_features(
-            Path(out), rows(), dim=bundle.dim, count=len(source), metadata=metadata, force=force
-        )
+        count = write_features(Path(out), rows(), dim=bundle.dim, count=len(source), metadata=metadata, force=force)
     return {"file": str(out), "tiles": count, "dim": bundle.dim, "skipped": source.skipped} | metadata

@@ -27,10 +27,6 @@ from .report import build_report, to_markdown
 from .tiles import TileSource, open_tiles
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from .lowering import Program
-    from .models import ModelSpec
     from .passes.calibrate import Ranges
     from .passes.fold import EdgeModel
 
@@ -40,6 +36,7 @@ HELD_OUT = 32
 FEWEST = 16
 DEFAULT_TILES = 128
 BATCH = 8
+KITS = {"onnxruntime": "onnx", "openvino": "openvino", "tensorrt": "jetson", "coreml": "coreml"}  # folders of export/
 
 
 @dataclass(frozen=True)
@@ -96,11 +93,11 @@ def export(
 ) -> Exported:
     """Turn weights into a checked bundle `<out>/<model>-<target>/` and return it with its report.
 
-    `target` is a recipe's name or a recipe file; `model` a name of `edgepath models` or `timm:NAME`; `weights` a file, a
-    hub snapshot folder or `random`; `calibration` a folder of tiles, a calibration pack or `synthetic` (the default when
-    nothing is given, said so in the report). Up to 32 further tiles of the same source are held out: drift is measured
-    on them and they travel in the bundle as its golden set. `embedding` defaults to the model's own; `tokens` keeps
-    the patch tokens as a second output. `device` is where reference and calibration run (`auto`, `cpu`, `cuda`).
+    `target` is a recipe's name or a recipe file; `model` a name of `edgepath models` or `timm:NAME`; `weights` a file,
+    a hub snapshot folder or `random`; `calibration` a folder of tiles, a calibration pack or `synthetic` (the default
+    when nothing is given, said so in the report). Up to 32 further tiles of the same source are held out: drift is
+    measured on them and they travel in the bundle as its golden set. `embedding` defaults to the model's own; `tokens`
+    keeps the patch tokens as a second output. `device` is where reference and calibration run (`auto`, `cpu`, `cuda`).
     `progress(stage, done, total)` is called as work proceeds.
 
     A failed gate is a result (`passed` is False and the bundle is kept, marked so). Raises EdgepathError for what
@@ -253,9 +250,9 @@ def _write_kit(folder: Path, recipe: Recipe) -> None:
     """Copy what runs on the device: the very backend module that edgepath uses, a self-test and how to start it."""
     folder.mkdir()
     shutil.copyfile(Path(__file__).parent / "backends" / f"{recipe.backend}.py", folder / "runner.py")
-    family = recipe.target.partition("-")[0]
-    for source in sorted([*(data_folder("export") / "kit").iterdir(), *(data_folder("export") / family / "kit").iterdir()]):
-        shutil.copyfile(source, folder / source.name)
+    for kit in (data_folder("export") / "kit", data_folder("export") / KITS[recipe.backend] / "kit"):
+        for source in sorted(path for path in kit.iterdir() if path.is_file()):
+            shutil.copyfile(source, folder / source.name)
 
 
 def _write(path: Path, text: str) -> None:

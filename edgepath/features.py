@@ -106,12 +106,14 @@ def _blocks(batches: Iterable[Batch], dim: int, count: int) -> Iterator[Batch]:
     parts: list[np.ndarray] = []
     wanted, rows = max(1, _BLOCK_BYTES // (4 * dim)), 0
     for names, embeddings in batches:
-        _check(names, embeddings, dim)
+        with np.errstate(over="ignore"):  # of a wider type: what float32 cannot hold becomes infinite, and is refused
+            narrow = embeddings.astype(np.float32)
+        _check(names, narrow, dim)
         rows += len(names)
         if rows > count:
             raise ValueError(f"{count} rows were announced, {rows} came")
         keys += names
-        parts.append(embeddings.astype(np.float32))
+        parts.append(narrow)
         if len(keys) >= wanted:
             yield keys, np.concatenate(parts)
             keys, parts = [], []
@@ -137,7 +139,7 @@ def _write_h5(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> i
     import h5py
 
     rows = 0
-    with h5py.File(path, "w") as file:
+    with _Sink(path) as sink, h5py.File(sink, "w") as file:
         chunk = max(1, min(256, _BLOCK_BYTES // (4 * dim)))
         embeddings = file.create_dataset("embeddings", (0, dim), "float32", maxshape=(None, dim), chunks=(chunk, dim))
         paths = file.create_dataset("paths", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(4096,))
@@ -147,7 +149,70 @@ def _write_h5(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> i
             paths.resize(rows + len(keys), axis=0)
             embeddings[rows:], paths[rows:] = block, np.array(keys, dtype=object)
             rows += len(keys)
+            sink.check()
     return rows
+
+
+class _Sink:
+    """A file for HDF5 that hides from it that the disk is full: after a write that failed, its library crashes Python.
+
+    What could not be written is kept, so that HDF5 finds it again while it closes; `check` and leaving the `with` block
+    raise the error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115, closed on leaving the `with` block
+        self._lost: list[tuple[int, bytes]] = []
+        self._error: OSError | None = None
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.check()
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: memoryview) -> int:
+        start, done = self._file.tell(), 0
+        try:
+            while self._error is None and done < len(data):
+                done += self._file.write(data[done:])
+        except OSError as error:
+            self._error = error
+        if done < len(data):
+            self._lost.append((start + done, bytes(data[done:])))
+            self._file.seek(start + len(data))
+        return len(data)
+
+    def readinto(self, buffer: memoryview) -> int:
+        start, size = self._file.tell(), len(buffer)
+        found = self._file.readinto(buffer)
+        for at, data in self._lost:
+            low, high = max(at, start), min(at + len(data), start + size)
+            if low < high:
+                buffer[low - start : high - start] = data[low - at : high - at]
+                found = max(found, high - start)
+        self._file.seek(start + found)
+        return found
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size) or b""
+
+    def truncate(self, size: int) -> int:
+        return size if self._error is not None else self._file.truncate(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing waits here."""
 
 
 def _write_parquet(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> int:
@@ -169,11 +234,11 @@ def _write_parquet(path: Path, blocks: Iterator[Batch], dim: int, metadata: str)
 def _write_npz(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> int:
     """Gather rows and names in unnamed files, which vanish with the process; their headers need the final numbers."""
     with tempfile.TemporaryFile(dir=path.parent) as floats, tempfile.TemporaryFile(dir=path.parent) as names:
-        rows = longest = 0
+        rows, longest = 0, 1
         for keys, block in blocks:
             floats.write(block.data)
             names.writelines(json.dumps(key).encode() + b"\n" for key in keys)
-            rows, longest = rows + len(keys), max(longest, *map(len, keys), 1)
+            rows, longest = rows + len(keys), max(longest, *map(len, keys))
         floats.seek(0)
         names.seek(0)
         text = np.dtype(f"<U{longest}")

@@ -64,7 +64,7 @@ def read_image(path: str | Path, size: int = 224, resize: str = "refuse") -> np.
 def tile_sha256(pixels: np.ndarray) -> str:
     """Return the sha256 of a tile's bytes, uint8 (S, S, 3): one tile has one hash, as PNG or as TIFF."""
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 def resize_tile(pixels: np.ndarray, size: int, resize: str) -> np.ndarray:
@@ -75,10 +75,10 @@ def resize_tile(pixels: np.ndarray, size: int, resize: str) -> np.ndarray:
 def describe(pixels: np.ndarray) -> tuple[float, np.ndarray]:
     """Return how much of a tile, uint8 (S, S, 3), is tissue (0..1), and its colour and texture, float32 (11,).
 
-    Tissue is what is neither glass (bright, or pale and grey) nor black padding, in means of 4 x 4 pixels. Pen is not told
-    apart: by colour alone, marks cannot be separated from blue-balanced haematoxylin. The descriptor holds mean and
-    spread of the optical density of R, G, B, then the mean change of density over 1 pixel (in R, G, B together) and
-    over 4, 8, 16 and 32 pixels.
+    Tissue is what is neither glass (bright, or pale and grey) nor black padding, in means of 4 x 4 pixels. Pen is not
+    told apart: by colour alone, marks cannot be separated from blue-balanced haematoxylin. The descriptor holds mean
+    and spread of the optical density of R, G, B, then the mean change of level over 1 pixel along rows (R, G, B
+    together) and of density over 4, 8, 16 and 32 pixels along rows and columns.
     """
     side = pixels.shape[0] // 4
     small = pixels[: side * 4, : side * 4].reshape(side, 4, side, 4, 3).mean((1, 3), dtype=np.float32)
@@ -97,7 +97,7 @@ class _Refused(Exception):
 
 
 def _load(file: BinaryIO, size: int, resize: str) -> Image.Image:
-    """Decode, after the header was found good. Plugins are called directly: Image.open warns, once, about large images."""
+    """Decode, after the header was found good. Plugins are called directly: Image.open warns about large images."""
     image = _plugin(file)(file)
     _check_header(image, size, resize)
     if isinstance(image, PngImageFile):

@@ -1,8 +1,9 @@
 """From the one quantized program to ONNX, in the form that every ONNX consumer recognises as INT8.
 
 The exporter writes a linear as `MatMul(DQ(Q(x)), Transpose(DQ(W)))` with a zero-point constant that all layers share.
-Both are legal and both cost the speed-up: with the Transpose, ONNX Runtime falls back to FP32; with a shared zero-point,
-OpenVINO leaves half of the linears in FP32. So weights are stored transposed and zero-points, all zero, are left out.
+Both are legal and both cost the speed-up: with the Transpose, ONNX Runtime falls back to FP32; with a shared
+zero-point, OpenVINO leaves half of the linears in FP32. So weights are stored transposed and zero-points, all zero, are
+left out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    import onnx
+    from onnx import ModelProto
 
     from .passes.fold import EdgeModel
 
@@ -47,11 +48,11 @@ class Program:
         self.model = model
         self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
 
-    def onnx(self) -> onnx.ModelProto:
+    def onnx(self) -> ModelProto:
         """Return the ONNX form (opset 20): input `tiles` uint8 (N, S, S, 3), outputs float32."""
         return to_onnx(self.model)
 
-    def onnx_fp16(self) -> onnx.ModelProto:
+    def onnx_fp16(self) -> ModelProto:
         """Return the ONNX form with FP16 tensors inside; inputs and outputs as in `onnx`."""
         return to_fp16(self.onnx())
 
@@ -75,12 +76,13 @@ class Program:
     def _embed(self, pixels: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
             result = self.model.encode(pixels)
-        embedding: np.ndarray = (result[0] if self.model.tokens else result).numpy()
+        embedding: np.ndarray = (result if isinstance(result, torch.Tensor) else result[0]).numpy()
         return embedding
 
 
 def _pixels(tiles: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(tiles).permute(0, 3, 1, 2).to(torch.float32)
+    # A copy: torch takes neither negative strides nor, without a warning, arrays that are read-only.
+    return torch.from_numpy(np.array(tiles, order="C")).permute(0, 3, 1, 2).to(torch.float32)
 
 
 def capture(model: EdgeModel) -> torch.export.ExportedProgram:
@@ -96,7 +98,7 @@ def capture_image(model: EdgeModel) -> torch.export.ExportedProgram:
         return torch.export.export(RawImage(model), (torch.zeros(1, 3, model.size, model.size),))
 
 
-def to_onnx(model: EdgeModel) -> onnx.ModelProto:
+def to_onnx(model: EdgeModel) -> ModelProto:
     """Lower `model` to ONNX (opset 20): input `tiles`, outputs `embedding` and, where asked for, `tokens`."""
     outputs = list(OUTPUTS if model.tokens else OUTPUTS[:1])
     with _quiet():
@@ -107,11 +109,18 @@ def to_onnx(model: EdgeModel) -> onnx.ModelProto:
     graph = exported.model
     fold_weight_transposes(graph)
     drop_zero_points(graph)
-    for node in graph.graph:  # stack traces and paths of the exporting machine have no place in an artifact
-        node.metadata_props.clear()
-        node.doc_string = None
+    _forget_the_machine(graph)
     graph.producer_name, graph.producer_version = "edgepath", None
     return ir.to_proto(graph)
+
+
+def _forget_the_machine(model: ir.Model) -> None:
+    """Drop stack traces, paths and the exporter's own notes, in place: they have no place in an artifact."""
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [output for node in model.graph for output in node.outputs]
+    for part in (model, model.graph, *model.graph, *values):
+        part.metadata_props.clear()
+        part.doc_string = None
 
 
 def fold_weight_transposes(model: ir.Model) -> None:
@@ -149,7 +158,7 @@ def drop_zero_points(model: ir.Model) -> None:
             del model.graph.initializers[name]
 
 
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_fp16(model: ModelProto) -> ModelProto:
     """Return `model` with FP16 tensors and scales throughout; inputs and outputs keep their types.
 
     The converter needs no shapes, and those of transposed weights would be stale, so they are dropped first.
@@ -160,7 +169,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     with warnings.catch_warnings():
         # It announces every tiny weight that FP16 flushes; drift against the FP32 reference measures what that costs.
         warnings.filterwarnings("ignore", message="the float32 number")
-        half: onnx.ModelProto = convert_float_to_float16(
+        half: ModelProto = convert_float_to_float16(
             model, keep_io_types=True, op_block_list=[], disable_shape_infer=True
         )
     return half

@@ -1,6 +1,6 @@
-"""Which models there are: architecture, preprocessing, embedding and licence as one value. Weights are another module's.
+"""Which models there are: architecture, preprocessing, embedding and licence as one value, without weights.
 
-A spec travels with the weights into every bundle: mean and std of the wrong model change every figure and crash nothing.
+A spec travels into every bundle: mean and std of the wrong model change every figure and crash nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .errors import UsageError, did_you_mean
 SIZE = 224
 H0_MINI_MEAN = (0.707223, 0.578729, 0.703617)
 H0_MINI_STD = (0.211883, 0.230117, 0.177517)
-# What the hub's H0-mini is, spelled out: DINOv2's ViT with 4 registers and a gated MLP (fc1 768 -> 4096, fc2 2048 -> 768).
+# The hub's H0-mini, spelled out: DINOv2's ViT with 4 registers and a gated MLP (fc1 768 -> 4096, fc2 2048 -> 768).
 _H0_MINI_ARGS = {
     "img_size": SIZE,
     "num_classes": 0,
@@ -31,9 +31,9 @@ _H0_MINI_ARGS = {
 class ModelSpec:
     """A vision transformer: how timm builds it, what it wants to see, and what stands for a tile.
 
-    `timm_name` and `timm_args` are `timm.create_model`'s (layers by name, see `weights.LAYERS`); tiles are `size` x `size`
-    RGB, normalised as (x / 255 - mean) / std; `embedding` is the model's own choice, `cls` or `cls+mean`; `hub` is the
-    Hugging Face repository of its weights, empty where it has none.
+    `timm_name` and `timm_args` are `timm.create_model`'s (layers by name, see `weights.LAYERS`); tiles are `size` x
+    `size` RGB, normalised as (x / 255 - mean) / std; `embedding` is the model's own choice, `cls` or `cls+mean`; `hub`
+    is the Hugging Face repository of its weights, empty where it has none.
     """
 
     name: str
@@ -89,7 +89,7 @@ def model_specs() -> tuple[ModelSpec, ...]:
 def find_model(name: str) -> ModelSpec:
     """Return a model by name, or any timm vision transformer as `timm:NAME`.
 
-    Raises UsageError naming the nearest known names, MissingRuntime where `timm:` is asked for and timm is not installed.
+    Raises UsageError naming the nearest known names, MissingRuntime where `timm:` is asked for without timm.
     """
     known = {spec.name: spec for spec in _SPECS}
     if name.startswith("timm:"):
@@ -100,16 +100,23 @@ def find_model(name: str) -> ModelSpec:
 
 
 def _timm_spec(name: str) -> ModelSpec:
-    """Take preprocessing and licence from timm's own configuration; tiles stay 224 px, whatever the model was trained at."""
+    """Take preprocessing and licence from timm's configuration; tiles stay 224 px, whatever it was trained at."""
     from .doctor import require
 
     require("timm", "export")
     import timm
 
     modules = ("vision_transformer", "deit")  # what timm builds from its class VisionTransformer
-    known = [found for module in modules for tags in (False, True) for found in timm.list_models(module=module, include_tags=tags)]
+    known = [
+        found
+        for module in modules
+        for tags in (False, True)
+        for found in timm.list_models(module=module, include_tags=tags)
+    ]
     if name not in known:
-        raise UsageError(f'model "timm:{name}" is not a timm vision transformer; {did_you_mean(name, known)}')
+        near = did_you_mean(name, known)
+        hint = "timm.list_models('vit_*') names them" if near.startswith("known:") else near  # there are hundreds
+        raise UsageError(f'model "timm:{name}" is not a timm vision transformer; {hint}')
     config = timm.get_pretrained_cfg(name)
     assert config is not None
     return ModelSpec(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ else:
 
 SCHEMA = 1
 BACKENDS = ("onnxruntime", "tensorrt", "openvino", "coreml")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _T = TypeVar("_T")
 
 
@@ -36,15 +37,18 @@ class Quantize:
     """How the INT8 linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off."""
 
     smooth_alpha: float = 0.5
-    range: typing.Literal["mse", "absmax"] = "mse"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one software release of a device builds the artifact: for Jetson, a JetPack and its TensorRT."""
+    """How one software release of a device builds the artifact: for Jetson, a JetPack and its TensorRT.
+
+    A plan holds for runtimes from version `since` on ("10.12"), up to where the next plan begins.
+    """
 
     release: str
     runtime: str
+    since: str
     strongly_typed: bool
     flags: tuple[str, ...] = ()
     source: str = ""
@@ -52,11 +56,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Deploy:
-    """Where the artifact is meant to run. `minimum_os` and `compute` are Core ML's, `hint` is OpenVINO's."""
+    """Where the artifact is meant to run. `minimum_os` is Core ML's, `plan` TensorRT's."""
 
     devices: tuple[str, ...]
     minimum_os: str = ""
-    hint: str = ""
     plan: tuple[Plan, ...] = ()
 
 
@@ -94,12 +97,20 @@ class Recipe:
     @classmethod
     def from_json(cls, values: dict[str, Any], name: str = "recipe") -> Recipe:
         """Build a recipe from parsed TOML or JSON; RecipeError names the first key that is unknown, missing or off."""
-        recipe = _build(cls, values, f"recipe {values.get('target', name)}", "")
-        if recipe.schema != SCHEMA:
-            raise RecipeError(f"recipe {recipe.target}: schema = {recipe.schema}; this edgepath reads schema {SCHEMA}")
+        table = values if isinstance(values, dict) else {}
+        target, schema = str(table.get("target", name)), table.get("schema", SCHEMA)
+        called = f"recipe {target if _NAME.fullmatch(target) else name}"
+        if isinstance(schema, int) and schema != SCHEMA:  # first of all: another schema may have other keys
+            raise RecipeError(f"{called}: schema = {schema}; this edgepath reads schema {SCHEMA}")
+        recipe = _build(cls, values, called, "")
+        if not _NAME.fullmatch(recipe.target):
+            raise RecipeError(f"{called}: target = {recipe.target!r}; it names a folder: use letters, digits, . _ -")
         for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
             if not 0.0 <= value <= 1.0:
                 raise RecipeError(f"recipe {recipe.target}: {key} = {value}; expected a number from 0 to 1")
+        for plan in recipe.deploy.plan:
+            if not re.fullmatch(r"\d+\.\d+", plan.since):
+                raise RecipeError(f'recipe {recipe.target}: deploy.plan.since = "{plan.since}"; expected MAJOR.MINOR')
         return recipe
 
 
@@ -109,7 +120,9 @@ def load_recipe(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"recipe {path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"recipe {path.name}: not valid TOML ({error})") from None
     return Recipe.from_json(values, path.stem)
 
@@ -163,7 +176,7 @@ def _value(kind: Any, value: Any, recipe: str, where: str) -> Any:
         if value not in allowed:
             raise RecipeError(f'{recipe}: {where} = "{value}"; {did_you_mean(str(value), allowed)}')
         return value
-    accepted: type | types.UnionType = float | int if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+    accepted = (float, int) if kind is float else (kind,)
+    if type(value) not in accepted:  # not isinstance: a bool is no number
         raise RecipeError(f"{recipe}: {where} = {value!r}; expected {kind.__name__}")
     return float(value) if kind is float else value

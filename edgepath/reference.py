@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,17 +48,18 @@ def reference_embeddings(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Reference:
-    """Return the embeddings of the unmodified model in FP32 (TF32 off) on `device`, from the cache where they are known.
+    """Return the embeddings of the unmodified model in FP32 (TF32 off) on `device`, from the cache where it has them.
 
     The key is a hash over weights, preprocessing, embedding, device and every tile's pixels.
     """
     path = cache_folder() / "reference" / f"{_key(spec, weights, tiles, embedding, device)}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as file:
-            if progress is not None:
-                progress(len(tiles))
-            return Reference(file["embeddings"], tuple(file["keys"].tolist()), str(file["runtime"]), cached=True)
-    rows, keys = [], []
+    known = _recall(path, tiles)
+    if known is not None:
+        if progress is not None:
+            progress(len(tiles))
+        return known
+    rows: list[np.ndarray] = []
+    keys: list[str] = []
     with reference.Runner(vit, spec.mean, spec.std, embedding, device) as runner:
         for batch in tiles.batches(BATCH):
             rows.append(runner(batch.pixels))
@@ -70,16 +73,18 @@ def reference_embeddings(
 
 
 def pick_device(device: str = "auto") -> str:
-    """Return `cuda` when asked for or when it is there (`auto`), else `cpu`. Raises UsageError for CUDA without a GPU."""
+    """Return `cuda` when asked for or when it is there (`auto`), else `cpu`; UsageError for a GPU that is not there."""
     import torch
 
-    known = device in ("auto", "cpu") or device.partition(":")[0] == "cuda"
-    if not known:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", device):
         raise UsageError(f'device "{device}"; give auto, cpu, cuda or cuda:INDEX')
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device {device}: PyTorch {torch.__version__} finds no CUDA GPU; give --device cpu")
+    index = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and index >= torch.cuda.device_count():
+        raise UsageError(f"device {device}: there are {torch.cuda.device_count()} CUDA GPUs, counted from 0")
     return device
 
 
@@ -99,9 +104,28 @@ def _key(spec: ModelSpec, weights: Weights, tiles: TileSource, embedding: str, d
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
 
+def _recall(path: Path, tiles: TileSource) -> Reference | None:
+    """Return what `_store` kept, or None where there is nothing, or nothing whole: it can be computed again."""
+    try:
+        # Opened here, because NumPy leaves a file open when it turns out to be cut off.
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            embeddings, keys, runtime = file["embeddings"], tuple(file["keys"].tolist()), str(file["runtime"])
+    except Exception:  # zip, zlib and NumPy each have errors of their own for damaged bytes
+        return None
+    whole = embeddings.ndim == 2 and embeddings.dtype == np.float32 and len(embeddings) == len(keys) > 0
+    if not whole or not np.isfinite(embeddings).all() or not set(keys) <= set(tiles.keys):
+        return None
+    return Reference(embeddings, keys, runtime, cached=True)
+
+
 def _store(path: Path, found: Reference) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-    with os.fdopen(handle, "wb") as file:
-        np.savez(file, embeddings=found.embeddings, keys=np.array(found.keys), runtime=found.runtime)
-    os.replace(name, path)
+    """Keep `found`; a cache that cannot be written costs time the next time, and stops nothing."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            try:
+                np.savez(file, embeddings=found.embeddings, keys=np.array(found.keys), runtime=found.runtime)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise

@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 
 from .backends.reference import cpu_model
+from .doctor import cpu_features
 from .drift import measure
 from .recipe import Recipe
 
 NOT_RUN = "not run here"
 DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "relative L2", "top-10"]
 GATE_HEADER = ["gate", "of", "measured", "required", ""]
-# Which two sets of embeddings each drift compares; each side is full-precision reference, program, program whose input
-# was moved by a rounding error, or artifact.
+# Which two sets of embeddings each drift compares.
 _PAIRS = {
-    "quantization": ("reference", "program", "quantization (program vs reference)"),
-    "lowering": ("program", "artifact", "lowering (artifact vs program)"),
-    "noise_floor": ("program", "nudged", "noise floor (program vs itself, input moved by 1e-6)"),
-    "total": ("reference", "artifact", "total (artifact vs reference)"),
+    "quantization": ("reference", "program"),
+    "lowering": ("program", "artifact"),
+    "noise_floor": ("program", "nudged"),
+    "total": ("reference", "artifact"),
 }
+_LEGEND = (
+    "quantization: program vs full-precision reference. lowering: artifact vs program. noise floor: program vs itself, "
+    "its input moved by 1e-6, as summing in another order would. total: artifact vs reference."
+)
 
 
 def build_report(
@@ -50,7 +54,7 @@ def build_report(
         "schema": 1,
         "name": name,
         "passed": all(gate["passed"] for gate in judged),
-        "cautions": cautions(weights, calibration, ran_with),
+        "cautions": [*cautions(weights, calibration, ran_with), *_saturation(recipe)],
         "drift": drift,
         "gates": judged,
         "model": dict(model),
@@ -75,7 +79,7 @@ def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[st
     Returns the four drifts by name: `quantization`, `lowering`, `noise_floor`, `total`; None where a side is not there.
     """
     found: dict[str, Any] = {}
-    for name, (one, other, _) in _PAIRS.items():
+    for name, (one, other) in _PAIRS.items():
         both = one in embeddings and other in embeddings
         found[name] = measure(embeddings[one], embeddings[other], keys).to_json() if both else None
     return found
@@ -98,7 +102,9 @@ def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, 
     """What a reader must know before trusting a figure of this report."""
     said = []
     if weights["random"]:
-        said.append(f"Weights: {weights['source']}. Figures describe the arithmetic, not a model that has learned anything.")
+        said.append(
+            f"Weights: {weights['source']}. Figures describe the arithmetic, not a model that has learned anything."
+        )
     if calibration and calibration["kind"] == "synthetic":
         said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
     if ran_with is None:
@@ -106,16 +112,32 @@ def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, 
     return said
 
 
+def _saturation(recipe: Recipe) -> list[str]:
+    """Say where drift is this machine's: AVX2's 8-bit product adds pairs in 16 bits, and clips them."""
+    features = cpu_features()
+    if not recipe.int8 or recipe.checked_with != recipe.backend or "avx2" not in features:
+        return []
+    if {"avx_vnni", "avx512_vnni", "amx_int8"} & set(features):
+        return []
+    return ["This CPU has no VNNI: its INT8 products can saturate, so the artifact drifts more here than on one that has."]
+
+
 def machine() -> dict[str, Any]:
     """Describe this machine as far as figures depend on it."""
-    return {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    return {
+        "cpu": cpu_model(),
+        "cpu_features": list(cpu_features()),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """Return `report.md`: verdict first, then drift, gates, where everything came from."""
     lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
     lines += [f"> {caution}" for caution in report["cautions"]] + [""] * bool(report["cautions"])
-    lines += _markdown_table(DRIFT_HEADER, drift_rows(report["drift"]))
+    lines += _markdown_table(DRIFT_HEADER, drift_rows(report["drift"])) + [_LEGEND, ""]
     lines += _markdown_table(GATE_HEADER, gate_rows(report["gates"]))
     lines += _markdown_table(["", ""], fact_rows(report))
     if report["skipped"]:
@@ -126,8 +148,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
     """Return the drift table: name, tiles, cosine mean, 1st percentile, min, relative L2, neighbour overlap."""
     rows = []
-    for key, (_, _, title) in _PAIRS.items():
-        figures = drift[key]
+    for key in _PAIRS:
+        title, figures = key.replace("_", " "), drift[key]
         if figures is None:
             rows.append([title, *[NOT_RUN] * 6])
             continue
@@ -142,7 +164,13 @@ def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
 def gate_rows(gates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the gates: name, of which drift, measured, required, verdict."""
     return [
-        [gate["gate"], gate["of"], f"{gate['measured']:.6f}", f">= {gate['required']}", "ok" if gate["passed"] else "FAILED"]
+        [
+            gate["gate"],
+            gate["of"],
+            f"{gate['measured']:.6f}",
+            f">= {gate['required']}",
+            "ok" if gate["passed"] else "FAILED",
+        ]
         for gate in gates
     ]
 
@@ -160,9 +188,18 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
         ["reference", report["reference"]],
         ["artifact", f"{report['artifact']['file']}, {report['artifact']['size_bytes'] / 1e6:.1f} MB"],
         ["artifact run with", report["ran_with"] or NOT_RUN],
-        ["export took", f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB"],
+        [
+            "export took",
+            f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB",
+        ],
     ]
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)] + [""]
+    lines = (header, ["---"] * len(header), *rows)
+    return ["| " + " | ".join(map(_cell, row)) + " |" for row in lines] + [""]
+
+
+def _cell(text: str) -> str:
+    """File names and messages may hold what would end a cell or a row."""
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,7 +1,7 @@
-"""Where tiles come from: folders, lists of files, calibration packs and the synthetic source; all give batches of uint8.
+"""Where tiles come from: folders, lists of files, calibration packs and the synthetic source, all as batches of uint8.
 
-A folder is searched recursively for PNG, JPEG and TIFF files, links followed; names that start with a dot (`._a.png`) are
-left out. A tile's key is its path below the folder, with `/`; tiles come in the order of their keys.
+A folder is searched recursively for PNG, JPEG and TIFF files, links followed; names that start with a dot (`._a.png`)
+are left out. A tile's key is its path below the folder, with `/`; tiles come in the order of their keys.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class TileBatch:
 class TileSource:
     """Tiles of `size` x `size`, decoded when they are asked for; `len()` counts also those that turn out to be bad.
 
-    `load` returns one tile, uint8 (S, S, 3), by its key. `root` is the folder that the keys are relative to, where there
-    is one, and never leaves this machine: `provenance()` does not hold it.
+    `load` returns one tile, uint8 (S, S, 3), by its key. `root` is the folder that the keys are relative to, where
+    there is one, and never leaves this machine: `provenance()` does not hold it.
     """
 
     kind: str
@@ -160,11 +160,11 @@ def open_tiles(
     resize: str = "refuse",
     skip_bad: bool = False,
 ) -> TileSource:
-    """Open a folder, a calibration pack, tile files, or `synthetic[:COUNT[:SEED]]` (a folder of that name: `./synthetic`).
+    """Open a folder, a calibration pack, tile files, or `synthetic[:COUNT[:SEED]]` (a folder so named: `./synthetic`).
 
     `resize` says what to do with tiles of another size than `size` x `size`: "refuse", "squash" or "crop". `skip_bad`
-    leaves out tiles that cannot be read and lists them in `skipped`; a tile of a pack is never left out. Raises TileError,
-    PackError or UsageError for what is not there, holds no tiles, or is not what its name says.
+    leaves out tiles that cannot be read and lists them in `skipped`; a tile of a pack is never left out. Raises
+    TileError, PackError or UsageError for what is not there, holds no tiles, or is not what its name says.
     """
     check_resize(resize)
     if not isinstance(source, (str, Path)):
@@ -186,7 +186,7 @@ def open_tiles(
 def _folder(root: Path, size: int, resize: str, skip_bad: bool) -> TileSource:
     keys = tuple(_scan(root))
     if not keys:
-        raise TileError(f"tiles {root}: no PNG, JPEG or TIFF files below this folder; a slide must be cut into tiles first")
+        raise TileError(f"tiles {root}: no PNG, JPEG or TIFF files below this folder; cut slides into tiles first")
     return _of_files("folder", root.resolve().name, root, keys, size, resize, skip_bad)
 
 
@@ -223,7 +223,8 @@ def _pack(folder: Path, size: int, resize: str) -> TileSource:
     info, rows = read_pack(folder)
     hashes = {row["path"]: row["sha256_pixels"] for row in rows}
     if size != info.size and resize == "refuse":
-        raise TileError(f"pack {folder}: tiles of {info.size} x {info.size}, {size} x {size} are needed; choose a resize")
+        found = f"tiles of {info.size} x {info.size}, {size} x {size} are needed"
+        raise TileError(f"pack {folder}: {found}; choose --resize crop or --resize squash")
 
     def load(key: str) -> np.ndarray:
         try:
@@ -242,14 +243,15 @@ def _synthetic(source: str, size: int) -> TileSource:
     match = re.fullmatch(r"synthetic(?::(\d{1,9}))?(?::(\d{1,9}))?", source)
     count = int(match[1] or SYNTHETIC) if match else 0
     if not match or not count:
-        raise UsageError(f"tiles {source}: give synthetic, synthetic:COUNT or synthetic:COUNT:SEED, with a count above 0")
+        raise UsageError(f"tiles {source}: give synthetic, synthetic:COUNT or synthetic:COUNT:SEED, COUNT above 0")
     from .synthesis import look_of, synthesize
 
     seed = int(match[2] or 0)
     keys = tuple("_".join((f"synthetic/{seed}/{i:06d}", *look_of(i, seed))) for i in range(count))
 
     def load(key: str) -> np.ndarray:
-        return synthesize(1, seed=seed, start=int(key.split("/")[2][:6]), size=size)[0]
+        tile: np.ndarray = synthesize(1, seed=seed, start=int(key.split("/")[2].split("_")[0]), size=size)[0]
+        return tile
 
     return TileSource("synthetic", "synthetic", keys, size, load, origin={"seed": seed})
 
@@ -264,7 +266,7 @@ def _scan(root: Path) -> list[str]:
 
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Yield image files; `above` are the device and inode of the folders on the way here, to find links that lead back."""
+    """Yield image files; `above` are the device and inode of the folders on the way here, to find a link back."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:

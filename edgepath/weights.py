@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +28,7 @@ _CONFIG, _STATE = "config.json", "model.safetensors"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Checkpoints of training runs hold the model's state under one of these keys.
 _NESTED = ("state_dict", "model_state_dict", "model")
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
         vit = random_model(spec)
         return vit, spec, Weights(f"random, seed {SEED}", state_sha256(vit), random=True)
     path = Path(weights) if weights is not None else _from_hub(spec)
-    source = path.name if weights is not None else f"hub {spec.hub}"
+    source = path.resolve().name if weights is not None else f"hub {spec.hub}"
     if not path.exists():
         raise WeightsError(f"weights {path}: no such file or folder; give a file, a hub snapshot folder, or random")
     if path.is_dir():
@@ -140,11 +143,10 @@ def _from_hub(spec: ModelSpec) -> Path:
             why = f"gated, and this token has no access; ask for it at {page}"
     except errors.RepositoryNotFoundError:
         why = "not found on the hub, or private; check the token (`hf auth whoami`)"
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
-        del error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
         why = "not in the local cache, and the hub cannot be reached; connect once"
-    except (errors.HfHubHTTPError, OSError) as error:
-        why = f"cannot be fetched ({str(error).strip().splitlines()[0]}); try again"
+    except Exception as error:  # a full disk, a broken transfer: the hub's HTTP library has errors of its own
+        why = f"cannot be fetched ({_first_line(error)}); try again"
     raise WeightsError(f"weights of {spec.name} ({spec.hub}): {why}, {other_ways}")
 
 
@@ -152,7 +154,9 @@ def _with_config(spec: ModelSpec, folder: Path) -> ModelSpec:
     """Check a snapshot's `config.json` against the architecture and take its mean and std."""
     for name in (_CONFIG, _STATE):
         if not (folder / name).is_file():
-            raise WeightsError(f"weights {folder}: holds no {name}; give a hub snapshot folder, or the weights file itself")
+            raise WeightsError(
+                f"weights {folder}: holds no {name}; give a hub snapshot folder, or the weights file itself"
+            )
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         preprocessing = config.get("pretrained_cfg", config)
@@ -162,8 +166,10 @@ def _with_config(spec: ModelSpec, folder: Path) -> ModelSpec:
         raise WeightsError(f"weights {folder}: {_CONFIG} is not timm's ({type(error).__name__}: {error})") from None
     wanted = spec.timm_name.partition(".")[0]
     if architecture.partition(".")[0] != wanted:
-        raise WeightsError(f"weights {folder}: {_CONFIG} says {architecture}, {spec.name} is {wanted}; choose another --model")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise WeightsError(
+            f"weights {folder}: {_CONFIG} says {architecture}, {spec.name} is {wanted}; choose another --model"
+        )
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise WeightsError(f"weights {folder}: {_CONFIG}: mean {mean} and std {std} are not those of an RGB image")
     return replace(spec, mean=mean, std=std)
 
@@ -173,6 +179,11 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         raise WeightsError(f"weights {path}: suffix {path.suffix!r}; known: {', '.join(_SUFFIXES)}")
     if path.stat().st_size == 0:
         raise WeightsError(f"weights {path}: the file is empty; fetch it again")
+    with open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise WeightsError(
+                f"weights {path}: a git-lfs pointer, not the weights; run `git lfs pull` where it came from"
+            )
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
     for key in _NESTED:
         if isinstance(state.get(key), dict):
@@ -191,19 +202,23 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"weights {path}: not a whole safetensors file ({error}); fetch it again") from None
+        raise WeightsError(
+            f"weights {path}: not a whole safetensors file ({_first_line(error)}); fetch it again"
+        ) from None
 
 
 def _read_pth(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # what PyTorch warns of in a foreign pickle, the messages below say in one line
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(
             f"weights {path}: holds more than tensors, or is damaged; edgepath unpickles nothing: save the model's "
             "state_dict() as .safetensors and give that"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"weights {path}: cannot be read ({str(error).splitlines()[0]}); fetch it again") from None
+    except Exception as error:  # damaged bytes: zip, tar, pickle and tensor readers each have errors of their own
+        raise WeightsError(f"weights {path}: cannot be read ({_first_line(error)}); fetch it again") from None
     if not isinstance(state, dict):
         raise WeightsError(f"weights {path}: holds a {type(state).__name__}, not a state dict; save model.state_dict()")
     return state
@@ -212,6 +227,7 @@ def _read_pth(path: Path) -> dict[str, Any]:
 def _fill(vit: nn.Module, state: Mapping[str, Tensor], who: str, spec: ModelSpec) -> None:
     """Copy `state` into the model; every name and shape has to fit, every number has to be finite."""
     wanted = vit.state_dict()
+    state = {name: value for name, value in state.items() if not name.startswith(_classifier(vit))}
     odd = [f"{name} is missing" for name in wanted if name not in state]
     odd += [f"{name} is not a weight of it" for name in state if name not in wanted]
     odd += [
@@ -222,11 +238,23 @@ def _fill(vit: nn.Module, state: Mapping[str, Tensor], who: str, spec: ModelSpec
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise WeightsError(f"{who}: not the weights of {spec.name}: {'; '.join(odd[:3])}{more}")
-    for name, value in state.items():
+    full = {name: value.float() for name, value in state.items()}
+    for name, value in full.items():
         if not torch.isfinite(value).all():
             raise WeightsError(f"{who}: {name} holds NaN or infinite numbers; the file is damaged or training diverged")
-    vit.load_state_dict({name: value.float() for name, value in state.items()})
+    vit.load_state_dict(full)
+
+
+def _classifier(vit: nn.Module) -> tuple[str, ...]:
+    """Return how the names of a classifier's weights start: timm's files have one, an embedding has no use for it."""
+    known: Any = vit.pretrained_cfg
+    heads = known.get("classifier") or ()
+    return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
 
 
 def _shape(value: Tensor) -> str:
     return " x ".join(map(str, value.shape)) or "a number"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

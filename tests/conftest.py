@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgepath import models
+from edgepath.bundle import Bundle, open_bundle
+from edgepath.exporting import Exported, export
 from edgepath.models import ModelSpec
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -45,9 +52,9 @@ def real_tiles() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> ModelSpec:
-    """H0-mini's block structure, registers and patch size at 64 x 2: what every pass has to get right, in a second."""
+    """H0-mini's block structure, registers and patch size at 96 x 2: what every pass has to get right, in a second."""
     h0_mini = models.find_model("h0-mini")
-    arguments = {**h0_mini.timm_args, "embed_dim": 64, "num_heads": 2, "depth": 2}
+    arguments = {**h0_mini.timm_args, "embed_dim": 96, "num_heads": 3, "depth": 2}
     return ModelSpec("tiny", "for tests", h0_mini.timm_name, arguments, h0_mini.mean, h0_mini.std, "Apache-2.0")
 
 
@@ -65,3 +72,46 @@ def tiles() -> np.ndarray:
     from edgepath.synthesis import synthesize
 
     return synthesize(24, seed=7)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB; tests that need it are skipped where it cannot be mounted."""
+    (tmp_path / "disk").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path / "disk")]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root and the right to mount")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", tmp_path / "disk"], check=True)
+
+
+@pytest.fixture(scope="session")
+def exports(known_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Return `tiny` exported for a target, at first use; 32 synthetic tiles to calibrate on, 24 golden ones."""
+    out = tmp_path_factory.mktemp("exports")
+
+    @functools.cache
+    def exported(target: str) -> Exported:
+        return export(
+            target, model=known_tiny.name, calibration="synthetic:96", calibration_tiles=32, out=out, device="cpu"
+        )
+
+    return exported
+
+
+@pytest.fixture
+def altered(exports: Callable[[str], Exported], tmp_path: Path) -> Callable[..., Bundle]:
+    """Return a copy of an exported bundle whose files were changed, and whose manifest says so as if all were well."""
+
+    def alter(target: str, change: Callable[[Path], object]) -> Bundle:
+        folder = tmp_path / "altered"
+        shutil.copytree(exports(target).bundle.path, folder)
+        change(folder)
+        manifest = json.loads((folder / "bundle.json").read_text())
+        for name in manifest["files"]:
+            data = (folder / name).read_bytes()
+            manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+        (folder / "bundle.json").write_text(json.dumps(manifest))
+        return open_bundle(folder)
+
+    return alter

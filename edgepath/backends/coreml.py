@@ -46,17 +46,19 @@ def build(program: Any, folder: Path, recipe: Any) -> Path:
 
 
 class Runner:
-    """Embeds tiles with a Core ML package: `uint8 (N, S, S, 3) -> float32 (N, D)`. macOS only; use it in a `with` block.
+    """Embeds tiles with a Core ML package: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block, on macOS.
 
     `compute` is coremltools' compute unit: `ALL`, `CPU_ONLY`, `CPU_AND_GPU` or `CPU_AND_NE`.
     """
 
     def __init__(self, artifact: Path, *, compute: str = "ALL") -> None:
-        if sys.platform != "darwin":
-            raise OSError(f"Core ML runs only on macOS, this is {sys.platform}; the bundle is complete, open it there")
+        host: str = sys.platform
+        if host != "darwin":
+            raise OSError(f"Core ML runs only on macOS, this is {host}; the bundle is complete, open it there")
         import coremltools
 
         self._model = coremltools.models.MLModel(str(artifact), compute_units=coremltools.ComputeUnit[compute])
+        self._size = int(self._model.get_spec().description.input[0].type.imageType.width)
         self.runtime = f"Core ML through coremltools {coremltools.__version__}, {compute}"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -69,6 +71,7 @@ class Runner:
         """
         from PIL import Image
 
+        _check(tiles, self._size)
         rows = [self._model.predict({"tile": Image.fromarray(tile)}) for tile in tiles]
         return {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
 
@@ -77,3 +80,9 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         del self._model
+
+
+def _check(tiles: np.ndarray, size: int) -> None:
+    if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
+        found = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

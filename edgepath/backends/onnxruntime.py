@@ -39,14 +39,16 @@ class Runner:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        tiles = self._session.get_inputs()[0]
+        self._input, self._size = tiles.name, tiles.shape[1]
         self.runtime = f"ONNX Runtime {onnxruntime.__version__}, CPU"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         return self.outputs(tiles)["embedding"]
 
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return every output by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
+        """Return outputs by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
+        _check(tiles, self._size)
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, {self._input: np.ascontiguousarray(tiles)}), strict=True))
 
@@ -55,3 +57,9 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         del self._session
+
+
+def _check(tiles: np.ndarray, size: int) -> None:
+    if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
+        found = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

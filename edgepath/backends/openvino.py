@@ -25,7 +25,8 @@ def build(program: Any, folder: Path, recipe: Any) -> Path:
     source = folder / "source.onnx"  # OpenVINO reads ONNX from disk; large models do not fit its in-memory route
     onnx.save(program.onnx(), source)
     try:
-        model = openvino.convert_model(source)
+        # Not convert_model: it reports each use over the network, and the process it forks for that can hang NumPy.
+        model = openvino.Core().read_model(source)
         path = folder / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=recipe.precision.other == "fp16")
     finally:
@@ -52,13 +53,15 @@ class Runner:
             options["PERF_COUNT"] = True
         self._compiled = openvino.Core().compile_model(artifact, device, options)
         self._request = self._compiled.create_infer_request()
+        self._size = self._compiled.input(0).partial_shape[1].get_length()
         self.runtime = f"OpenVINO {openvino.__version__.split('-')[0]}, {device}, {precision}"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         return self.outputs(tiles)["embedding"]
 
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return every output by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
+        """Return outputs by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
+        _check(tiles, self._size)
         results = self._request.infer({0: np.ascontiguousarray(tiles)})
         return {port.get_any_name(): np.array(values) for port, values in results.items()}
 
@@ -77,3 +80,9 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         del self._request, self._compiled
+
+
+def _check(tiles: np.ndarray, size: int) -> None:
+    if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
+        found = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

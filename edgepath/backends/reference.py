@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Runner:
@@ -29,27 +29,38 @@ class Runner:
         torch.backends.cudnn.allow_tf32 = False
         self._torch, self._device, self._embedding = torch, device, embedding
         self._vit = vit.to(device)
+        self._size = int(vit.patch_embed.img_size[0])
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
         self.runtime = f"PyTorch {torch.__version__.split('+')[0]} FP32, {device_name(device)}"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        return self.outputs(tiles)["embedding"]
+
+    def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return `embedding` float32 (N, D) and `tokens`, the patch tokens, float32 (N, P, width)."""
+        _check(tiles, self._size)
         torch = self._torch
         with torch.inference_mode():
-            pixels = torch.from_numpy(tiles).to(self._device).permute(0, 3, 1, 2).float() / 255.0
+            raw = torch.from_numpy(np.array(tiles, order="C"))  # a copy: torch takes no negative strides
+            pixels = raw.to(self._device).permute(0, 3, 1, 2).float() / 255.0
             features = self._vit.forward_features((pixels - self._mean) / self._std)
-            embedding = features[:, 0]
+            embedding, patches = features[:, 0], features[:, self._vit.num_prefix_tokens :]
             if self._embedding == "cls+mean":
-                patches = features[:, self._vit.num_prefix_tokens :]
                 embedding = torch.cat([embedding, patches.mean(dim=1)], dim=-1)
-            result: np.ndarray = embedding.cpu().numpy()
-        return result
+        return {"embedding": embedding.cpu().numpy(), "tokens": patches.cpu().numpy()}
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._vit.to("cpu")
+
+
+def _check(tiles: np.ndarray, size: int) -> None:
+    if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
+        found = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
 
 
 def device_name(device: str) -> str:

@@ -58,7 +58,7 @@ def calibrate(
     try:
         with torch.inference_mode():
             for tiles in batches:
-                model(torch.from_numpy(tiles).to(device))
+                model(torch.from_numpy(np.array(tiles, order="C")).to(device))
                 count += len(tiles)
                 if progress is not None:
                     progress(len(tiles))

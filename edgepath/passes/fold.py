@@ -9,11 +9,12 @@ Three facts make them exact (equal in real arithmetic; FP32 rounding is all that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.layers import GluMlp, Mlp  # type: ignore[attr-defined]
+from timm.models.vision_transformer import Attention, Block, VisionTransformer  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from ..errors import UsageError
@@ -38,7 +39,8 @@ class EdgeModel(nn.Module):
         self.dim = vit.embed_dim * (2 if embedding == "cls+mean" else 1)
 
     def forward(self, tiles: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return self.encode(tiles.permute(0, 3, 1, 2).to(torch.float32))
+        # In this order: a cast is all that TensorRT can do with uint8.
+        return self.encode(tiles.to(torch.float32).permute(0, 3, 1, 2))
 
     def encode(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Embed `pixels`, float32 (N, 3, S, S) with values 0..255; the entry for runtimes that take images."""
@@ -46,7 +48,7 @@ class EdgeModel(nn.Module):
         x = vit.norm_pre(vit._pos_embed(vit.patch_embed(pixels)))
         x = vit.norm(vit.blocks(x))
         if self.embedding == "cls" and not self.tokens:
-            return x[:, 0]
+            return cast(Tensor, x[:, 0])
         patches = x[:, vit.num_prefix_tokens :]
         embedding = x[:, 0]
         if self.embedding == "cls+mean":
@@ -57,7 +59,7 @@ class EdgeModel(nn.Module):
 class ClsOnlyBlock(nn.Module):
     """A transformer block that returns the class token alone, `(N, T, width) -> (N, 1, width)`."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         self.norm1, self.ls1 = block.norm1, block.ls1
         self.attn = ClsOnlyAttention(block.attn)
@@ -71,7 +73,7 @@ class ClsOnlyBlock(nn.Module):
 class ClsOnlyAttention(nn.Module):
     """Attention with one query, the class token's; keys and values of all tokens."""
 
-    def __init__(self, attn: Attention) -> None:
+    def __init__(self, attn: Any) -> None:
         super().__init__()
         self.num_heads, self.head_dim = attn.num_heads, attn.head_dim
         width = self.num_heads * self.head_dim
@@ -99,14 +101,20 @@ def fold(vit: nn.Module, spec: ModelSpec, *, embedding: str = "cls", tokens: boo
         raise UsageError(f'embedding "{embedding}" is not known; choose cls or cls+mean')
     if not isinstance(vit, VisionTransformer) or not vit.has_class_token:
         raise UsageError(f"model {spec.name}: {type(vit).__name__} is not a timm VisionTransformer with a class token")
+    for odd in filter(None, map(_unknown_part, vit.blocks)):
+        raise UsageError(f"model {spec.name}: its blocks have a {type(odd).__name__}; only timm's plain Block is known")
     fold_preprocessing(vit, spec.mean, spec.std)
-    if embedding == "cls" and not tokens and _is_plain(vit.blocks[-1]):
-        vit.blocks[-1] = ClsOnlyBlock(vit.blocks[-1])
+    last: Any = vit.blocks[-1]
+    if embedding == "cls" and not tokens and last.attn.gate is None:
+        vit.blocks[-1] = ClsOnlyBlock(last)
     return EdgeModel(vit, embedding, tokens).eval()
 
 
 def fold_preprocessing(vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Move `(x / 255 - mean) / std` into the patch convolution, in place: W' = W / (255 std), b' = b - sum(W mean / std)."""
+    """Move `(x / 255 - mean) / std` into the patch convolution, in place.
+
+    W' = W / (255 std), b' = b - sum(W mean / std)
+    """
     conv = vit.patch_embed.proj
     if not isinstance(conv, nn.Conv2d) or conv.padding != (0, 0):
         raise UsageError(f"the patch embedding is {conv}; only an unpadded convolution takes the normalisation exactly")
@@ -119,8 +127,12 @@ def fold_preprocessing(vit: VisionTransformer, mean: tuple[float, ...], std: tup
     conv.bias = nn.Parameter(bias.float(), requires_grad=False)
 
 
-def _is_plain(block: nn.Module) -> bool:
-    return type(block) is Block and type(block.attn) is Attention and block.attn.gate is None
+def _unknown_part(block: Any) -> object | None:
+    """Return what keeps a block from being the one these passes know: others do their linears in another order."""
+    parts: tuple[tuple[object, tuple[type, ...]], ...] = ((block, (Block,)),)
+    if type(block) is Block:
+        parts += ((block.attn, (Attention,)), (block.mlp, (Mlp, GluMlp)))
+    return next((part for part, known in parts if type(part) not in known), None)
 
 
 def _rows(linear: nn.Linear, rows: slice) -> nn.Linear:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import GluMlp
+from timm.layers import GluMlp  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from .calibrate import Ranges
@@ -35,7 +36,12 @@ class Fold:
 
 
 def smooth(model: EdgeModel, ranges: Ranges, *, alpha: float = 0.5) -> Ranges:
-    """Smooth every linear that has a place to fold into, in place; return the ranges after smoothing."""
+    """Smooth every linear that has a place to fold into, in place; return the ranges after smoothing.
+
+    `alpha` from 0 to 1 is how much of the difficulty moves into the weights; 0 leaves everything as it is.
+    """
+    if not alpha:
+        return ranges
     layers = dict(model.named_modules())
     absmax = dict(ranges.absmax)
     for fold in folds(model):
@@ -65,9 +71,11 @@ def smoothing_scale(activation: Tensor, weight: Tensor, alpha: float) -> Tensor:
 
 def folds(model: EdgeModel) -> Iterator[Fold]:
     """Yield every fold that keeps the function exact, block by block."""
-    for index, block in enumerate(model.vit.blocks):
+    blocks: Iterator[Any] = iter(model.vit.blocks)
+    for index, block in enumerate(blocks):
         name = f"vit.blocks.{index}"
         attn, mlp = block.attn, block.mlp
+        readers: tuple[str, ...]
         if isinstance(block, ClsOnlyBlock):
             readers, values = (f"{name}.attn.q", f"{name}.attn.kv"), attn.kv
         else:
@@ -91,7 +99,7 @@ def _is_affine(norm: nn.Module) -> bool:
     return isinstance(norm, nn.LayerNorm) and norm.elementwise_affine
 
 
-def _divide_rows(producer: nn.Module, rows: slice, scale: Tensor) -> None:
+def _divide_rows(producer: Any, rows: slice, scale: Tensor) -> None:
     weight = producer.weight.data[rows]
     weight.div_(scale if weight.ndim == 1 else scale[:, None])
     if producer.bias is not None:

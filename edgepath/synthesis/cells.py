@@ -91,7 +91,7 @@ def ramp(values: F32, width: float) -> F32:
 
 def _index(values: F32, size: int) -> I32:
     index: I32 = values.astype(np.int32)
-    return np.clip(index, 0, size - 1)
+    return np.minimum(np.maximum(index, 0), size - 1)  # np.clip takes three times as long for the few cells of a tile
 
 
 def sample(field: F32, x: F32, y: F32) -> F32:

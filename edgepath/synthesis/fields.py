@@ -29,9 +29,11 @@ class Field:
     def crop(self, rng: np.random.Generator, size: int) -> F32:
         """Return a window at a random place, flipped at random: float32 (size, size)."""
         top, left = rng.integers(PERIOD, size=2)
-        down, right = rng.choice((-1, 1), 2)
+        down, right = 2 * rng.integers(2, size=2) - 1  # the same draw as choice((-1, 1), 2), but faster
         steps = np.arange(size)
-        window: F32 = self.values[np.ix_((top + down * steps) % PERIOD, (left + right * steps) % PERIOD)]
+        rows, columns = (top + down * steps) % PERIOD, (left + right * steps) % PERIOD
+        # one axis after the other: several times faster than a look-up of both at once
+        window: F32 = self.values.take(rows, 0).take(columns, 1)
         return window
 
     def at(self, x: F32, y: F32) -> F32:
@@ -130,7 +132,7 @@ def _mosaic(rng: np.random.Generator, per_side: int) -> Mosaic:
             owner = np.where(closer, (r * per_side + c).astype(np.float32), owner)
             nearest = np.minimum(nearest, distance)
     centres = np.stack([x.ravel() % PERIOD, y.ravel() % PERIOD], 1)
-    return Mosaic(Field((second - nearest) / 2), Field(owner), centres)
+    return Mosaic(Field(((second - nearest) / 2).astype(np.float32)), Field(owner), centres)
 
 
 def _wrap(offset: F32) -> F32:

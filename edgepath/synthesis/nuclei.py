@@ -47,15 +47,13 @@ def stamps_of(name: str) -> F32:
     """Return a kind's stamps, float32 (ANGLES, VARIANTS, 2, k, k): coverage 0..1, and coverage x density; k is odd."""
     kind = KINDS[name]
     rng = np.random.default_rng((21, list(KINDS).index(name)))
-    half = int(np.ceil(kind.long * (1 + 2 * kind.spread) * (1 + kind.ragged))) + 2
+    half = int(np.ceil(kind.long * (1 + 2 * kind.spread) * (1 + 2.5 * kind.ragged))) + 2  # the largest there can be
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
     long, short = (length * (1 + kind.spread * _normal(rng).clip(-2, 2)) for length in (kind.long, kind.short))
     u, v = _turned(rng, x, y)
     v = v - kind.bend * _uniform(rng, -1, 1) * (u / long) ** 2
-    inside = (1 - np.hypot(u / long, v / short) / _outline(rng, u / long, v / short, kind.ragged)) * np.minimum(
-        long, short
-    )
-    coverage = np.clip(inside / 1.6 + 0.5, 0, 1)  # `inside` is in pixels: the edge is soft over 1.6 of them
+    inside = _depth(u, v, long, short, _outline(rng, u / long, v / short, kind.ragged))
+    coverage = np.clip(inside / 1.6 + 0.5, 0, 1)  # the edge is soft over 1.6 pixels
     columns, rows = (_uniform(rng, 0, PERIOD).astype(np.int32) + axis for axis in (x, y))
     chromatin = bank().chromatin.nearest(columns.astype(np.float32), rows.astype(np.float32))
     density = kind.density * (1 + kind.clumps * chromatin) * (1 + 0.15 * _normal(rng))
@@ -63,7 +61,10 @@ def stamps_of(name: str) -> F32:
     for _ in range(kind.nucleoli):
         along, across = u - _uniform(rng, -0.45, 0.45) * long, v - _uniform(rng, -0.45, 0.45) * short
         density += 0.55 * np.exp(-(along**2 + across**2) / _uniform(rng, 1.0, 3.2))
-    return np.stack([coverage, coverage * np.maximum(density, 0.05)], 2).astype(np.float32)
+    covered = coverage.any(axis=(0, 1))
+    used = np.abs(np.argwhere(covered) - half).max() + 1  # stamping costs by area: no empty border but one pixel's
+    inner = np.s_[..., half - used : half + used + 1, half - used : half + used + 1]
+    return np.stack([coverage, coverage * np.maximum(density, 0.05)], 2).astype(np.float32)[inner]
 
 
 def _turned(rng: np.random.Generator, x: F64, y: F64) -> tuple[F64, F64]:
@@ -79,7 +80,14 @@ def _outline(rng: np.random.Generator, u: F64, v: F64, ragged: float) -> F64:
     for harmonic in (2, 3, 4, 5):
         amplitude = (ragged * _normal(rng) * 2 / harmonic).clip(-0.25, 0.25)
         outline += amplitude * np.cos(harmonic * theta + _uniform(rng, 0, 2 * np.pi))
-    return outline
+    return np.minimum(outline, 1 + 2.5 * ragged)
+
+
+def _depth(u: F64, v: F64, long: F64, short: F64, outline: F64) -> F64:
+    """Pixels inside the outline, negative outside: the level set's value over its slope, exact to first order."""
+    radius = np.maximum(np.hypot(u / long, v / short), 1e-6)
+    slope = np.maximum(np.hypot(u / long**2, v / short**2) / radius, 1 / np.maximum(long, short))
+    return (outline - radius) / slope
 
 
 def _normal(rng: np.random.Generator) -> F64:

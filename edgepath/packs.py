@@ -1,0 +1,250 @@
+"""Build and check calibration packs: a diverse set of tissue tiles, where each came from, and the hash of its pixels.
+
+A pack is written as `.<name>.<pid>.partial` beside its final folder and renamed; one that is replaced is set aside as
+`.<name>.<pid>.replaced` between two renames. Who builds the same pack next clears up after a process that was killed.
+What a pack looks like on disk: `packformat`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from . import __version__
+from .bundle import beside, dead_leftovers, disk_full, disk_full_message
+from .errors import PackError, UsageError
+from .images import describe
+from .origins import Row, group_of, origins
+from .packformat import SCHEMA, TILE, pack_files, pack_table, parse_pack_toml, read_file, to_toml
+from .packformat import PackInfo as PackInfo
+from .packformat import read_pack as read_pack
+from .selection import select
+from .tiles import TileSource, open_tiles
+
+TISSUE = 0.1
+"""The least part of a tile that must be tissue (see `images.describe`)."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A tile that may be chosen: which of the sources it is in, its index there, and its line of tiles.csv."""
+
+    source: int
+    index: int
+    row: Row
+
+
+def build_pack(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    count: int,
+    *,
+    seed: int = 0,
+    resize: str = "refuse",
+    force: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> PackInfo:
+    """Select `count` different tiles of `sources` and write them to the new folder `out`.
+
+    A source is a folder, a pack, or `synthetic[:COUNT[:SEED]]`. Tiles with less than `TISSUE` tissue, and all but the
+    first of equal ones, are left out. The rest is spread over sources, groups, stainings, scanners, labels and slides,
+    and inside them over colour and texture (`selection.select`). The same sources and seed give the same pack. A tile
+    is decoded once, a chosen one twice; `progress` is called with how many of how many are done.
+
+    Raises PackError for too few tiles and a full disk, UsageError for an output in the way, TileError for a bad tile.
+    """
+    given = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    if count < 1 or seed < 0 or not given:
+        raise UsageError(f"pack {out}: {count} tiles of {len(given)} sources, seed {seed}; give at least 1, 1 and 0")
+    with _new_folder(Path(out), force) as folder:
+        opened = [open_tiles(source, resize=resize) for source in given]
+        names = _names(opened)
+        advance = _counter(sum(map(len, opened)) + count, progress)
+        candidates, descriptors = _candidates(opened, names, advance)
+        if len(candidates) < count:
+            less = f", or ask for -n {len(candidates)}" if candidates else ""
+            found = f"{len(candidates)} of {sum(map(len, opened))} are different and at least {TISSUE:.0%} tissue"
+            raise PackError(f"pack {out}: {count} tiles were asked for, {found}; add sources{less}")
+        groups = [group_of(candidate.row) for candidate in candidates]
+        chosen = [candidates[i] for i in sorted(select(descriptors, groups, count, seed=seed))]
+        _write_tiles(folder, opened, chosen, advance)
+        table = pack_table([candidate.row for candidate in chosen])
+        _write(folder / "tiles.csv", table)
+        settings = {"count": count, "size": opened[0].size, "resize": resize, "seed": seed, "tissue": TISSUE}
+        made = {"schema": SCHEMA, "name": _text(Path(out).name), "edgepath": __version__}
+        parts = [_source(i, names[i], source, candidates, chosen) for i, source in enumerate(opened)]
+        _write(folder / "pack.toml", to_toml(made | settings | {"sha256": hashlib.sha256(table).hexdigest()}, parts))
+    return read_pack(out)[0]
+
+
+def check_pack(path: str | Path) -> PackInfo:
+    """Verify a pack to the last pixel and return what it is; PackError names the first thing that is not as it says."""
+    path = Path(path)
+    info, rows = read_pack(path)
+    present, listed = set(pack_files(path)), {"pack.toml", "tiles.csv", *(row["path"] for row in rows)}
+    for name in sorted(listed - present):
+        raise PackError(f"pack {path}: {name} is missing; copy the pack again, all of it")
+    for name in sorted(present - listed):
+        raise PackError(f"pack {path}: {name} is not in its tiles.csv; a pack holds nothing else: move it away")
+    for _ in open_tiles(path, size=info.size).batches():
+        pass
+    return info
+
+
+def _counter(total: int, progress: Callable[[int, int], object] | None) -> Callable[[], None]:
+    done = iter(range(1, total + 1))
+
+    def advance() -> None:
+        if progress is not None:
+            progress(next(done), total)
+
+    return advance
+
+
+def _candidates(
+    opened: Sequence[TileSource], names: Sequence[str], advance: Callable[[], None]
+) -> tuple[list[_Candidate], np.ndarray]:
+    """Decode every tile, and keep of those that may be chosen their line and descriptor, float32 (N, D)."""
+    found: list[_Candidate] = []
+    descriptors: list[np.ndarray] = []
+    seen: set[str] = set()
+    for number, (source, name) in enumerate(zip(opened, names, strict=True)):
+        known = origins(source)
+        index = {key: i for i, key in enumerate(source.keys)}
+        for batch in source.batches():
+            for key, pixels in zip(batch.keys, batch.pixels, strict=True):
+                digest = source.digests[key]
+                tissue, descriptor = describe(pixels)
+                if tissue >= TISSUE and digest not in seen:
+                    row = known[key] | {"sha256_pixels": digest, "source": name, "source_path": key}
+                    found.append(_Candidate(number, index[key], row))
+                    descriptors.append(descriptor)
+                    seen.add(digest)
+                advance()
+    return found, np.array(descriptors)
+
+
+def _write_tiles(
+    folder: Path, opened: Sequence[TileSource], chosen: Sequence[_Candidate], advance: Callable[[], None]
+) -> None:
+    for number, candidate in enumerate(chosen):
+        candidate.row["path"] = f"tiles/{number:05d}.png"
+    for number, source in enumerate(opened):
+        own = [candidate for candidate in chosen if candidate.source == number]
+        tiles = (tile for batch in source.select([c.index for c in own]).batches() for tile in batch.pixels)
+        for candidate, tile in zip(own, tiles, strict=True):
+            png = io.BytesIO()
+            Image.fromarray(tile).save(png, "PNG")
+            _write(folder / candidate.row["path"], png.getvalue())
+            advance()
+
+
+def _source(
+    number: int, name: str, source: TileSource, candidates: Sequence[_Candidate], chosen: Sequence[_Candidate]
+) -> dict[str, Any]:
+    """Return what pack.toml says about a source."""
+    own = [candidate.row for candidate in chosen if candidate.source == number]
+    return {
+        "name": name,
+        "kind": source.kind,
+        "considered": len(source),
+        "tissue": sum(candidate.source == number for candidate in candidates),
+        "chosen": len(own),
+        "licences": sorted({row["licence"] for row in own} - {""}),
+    }
+
+
+def _names(opened: Sequence[TileSource]) -> list[str]:
+    """Name the sources: as they are called, with a number where two are called the same."""
+    names: list[str] = []
+    for source in opened:
+        name, again = _text(source.name), 2
+        while name in names:
+            name, again = f"{_text(source.name)}-{again}", again + 1
+        names.append(name)
+    return names
+
+
+def _text(name: str) -> str:
+    """Return a file's name as text; bytes that are not UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
+@contextmanager
+def _new_folder(final: Path, force: bool) -> Iterator[Path]:
+    """Yield a folder that takes the place of `final` when the block ends well, and is gone when it does not."""
+    if final.name in ("", ".."):
+        raise UsageError(f'"{final}" is no name for a new pack; give a folder that is to be made')
+    partial, aside = beside(final, "partial"), beside(final, "replaced")
+    try:
+        _clear_up(final)
+        _refuse_in_the_way(final, force)
+        (partial / "tiles").mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {final}: {error.strerror} ({error.filename})") from error
+    try:
+        yield partial
+        _refuse_in_the_way(final, force)  # again: it may have been written by someone else meanwhile
+        if final.exists():
+            os.rename(final, aside)
+        os.rename(partial, final)
+    except OSError as error:
+        if disk_full(error, final.parent):
+            written = sum(path.stat().st_size for path in partial.rglob("*"))
+            shutil.rmtree(partial)
+            raise PackError(disk_full_message(final, written)) from error
+        raise PackError(f"pack {final}: cannot be written ({error.strerror}: {error.filename})") from error
+    finally:  # also of an interrupt
+        shutil.rmtree(partial, ignore_errors=True)
+        if aside.exists() and not final.exists():
+            os.rename(aside, final)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _clear_up(final: Path) -> None:
+    """Finish what processes that were killed had begun."""
+    for aside in dead_leftovers(final, "replaced"):
+        if final.exists():
+            shutil.rmtree(aside)
+        else:
+            os.rename(aside, final)
+    for partial in dead_leftovers(final, "partial"):
+        shutil.rmtree(partial)
+
+
+def _refuse_in_the_way(final: Path, force: bool) -> None:
+    """Raise UsageError unless `final` is free or empty, or is a pack, whole or not, and `force`."""
+    if not os.path.lexists(final):
+        return
+    if final.is_symlink() or not final.is_dir():
+        raise UsageError(f"{final} exists and is no folder; remove it, or give another name")
+    if not any(final.iterdir()):
+        return
+    try:
+        parse_pack_toml(read_file(final, "pack.toml"), f"pack {final}")
+        own = {"pack.toml", "tiles.csv"}
+        foreign = [name for name in pack_files(final) if name not in own and not TILE.fullmatch(name)]
+    except PackError as error:
+        raise UsageError(f"{final} exists and is not a pack to replace ({error}); give another name") from None
+    if foreign:
+        raise UsageError(f"{final} holds {foreign[0]}, which is not the pack's; move it away, or give another name")
+    if not force:
+        raise UsageError(f"{final} exists; give --force to replace it, or another name")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file, and have the disk hold it before a rename makes it count."""
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,303 @@
+"""From weights to bundle: all eight targets, and everything that can cut an export short."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edgepath
+from edgepath.drift import measure
+from edgepath.errors import BundleError, EdgepathError, TileError, UsageError
+from edgepath.exporting import Exported, split
+from edgepath.recipe import recipes
+from edgepath.synthesis import synthesize
+from edgepath.tiles import open_tiles
+
+Exports = Callable[[str], Exported]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", sorted(recipes()))
+def test_every_target_becomes_a_bundle_that_passes(exports: Exports, target: str) -> None:
+    done = exports(target)
+    recipe = recipes()[target]
+    bundle = edgepath.open_bundle(done.bundle.path)
+    assert done.passed
+    assert bundle.name == bundle.path.name == f"tiny-{target}"
+    assert (bundle.dim, bundle.outputs) == (96, ("embedding",))
+    assert bundle.artifact.exists()
+    assert (done.report["ran_with"] is None) == (recipe.checked_with == "none")
+    assert (bundle.path / "ranges.npz").exists() == (bundle.path / "calibration.csv").exists() == recipe.int8
+    assert {"kit/runner.py", "kit/check.py", "kit/README.md", "kit/requirements.txt"} <= bundle.manifest["files"].keys()
+
+
+def test_manifest_is_the_report_and_the_hashes(exports: Exports) -> None:
+    done = exports("openvino-int8")
+    manifest = dict(edgepath.open_bundle(done.bundle.path).manifest)
+    del manifest["files"]
+    assert manifest == done.report == json.loads((done.bundle.path / "report.json").read_text())
+
+
+def test_report_says_what_it_was_made_of(exports: Exports) -> None:
+    done = exports("openvino-int8")
+    report, page = done.report, (done.bundle.path / "report.md").read_text()
+    assert page.startswith("# tiny-openvino-int8: passed\n")
+    assert "> Weights: random, seed 0." in page
+    assert "> Calibrated on synthetic tiles" in page
+    assert report["weights"]["random"] is True
+    assert report["calibration"]["count"] == 32
+    assert (report["held_out"]["count"], len(report["held_out"]["keys"])) == (24, 24)
+    assert report["versions"]["torch"].startswith("2.14")
+    assert report["cost"]["peak_memory_bytes"] > 100e6
+    assert {"load weights", "reference", "calibrate", "lower", "run artifact"} <= report["cost"]["seconds"].keys()
+
+
+def test_figures_are_those_of_the_stored_embeddings(exports: Exports) -> None:
+    done = exports("onnx-int8")
+    drift = done.report["drift"]
+    tiles, reference = done.bundle.golden()
+    program = done.bundle.golden_embeddings("program")
+    with done.bundle.runner(threads=2) as runner:
+        artifact = np.concatenate([runner(tiles[i : i + 8]) for i in range(0, len(tiles), 8)])
+    keys = done.report["held_out"]["keys"]
+    assert drift["quantization"] == measure(reference, program, keys).to_json()
+    # A runtime may sum in another order the next time, and rounding to 8 bits amplifies that.
+    for name, one in (("lowering", program), ("total", reference)):
+        assert measure(one, artifact).cosine_mean == pytest.approx(drift[name]["cosine_mean"], abs=1e-4)
+    assert drift["quantization"]["cosine_mean"] < 1 - 1e-6, "nothing was quantized"
+
+
+def test_lowering_drift_stays_near_the_noise_floor(exports: Exports) -> None:
+    """The Jetson graph, whose integer products are exact in FP16 and FP32, drifts no more than rounding alone does."""
+    drift = exports("jetson-int8").report["drift"]
+    lost, floor = (1 - drift[name]["cosine_mean"] for name in ("lowering", "noise_floor"))
+    assert lost <= 3 * floor + 1e-5
+
+
+def test_calibration_and_golden_tiles_do_not_overlap(exports: Exports) -> None:
+    done = exports("openvino-int8")
+    with open(done.bundle.path / "calibration.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    source = open_tiles("synthetic:96")
+    pixels = {key: source.load(key) for key in source.keys}
+    assert len(rows) == 32
+    assert not {row["tile"] for row in rows} & set(done.report["held_out"]["keys"])
+    from edgepath.images import tile_sha256
+
+    assert all(row["sha256_pixels"] == tile_sha256(pixels[row["tile"]]) for row in rows)
+    golden, _ = done.bundle.golden()
+    np.testing.assert_array_equal(golden, np.stack([pixels[key] for key in done.report["held_out"]["keys"]]))
+
+
+def test_nothing_in_a_bundle_names_this_machine(exports: Exports, checkout: Path) -> None:
+    for target in ("openvino-int8", "jetson-int8", "coreml-int8"):
+        bundle = exports(target).bundle
+        for name in bundle.manifest["files"]:
+            data = (bundle.path / name).read_bytes()
+            for path in (checkout, bundle.path.parent, Path(sys.prefix)):
+                assert str(path).encode() not in data, f"{target}: {name} holds {path}"
+
+
+def test_same_input_gives_the_same_artifact(exports: Exports, tmp_path: Path, known_tiny: object) -> None:
+    again = edgepath.export(
+        "jetson-int8", model="tiny", calibration="synthetic:96", calibration_tiles=32, out=tmp_path, device="cpu"
+    )
+    first = exports("jetson-int8")
+    for name in ("model.onnx", "plan.json", "ranges.npz", "calibration.csv", "golden/tiles.npz", "golden/program.npz"):
+        assert again.bundle.manifest["files"][name] == first.bundle.manifest["files"][name], name
+
+
+def test_patch_tokens_and_mean_are_kept_when_asked_for(tmp_path: Path, known_tiny: object) -> None:
+    done = edgepath.export(
+        "onnx-fp32",
+        model="tiny",
+        calibration="synthetic:32",
+        calibration_tiles=16,
+        embedding="cls+mean",
+        tokens=True,
+        out=tmp_path,
+    )
+    tiles, reference = done.bundle.golden()
+    with done.bundle.runner() as runner:
+        outputs = runner.outputs(tiles[:2])
+    assert {name: value.shape for name, value in outputs.items()} == {"embedding": (2, 192), "tokens": (2, 256, 96)}
+    np.testing.assert_allclose(outputs["embedding"], reference[:2], atol=2e-5)
+    # The second half of the embedding is the mean of those tokens.
+    np.testing.assert_allclose(outputs["tokens"].mean(axis=1), outputs["embedding"][:, 96:], atol=2e-5)
+
+
+@pytest.mark.slow
+def test_gelu_model_of_timm_goes_all_the_way(tmp_path: Path) -> None:
+    done = edgepath.export(
+        "openvino-int8",
+        model="timm:vit_tiny_patch16_224",
+        weights="random",
+        calibration="synthetic:32",
+        calibration_tiles=16,
+        out=tmp_path,
+    )
+    assert done.bundle.name == "timm-vit_tiny_patch16_224-openvino-int8"
+    assert done.report["drift"]["total"]["cosine_mean"] > 0.99
+    with done.bundle.runner() as runner:
+        assert runner.linears() == {"i8": 49}  # type: ignore[attr-defined]
+
+
+def test_missed_gate_keeps_the_bundle_and_marks_it(tmp_path: Path, checkout: Path, known_tiny: object) -> None:
+    text = (checkout / "export" / "onnx" / "onnx-int8.toml").read_text()
+    (tmp_path / "strict.toml").write_text(text.replace("cosine_mean = 0.995", "cosine_mean = 1.0"))
+    done = edgepath.export(
+        str(tmp_path / "strict.toml"), model="tiny", calibration="synthetic:32", calibration_tiles=16, out=tmp_path
+    )
+    assert not done.passed
+    kept = edgepath.open_bundle(tmp_path / "tiny-onnx-int8")
+    assert kept.manifest["passed"] is False
+    assert [gate["passed"] for gate in kept.manifest["gates"]] == [False, True]
+    assert (kept.path / "report.md").read_text().startswith("# tiny-onnx-int8: FAILED\n")
+
+
+# --- what stops an export
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """40 tiles, one of them cut off."""
+    (tmp_path / "tiles").mkdir()
+    for index, tile in enumerate(synthesize(40, seed=3)):
+        Image.fromarray(tile).save(tmp_path / "tiles" / f"{index:02d}.png")
+    broken = tmp_path / "tiles" / "07.png"
+    broken.write_bytes(broken.read_bytes()[:5000])
+    return tmp_path / "tiles"
+
+
+def test_bad_tile_stops_the_export_and_is_named(folder: Path, tmp_path: Path, known_tiny: object) -> None:
+    with pytest.raises(TileError, match=r"07\.png"):
+        edgepath.export("onnx-int8", model="tiny", calibration=folder, calibration_tiles=16, out=tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_bad_tile_is_skipped_and_listed_when_asked_for(folder: Path, tmp_path: Path, known_tiny: object) -> None:
+    done = edgepath.export(
+        "onnx-int8", model="tiny", calibration=folder, calibration_tiles=30, skip_bad=True, out=tmp_path / "out"
+    )
+    ((name, reason),) = done.report["skipped"]
+    assert name == "07.png"
+    assert "cannot be read" in reason
+    assert "| 07.png |" in (done.bundle.path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(20, 128), (100, 15), (1, 1)])
+def test_too_few_tiles_are_refused(count: int, wanted: int) -> None:
+    with pytest.raises(UsageError, match=f"has {count} tiles, {wanted} were asked for; at least 16"):
+        split(open_tiles(f"synthetic:{count}"), wanted)
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(22, 128), (64, 16), (300, 64), (1000, 512)])
+def test_split_is_spread_and_disjoint(count: int, wanted: int) -> None:
+    source = open_tiles(f"synthetic:{count}")
+    chosen, held_out = split(source, wanted)
+    assert not set(chosen.keys) & set(held_out.keys)
+    assert len(held_out) == min(32, count // 4)
+    assert len(chosen) == min(wanted, count - len(held_out))
+    for part in (chosen, held_out):
+        places = [source.keys.index(key) for key in part.keys]
+        assert places == sorted(places)
+        assert max(np.diff([-1, *places, count])) <= 2 * count / len(part) + 2, "a stretch of the source is left out"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"target": "openvino-int4"}, 'target "openvino-int4" is not known; did you mean "openvino-int8"'),
+        ({"model": "h0-mimi"}, 'model "h0-mimi" is not known; did you mean "h0-mini"'),
+        ({"calibration": "nowhere"}, "no such file or folder"),
+        ({"weights": "nowhere.safetensors"}, "no such file or folder"),
+        ({"device": "gpu"}, 'device "gpu"; give auto, cpu, cuda'),
+        ({"resize": "stretch"}, 'resize "stretch"'),
+        ({"embedding": "mean"}, 'embedding "mean" is not known; choose cls or cls+mean'),
+    ],
+)
+def test_what_does_not_exist_is_named(tmp_path: Path, arguments: dict[str, str], said: str) -> None:
+    given = {"target": "onnx-int8", "model": "demo"} | arguments
+    with pytest.raises(EdgepathError) as caught:
+        edgepath.export(given.pop("target"), out=tmp_path, **given)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_refused_before_any_work(exports: Exports) -> None:
+    bundle = exports("onnx-fp32").bundle
+    start = time.perf_counter()
+    with pytest.raises(UsageError, match="exists; give --force"):
+        edgepath.export("onnx-fp32", model="tiny", out=bundle.path.parent)
+    assert time.perf_counter() - start < 5
+    assert edgepath.open_bundle(bundle.path).digest == bundle.digest
+
+
+EXPORT = """
+import sys
+import edgepath
+
+def progress(stage, done, total):
+    print(stage, flush=True)
+
+try:
+    edgepath.export("onnx-int8", calibration="synthetic:32", calibration_tiles=16, out=sys.argv[1], progress=progress)
+except edgepath.EdgepathError as error:
+    print("refused:", error)
+"""
+
+
+def until(process: subprocess.Popen[str], stage: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(stage):
+            return
+    raise AssertionError(f"the export ended before {stage}: {process.communicate()}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_export_that_is_cut_off_leaves_no_half_bundle(tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-c", EXPORT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(process, "lower")
+        process.send_signal(how)
+        process.wait(timeout=60)
+    assert process.returncode in (-how, 128 + how)
+    assert not (tmp_path / "demo-onnx-int8").exists()
+    left = [path.name for path in tmp_path.iterdir()]
+    if how is signal.SIGTERM:
+        assert left == []
+    with pytest.raises(BundleError, match="no such folder"):
+        edgepath.open_bundle(tmp_path / "demo-onnx-int8")
+    done = edgepath.export("onnx-int8", calibration="synthetic:32", calibration_tiles=16, out=tmp_path)
+    assert edgepath.open_bundle(done.bundle.path).digest == done.bundle.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["demo-onnx-int8"]
+
+
+@pytest.mark.slow
+def test_full_disk_in_the_middle_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(tmp_path / "disk")]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root and the right to mount")
+    try:
+        said = subprocess.run(
+            [sys.executable, "-c", EXPORT, str(tmp_path / "disk")], capture_output=True, text=True, check=True
+        ).stdout
+        assert "refused: disk full while writing" in said
+        assert list((tmp_path / "disk").iterdir()) == []
+    finally:
+        subprocess.run(["umount", tmp_path / "disk"], check=True)

@@ -1,0 +1,121 @@
+"""Verification has to pass what is whole and fail what has drifted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+import edgepath
+from edgepath.bundle import Bundle
+from edgepath.drift import measure
+from edgepath.errors import MissingRuntime, TileError, UsageError
+from edgepath.exporting import Exported
+from edgepath.models import ModelSpec
+from edgepath.weights import load_model, random_model
+
+Exports = Callable[[str], Exported]
+Altered = Callable[[str, Callable[[Path], object]], Bundle]
+
+
+@pytest.mark.parametrize("target", ["openvino-int8", "onnx-int8", "onnx-fp32", "jetson-int8", "jetson-fp16"])
+def test_golden_tiles_pass(exports: Exports, target: str) -> None:
+    result = edgepath.verify(exports(target).bundle.path, threads=2)
+    assert result["passed"]
+    assert result["tiles"] is None
+    assert result["golden"]["drift"]["total"]["tiles"] == 24
+
+
+@pytest.mark.parametrize("target", ["openvino-int8", "jetson-fp16"])
+def test_other_tiles_are_held_against_the_full_precision_model(
+    exports: Exports, target: str, tiny: ModelSpec
+) -> None:
+    bundle = exports(target).bundle
+    result = edgepath.verify(bundle, tiles="synthetic:12:5", threads=2, device="cpu")
+    drift = result["tiles"]["drift"]
+    assert result["passed"]
+    assert result["tiles"]["source"]["count"] == 12
+    tiles = edgepath.open_tiles("synthetic:12:5").read()
+    vit, spec, _ = load_model(tiny, "random")
+    import torch
+
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    with torch.inference_mode():
+        pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2) / 255
+        reference = vit.forward_features((pixels - mean) / std)[:, 0].numpy()
+    if target == "jetson-fp16":  # ONNX Runtime stands in for the Jetson
+        assert result["ran_with"].startswith("ONNX Runtime")
+        from edgepath.backends.onnxruntime import Runner
+
+        with Runner(bundle.artifact) as runner:
+            artifact = runner(tiles)
+    else:
+        with bundle.runner() as runner:
+            artifact = runner(tiles)
+    expected = measure(reference, artifact)
+    assert drift["total"]["cosine_mean"] == pytest.approx(expected.cosine_mean, abs=1e-4)
+    assert drift["total"]["relative_l2"] == pytest.approx(expected.relative_l2, abs=5e-3)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
+def test_core_ml_is_not_claimed_to_have_run(exports: Exports) -> None:
+    with pytest.raises(MissingRuntime, match="Core ML runs only on macOS"):
+        edgepath.verify(exports("coreml-int8").bundle)
+
+
+def perturbed(folder: Path) -> None:
+    """Turn one block's weights into others, as a wrong conversion would."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(folder / "model.onnx")
+    weight = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    values = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[::-1]), weight.name))
+    onnx.save(model, folder / "model.onnx")
+
+
+def test_artifact_that_drifted_fails_its_gate(altered: Altered) -> None:
+    result = edgepath.verify(altered("onnx-int8", perturbed), tiles="synthetic:4:5", device="cpu")
+    assert not result["passed"]
+    for part in (result["golden"], result["tiles"]):
+        assert not any(gate["passed"] for gate in part["gates"])
+        assert part["drift"]["total"]["cosine_mean"] < 0.99
+        assert part["drift"]["lowering"]["cosine_mean"] < 0.99, "the lowering is to blame"
+        assert part["drift"]["quantization"]["cosine_mean"] > 0.99, "the program is not"
+
+
+def test_other_weights_are_refused(exports: Exports, tiny: ModelSpec, tmp_path: Path) -> None:
+    save_file(random_model(tiny, seed=1).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match=r"other\.safetensors has sha256 .* give the same weights"):
+        edgepath.verify(exports("onnx-int8").bundle, tiles="synthetic:4", weights=tmp_path / "other.safetensors")
+
+
+def test_weights_of_a_file_are_asked_for_again(
+    known_tiny: ModelSpec, tmp_path: Path
+) -> None:
+    save_file(random_model(known_tiny, seed=1).state_dict(), tmp_path / "mine.safetensors")
+    done = edgepath.export(
+        "onnx-fp32",
+        model="tiny",
+        weights=tmp_path / "mine.safetensors",
+        calibration="synthetic:32",
+        calibration_tiles=16,
+        out=tmp_path,
+        device="cpu",
+    )
+    assert done.report["weights"]["source"] == "mine.safetensors"
+    assert not any("andom" in caution for caution in done.report["cautions"])
+    with pytest.raises(UsageError, match=r"its weights are mine\.safetensors"):
+        edgepath.verify(done.bundle, tiles="synthetic:4", device="cpu")
+    result = edgepath.verify(done.bundle, tiles="synthetic:4", weights=tmp_path / "mine.safetensors", device="cpu")
+    assert result["passed"]
+
+
+def test_tiles_are_looked_for_before_anything_runs(exports: Exports) -> None:
+    with pytest.raises(TileError, match="no such file or folder"):
+        edgepath.verify(exports("onnx-int8").bundle, tiles="nowhere")
