@@ -1,13 +1,13 @@
 """edgepath: pathology vision transformers on the edge, exported, quantized and checked.
 
-    export        weights -> a checked bundle for one target
-    verify        a bundle's drift on its golden tiles, and on tiles of yours
-    embed         tiles -> a file of embeddings
-    open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
-    open_tiles    a folder, pack, list or the synthetic source, as batches of tiles
-    build_pack    a diverse, hashed calibration pack from folders of tiles
-    check_pack    whether a pack is still what its manifest says
-    load_model    a timm vision transformer with its weights
+export        weights -> a checked bundle for one target
+verify        a bundle's drift on its golden tiles, and on tiles of yours
+embed         tiles -> a file of embeddings
+open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
+open_tiles    a folder, pack, list or the synthetic source, as batches of tiles
+build_pack    a diverse, hashed calibration pack from folders of tiles
+check_pack    whether a pack is still what its manifest says
+load_model    a timm vision transformer with its weights
 """
 
 from __future__ import annotations

@@ -174,9 +174,7 @@ def quantized(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
     return quantize(net, ranges)
 
 
-def embed_all(
-    run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advance: Callable[[int], None]
-) -> np.ndarray:
+def embed_all(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
     """Embed tiles, uint8 (N, S, S, 3), a few at a time: float32 (N, D)."""
     rows = []
     for start in range(0, len(tiles), BATCH):

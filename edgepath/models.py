@@ -117,7 +117,7 @@ def _timm_spec(name: str) -> ModelSpec:
         near = did_you_mean(name, known)
         hint = "timm.list_models('vit_*') names them" if near.startswith("known:") else near  # there are hundreds
         raise UsageError(f'model "timm:{name}" is not a timm vision transformer; {hint}')
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)
     assert config is not None
     return ModelSpec(
         name=f"timm:{name}",

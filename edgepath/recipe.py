@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 import typing
@@ -91,8 +92,9 @@ class Recipe:
         return self.precision.linear == "int8"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON-able values."""
-        return dataclasses.asdict(self)
+        """Return the recipe as JSON reads it back: tables as dict, lists as list."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any], name: str = "recipe") -> Recipe:

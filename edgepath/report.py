@@ -119,7 +119,9 @@ def _saturation(recipe: Recipe) -> list[str]:
         return []
     if {"avx_vnni", "avx512_vnni", "amx_int8"} & set(features):
         return []
-    return ["This CPU has no VNNI: its INT8 products can saturate, so the artifact drifts more here than on one that has."]
+    return [
+        "This CPU has no VNNI: its INT8 products can saturate, so the artifact drifts more here than on one that has."
+    ]
 
 
 def machine() -> dict[str, Any]:

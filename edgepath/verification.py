@@ -122,7 +122,11 @@ def _fresh(
     if recipe.int8:
         net = quantized(recipe, net, Ranges.load(bundle.path / "ranges.npz"))
     program = Program(net)
-    runs = {"program": program, "nudged": program.nudged, "artifact": runner}
+    runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "program": program,
+        "nudged": program.nudged,
+        "artifact": runner,
+    }
     rows: dict[str, list[np.ndarray]] = {name: [] for name in runs}
     keys: list[str] = []
     advance = _counter(say, "program and artifact", len(source))
@@ -133,7 +137,9 @@ def _fresh(
         advance(len(batch.keys))
     if tuple(keys) != reference.keys:
         raise TileError(f"tiles {source.name}: changed while they were read; run again")
-    drift = drifts({"reference": reference.embeddings} | {name: np.concatenate(part) for name, part in rows.items()}, keys)
+    drift = drifts(
+        {"reference": reference.embeddings} | {name: np.concatenate(part) for name, part in rows.items()}, keys
+    )
     return {
         "source": source.provenance(),
         "skipped": source.skipped,

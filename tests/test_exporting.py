@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -78,11 +77,19 @@ def test_figures_are_those_of_the_stored_embeddings(exports: Exports) -> None:
     assert drift["quantization"]["cosine_mean"] < 1 - 1e-6, "nothing was quantized"
 
 
-def test_lowering_drift_stays_near_the_noise_floor(exports: Exports) -> None:
-    """The Jetson graph, whose integer products are exact in FP16 and FP32, drifts no more than rounding alone does."""
-    drift = exports("jetson-int8").report["drift"]
-    lost, floor = (1 - drift[name]["cosine_mean"] for name in ("lowering", "noise_floor"))
-    assert lost <= 3 * floor + 1e-5
+def test_lowering_itself_costs_no_more_than_rounding(exports: Exports) -> None:
+    """Run as written, without a runtime's own fusions, the INT8 graph lies as near the program as rounding allows."""
+    import onnxruntime
+
+    bundle = exports("onnx-int8").bundle
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(bundle.artifact, options, providers=["CPUExecutionProvider"])
+    tiles, _ = bundle.golden()
+    program, nudged = bundle.golden_embeddings("program"), bundle.golden_embeddings("nudged")
+    artifact = session.run(["embedding"], {"tiles": tiles})[0]
+    # The floor is measured with one nudge of 1e-6; another order of sums is another nudge of about that size.
+    assert 1 - measure(program, artifact).cosine_mean <= 3 * (1 - measure(program, nudged).cosine_mean)
 
 
 def test_calibration_and_golden_tiles_do_not_overlap(exports: Exports) -> None:
@@ -182,7 +189,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_bad_tile_stops_the_export_and_is_named(folder: Path, tmp_path: Path, known_tiny: object) -> None:
     with pytest.raises(TileError, match=r"07\.png"):
-        edgepath.export("onnx-int8", model="tiny", calibration=folder, calibration_tiles=16, out=tmp_path / "out")
+        edgepath.export("onnx-int8", model="tiny", calibration=folder, calibration_tiles=30, out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -247,13 +254,19 @@ def test_existing_output_is_refused_before_any_work(exports: Exports) -> None:
 
 EXPORT = """
 import sys
+from dataclasses import replace
 import edgepath
+from edgepath import models
 
 def progress(stage, done, total):
     print(stage, flush=True)
 
+h0_mini = models.find_model("h0-mini")
+arguments = {**h0_mini.timm_args, "embed_dim": 96, "num_heads": 3, "depth": 2}
+models._SPECS = (replace(h0_mini, name="tiny", hub="", timm_args=arguments),)
+options = {"calibration": "synthetic:32", "calibration_tiles": 16, "out": sys.argv[1], "progress": progress}
 try:
-    edgepath.export("onnx-int8", calibration="synthetic:32", calibration_tiles=16, out=sys.argv[1], progress=progress)
+    edgepath.export("onnx-int8", model="tiny", **options)
 except edgepath.EdgepathError as error:
     print("refused:", error)
 """
@@ -269,35 +282,27 @@ def until(process: subprocess.Popen[str], stage: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_export_that_is_cut_off_leaves_no_half_bundle(tmp_path: Path, how: signal.Signals) -> None:
+def test_export_that_is_cut_off_leaves_no_half_bundle(tmp_path: Path, how: signal.Signals, known_tiny: object) -> None:
     command = [sys.executable, "-c", EXPORT, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until(process, "lower")
         process.send_signal(how)
         process.wait(timeout=60)
     assert process.returncode in (-how, 128 + how)
-    assert not (tmp_path / "demo-onnx-int8").exists()
+    assert not (tmp_path / "tiny-onnx-int8").exists()
     left = [path.name for path in tmp_path.iterdir()]
     if how is signal.SIGTERM:
         assert left == []
     with pytest.raises(BundleError, match="no such folder"):
-        edgepath.open_bundle(tmp_path / "demo-onnx-int8")
-    done = edgepath.export("onnx-int8", calibration="synthetic:32", calibration_tiles=16, out=tmp_path)
+        edgepath.open_bundle(tmp_path / "tiny-onnx-int8")
+    done = edgepath.export("onnx-int8", model="tiny", calibration="synthetic:32", calibration_tiles=16, out=tmp_path)
     assert edgepath.open_bundle(done.bundle.path).digest == done.bundle.digest
-    assert [path.name for path in tmp_path.iterdir()] == ["demo-onnx-int8"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-onnx-int8"]
 
 
 @pytest.mark.slow
-def test_full_disk_in_the_middle_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(tmp_path / "disk")]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root and the right to mount")
-    try:
-        said = subprocess.run(
-            [sys.executable, "-c", EXPORT, str(tmp_path / "disk")], capture_output=True, text=True, check=True
-        ).stdout
-        assert "refused: disk full while writing" in said
-        assert list((tmp_path / "disk").iterdir()) == []
-    finally:
-        subprocess.run(["umount", tmp_path / "disk"], check=True)
+def test_full_disk_in_the_middle_is_one_line(small_disk: Path) -> None:
+    command = [sys.executable, "-c", EXPORT, str(small_disk)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "refused: disk full while writing" in said
+    assert list(small_disk.iterdir()) == []

@@ -35,7 +35,7 @@ accept = { cosine_mean = 1, cosine_p01 = 0.5 }
 
 def own() -> dict[str, Any]:
     values = tomllib.loads(OWN)
-    values["deploy"]["plan"] = [{"release": "1", "runtime": "2", "strongly_typed": True}]
+    values["deploy"]["plan"] = [{"release": "1", "runtime": "2", "since": "2.0", "strongly_typed": True}]
     return values
 
 
@@ -132,7 +132,7 @@ def test_unknown_target_names_the_nearest() -> None:
     ("path", "said"),
     [
         ("sumary", 'recipe my-box: sumary is not a key; did you mean "summary"'),
-        ("quantize.observer", "recipe my-box: quantize.observer is not a key; known: range, smooth_alpha"),
+        ("quantize.observer", "recipe my-box: quantize.observer is not a key; known: smooth_alpha"),
         ("quantize.smoth_alpha", 'quantize.smoth_alpha is not a key; did you mean "smooth_alpha"?'),
         ("accept.cosine_p1", 'accept.cosine_p1 is not a key; did you mean "cosine_p01"'),
         ("deploy.plan.0.flag", 'deploy.plan.flag is not a key; did you mean "flags"?'),
@@ -189,7 +189,7 @@ def test_missing_key_is_named(path: str) -> None:
         ("backend", ["onnxruntime"], "backend = \"['onnxruntime']\""),
         ("precision.linear", "int4", 'precision.linear = "int4"; did you mean "int8"'),
         ("precision.other", "int8", 'precision.other = "int8"; known: fp16, fp32'),
-        ("quantize.range", "percentil", 'quantize.range = "percentil"; known: absmax, mse'),
+        ("deploy.plan.0.since", "2", 'deploy.plan.since = "2"; expected MAJOR.MINOR'),
         ("checked_with", "coreml", 'checked_with = "coreml"'),
     ],
 )

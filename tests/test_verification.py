@@ -31,9 +31,7 @@ def test_golden_tiles_pass(exports: Exports, target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["openvino-int8", "jetson-fp16"])
-def test_other_tiles_are_held_against_the_full_precision_model(
-    exports: Exports, target: str, tiny: ModelSpec
-) -> None:
+def test_other_tiles_are_held_against_the_full_precision_model(exports: Exports, target: str, tiny: ModelSpec) -> None:
     bundle = exports(target).bundle
     result = edgepath.verify(bundle, tiles="synthetic:12:5", threads=2, device="cpu")
     drift = result["tiles"]["drift"]
@@ -95,9 +93,7 @@ def test_other_weights_are_refused(exports: Exports, tiny: ModelSpec, tmp_path: 
         edgepath.verify(exports("onnx-int8").bundle, tiles="synthetic:4", weights=tmp_path / "other.safetensors")
 
 
-def test_weights_of_a_file_are_asked_for_again(
-    known_tiny: ModelSpec, tmp_path: Path
-) -> None:
+def test_weights_of_a_file_are_asked_for_again(known_tiny: ModelSpec, tmp_path: Path) -> None:
     save_file(random_model(known_tiny, seed=1).state_dict(), tmp_path / "mine.safetensors")
     done = edgepath.export(
         "onnx-fp32",

@@ -240,7 +240,7 @@ def test_cut_or_altered_file_never_ends_in_a_traceback(
         path.write_bytes(whole[:length])
         refused(tiny, path)
     rng = np.random.default_rng(0)
-    refusals = 0
+    refusals: list[str] = []
     for position in rng.integers(0, 600, 30):
         damaged = bytearray(whole)
         damaged[position] ^= int(rng.integers(1, 256))
@@ -248,9 +248,9 @@ def test_cut_or_altered_file_never_ends_in_a_traceback(
         try:
             load_model(tiny, path)
         except WeightsError as error:
-            refusals += 1
-            assert "\n" not in str(error)
-    assert refusals > 10
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    assert not any("\n" in line for line in refusals)
 
 
 class Evil:
@@ -341,7 +341,7 @@ def test_layer_of_an_unknown_name_is_not_looked_up(tiny: ModelSpec) -> None:
 
 
 def test_timm_model_that_cannot_be_built_is_one_line() -> None:
-    with pytest.raises(UsageError, match="timm cannot build it .*distilled") as caught:
+    with pytest.raises(UsageError, match=r"timm cannot build it .*distilled") as caught:
         load_model(find_model("timm:deit_tiny_distilled_patch16_224"), "random")
     assert "\n" not in str(caught.value)
 

@@ -89,7 +89,8 @@ def folds(model: EdgeModel) -> Iterator[Fold]:
             yield Fold(values, slice(values.out_features - width, None), (f"{name}.attn.proj",))
         if _is_affine(block.norm2):
             yield Fold(block.norm2, slice(None), (f"{name}.mlp.fc1",))
-        if isinstance(mlp, GluMlp) and isinstance(mlp.norm, nn.Identity):
+        linear_in_value = isinstance(mlp, GluMlp) and isinstance(mlp.norm, nn.Identity)
+        if linear_in_value:
             half = mlp.fc1.out_features // 2
             rows = slice(0, half) if mlp.gate_last else slice(half, None)
             yield Fold(mlp.fc1, rows, (f"{name}.mlp.fc2",))

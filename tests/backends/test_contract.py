@@ -1,4 +1,4 @@
-"""One contract for every runner: `uint8 (N, S, S, 3) -> float32 (N, D)`; and what each vendor's artifact really holds."""
+"""One contract for every runner, `uint8 (N, S, S, 3) -> float32 (N, D)`, and what each vendor's artifact holds."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ from edgepath.weights import random_model
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
 MODULES = {**BACKENDS, "reference": reference}
-BLOCK_LINEARS, NORMS = 8, 5  # of two blocks; INT8 artifacts here keep the tokens, so the last block is whole
+# Of two blocks. INT8 artifacts here keep the tokens, so their last block is whole.
+BLOCK_LINEARS, NORMS = 8, 5
 
-# What runs in the contract: an artifact, and the backend that runs it. Those that cannot run here skip with their reason.
+# What the contract is held to: an artifact, and the backend that runs it; those that cannot run here say why.
 RUNNERS = {
     "reference": ("", "reference"),
     "onnx-fp32": ("onnx-fp32", "onnxruntime"),
@@ -127,9 +128,13 @@ def test_tiles_in_embedding_out(runner: Any, count: int, tiles: np.ndarray, requ
 
 
 def test_runner_is_its_own_context_and_lets_errors_through(runner: Any) -> None:
-    with pytest.raises(ZeroDivisionError), runner as entered:
-        assert entered is runner
-        _ = 1 / 0
+    def fail() -> None:
+        with runner as entered:
+            assert entered is runner
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
 
 
 def test_runner_says_what_it_runs_on(runner: Any) -> None:

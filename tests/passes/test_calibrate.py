@@ -45,7 +45,7 @@ def test_linears_are_those_of_the_blocks_and_no_others(model: EdgeModel) -> None
 
 
 def test_ranges_equal_numpys_largest_magnitudes(model: EdgeModel, ranges: Ranges, tiles: np.ndarray) -> None:
-    # The linears are replaced, one at a time, by ones that write down their input: no hooks, and the maximum is NumPy's.
+    # The linears are replaced, one at a time, by ones that write down their input: no hooks, and NumPy's maximum.
     class Recorder(nn.Module):
         def __init__(self, inner: nn.Linear) -> None:
             super().__init__()

@@ -38,7 +38,7 @@ def cosine(found: Tensor, wanted: Tensor) -> float:
 
 
 def with_outliers(vit: nn.Module, factor: float) -> nn.Module:
-    """Make 6 input channels of every linear `factor` times larger, and their weights as much smaller: the same function.
+    """Make 6 input channels of every linear `factor` times larger and their weights as much smaller: one function.
 
     This undoes by hand what smoothing does, so it is the kind of outlier that smoothing has to take away.
     """
@@ -206,3 +206,14 @@ def test_ranges_given_are_not_changed(tiny: ModelSpec, tiles: np.ndarray) -> Non
     kept = Ranges({name: values.copy() for name, values in ranges.absmax.items()}, ranges.tiles)
     smooth(model, ranges)
     assert all(np.array_equal(ranges.absmax[name], kept.absmax[name]) for name in kept.absmax)
+
+
+def test_consumers_of_one_producer_are_smoothed_by_the_larger_range(tiny: ModelSpec, tiles: np.ndarray) -> None:
+    # In the last block q sees the class token alone and kv all tokens; both read the same norm.
+    first, second = (fold(random_model(tiny), tiny) for _ in range(2))
+    ranges = calibrate(first, [tiles[:2]])
+    q, kv = "vit.blocks.1.attn.q", "vit.blocks.1.attn.kv"
+    assert (ranges.absmax[q] < ranges.absmax[kv]).any()
+    smooth(first, ranges)
+    smooth(second, Ranges({**ranges.absmax, q: ranges.absmax[kv]}, ranges.tiles))
+    assert torch.equal(first.vit.blocks[1].norm1.weight, second.vit.blocks[1].norm1.weight)
