@@ -61,7 +61,7 @@ class ModelSpec:
 _SPECS = (
     ModelSpec(
         name="demo",
-        summary="ViT-Ti/14 with H0-mini's block structure, 5.5 M parameters; random weights, for trying edgepath out",
+        summary="ViT-Ti/14 built like H0-mini, 5.5 M parameters, random weights",
         timm_name="vit_base_patch14_reg4_dinov2",
         timm_args={**_H0_MINI_ARGS, "embed_dim": 192, "num_heads": 3},
         mean=H0_MINI_MEAN,
@@ -70,7 +70,7 @@ _SPECS = (
     ),
     ModelSpec(
         name="h0-mini",
-        summary="ViT-B/14 distilled from H-optimus-0 (arXiv 2501.16239), 86 M parameters",
+        summary="ViT-B/14 distilled from H-optimus-0, 86 M parameters",
         timm_name="vit_base_patch14_reg4_dinov2",
         timm_args=_H0_MINI_ARGS,
         mean=H0_MINI_MEAN,

@@ -139,7 +139,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     """Return `report.md`: verdict first, then drift, gates, where everything came from."""
     lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
     lines += [f"> {caution}" for caution in report["cautions"]] + [""] * bool(report["cautions"])
-    lines += _markdown_table(DRIFT_HEADER, drift_rows(report["drift"])) + [_LEGEND, ""]
+    lines += [*_markdown_table(DRIFT_HEADER, drift_rows(report["drift"])), _LEGEND, ""]
     lines += _markdown_table(GATE_HEADER, gate_rows(report["gates"]))
     lines += _markdown_table(["", ""], fact_rows(report))
     if report["skipped"]:

@@ -151,6 +151,11 @@ def test_tables_as_text_and_as_json(edgepath: Command, command: str) -> None:
     assert all(name in out for name in names)
 
 
+def test_tables_keep_what_looks_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_table(["what", "to get it"], [["a", "pip install 'edgepath[openvino]'"]])
+    assert "'edgepath[openvino]'" in capsys.readouterr().out
+
+
 def test_pack_is_built_and_checked(edgepath: Command, tmp_path: Path) -> None:
     code, out, _ = edgepath("calibrate", "build", "synthetic:40", "--out", tmp_path / "pack", "-n", "20")
     assert code == 0

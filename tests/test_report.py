@@ -195,8 +195,8 @@ def test_report_is_json_for_one_tile() -> None:
 
 def test_machine_is_described() -> None:
     found = machine()
-    assert set(found) == {"cpu", "cores", "system", "python"}
-    assert all(found.values())
+    assert set(found) == {"cpu", "cpu_features", "cores", "system", "python"}
+    assert all(found[key] for key in ("cpu", "cores", "system", "python"))
 
 
 def test_page_says_verdict_drift_gates_and_origin() -> None:
