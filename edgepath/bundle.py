@@ -1,23 +1,16 @@
 """Bundles: a folder with an artifact, its golden tiles and its device kit; `bundle.json` holds the hash of every file.
 
-Written as `.<name>.<pid>.partial` beside the final folder, `bundle.json` last, then renamed. To replace a bundle the
-old one is set aside as `.<name>.<pid>.replaced` between two renames. A process that is killed leaves nothing but these
-two names; whoever writes or opens the same bundle next puts the old one back, or removes what is left over.
-
 Nothing of a bundle is loaded before its manifest and every hash were checked, and that nothing else lies in the folder.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import inspect
 import json
 import os
 import re
 import shutil
-import signal
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +21,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import BundleError, EdgepathError, MissingRuntime, UsageError
+from .errors import BundleError, MissingRuntime, UsageError
+from .staging import NewFolder, put_back
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -44,7 +38,6 @@ _NEEDED = {
     "contract.dim": int,
     "contract.tokens": bool,
 }
-_writing: set[Path] = set()  # of this process: a process id alone says nothing about its own leftovers (see `_alive`)
 
 
 class Runner(Protocol):
@@ -139,27 +132,15 @@ class BundleWriter:
     """
 
     def __init__(self, final: str | Path, *, force: bool = False) -> None:
-        self.final, self._force, self._committed = Path(final), force, False
-        if self.final.name in ("", ".."):
-            raise UsageError(f'"{final}" is no name for a new bundle; give a folder that is to be made')
-        self.path = beside(self.final, "partial")
-        self._sigterm: Any = None
+        self._folder = NewFolder(final, "bundle", BundleError, _may_replace, force=force)
+        self.final, self.path = self._folder.final, self._folder.path
 
     def __enter__(self) -> BundleWriter:
-        try:
-            _put_back(self.final)
-            for leftover in dead_leftovers(self.final, "partial"):
-                shutil.rmtree(leftover)
-            _refuse_in_the_way(self.final, self._force)
-            self.path.mkdir(parents=True)
-        except OSError as error:
-            raise UsageError(f"cannot write {self.final}: {error.strerror} ({error.filename})") from error
-        _writing.add(self.path)
-        # Python dies of SIGTERM without unwinding; whoever has a handler already (the command line) unwinds itself.
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._sigterm = signal.signal(signal.SIGTERM, _exit_on_sigterm)
+        self._folder.__enter__()
         return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._folder.__exit__(kind, error, at)
 
     def commit(self, manifest: Mapping[str, Any]) -> None:
         """Write `bundle.json` (`manifest`, with `schema` and `files` added), flush everything to disk, and rename."""
@@ -167,52 +148,22 @@ class BundleWriter:
         for name in sorted(_walk(self.path)):
             _check_name(name, f"bundle {self.final}")
             files[name] = {"sha256": _sha256(self.path / name), "size_bytes": (self.path / name).stat().st_size}
-            _flush(self.path / name)
         whole = {**manifest, "schema": SCHEMA, "files": files}
         _check_contents(whole, f"bundle {self.final}")
         with open(self.path / MANIFEST, "x", encoding="utf-8") as file:
             file.write(json.dumps(whole, indent=2, allow_nan=False) + "\n")
-        for path in (self.path / MANIFEST, *(p for p in self.path.rglob("*") if p.is_dir()), self.path):
-            _flush(path)
-        self._rename()
-        self._committed = True
-
-    def _rename(self) -> None:
-        _refuse_in_the_way(self.final, self._force)
-        aside = beside(self.final, "replaced")
-        if replaces := self.final.exists():
-            os.rename(self.final, aside)
-        try:
-            os.rename(self.path, self.final)
-        except BaseException:
-            if replaces and not self.final.exists():
-                os.rename(aside, self.final)
-            raise
-        _flush(self.final.parent)
-        if replaces:
-            shutil.rmtree(aside)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            full, written = disk_full(error, self.final.parent), _size(self.path)
-            if self.path.exists():
-                shutil.rmtree(self.path)
-        finally:
-            _writing.discard(self.path)
-            if self._sigterm is not None:
-                signal.signal(signal.SIGTERM, self._sigterm)
-        if full:
-            raise BundleError(disk_full_message(self.final, written)) from error
-        if error is None and not self._committed:
-            raise RuntimeError(f"bundle {self.final}: nothing was committed")
+        self._folder.commit()
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """Check a bundle and return it; BundleError names the first thing that is not as its manifest says."""
+    """Check a bundle and return it; BundleError names the first thing that is not as its manifest says.
+
+    A bundle that is not there because its replacement was cut off is put back first.
+    """
     path = Path(path)
     try:
         if not path.exists():
-            _put_back(path)
+            put_back(path)
         raw = _read_manifest(path)
         manifest = _parse(raw, f"bundle {path}")
         _check_contents(manifest, f"bundle {path}")
@@ -262,78 +213,10 @@ def update_bundle(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str
     return open_bundle(bundle.path)
 
 
-def beside(final: Path, kind: str) -> Path:
-    """Return the name that this process writes under (`partial`) or sets aside (`replaced`) before a rename."""
-    return final.with_name(f".{final.name}.{os.getpid()}.{kind}")
-
-
-def dead_leftovers(final: Path, kind: str) -> list[Path]:
-    """List what processes that are no more left beside `final`."""
-    pattern = re.compile(re.escape(f".{final.name}.") + r"(\d+)" + re.escape(f".{kind}"))
-    found = [] if not final.parent.is_dir() else sorted(final.parent.iterdir())
-    matches = [(path, pattern.fullmatch(path.name)) for path in found]
-    return [path for path, match in matches if match and path not in _writing and not _alive(int(match[1]))]
-
-
-def disk_full(error: BaseException | None, folder: Path) -> bool:
-    """Tell whether `error` came of a full disk, also where a library's own exception hides it."""
-    if not isinstance(error, Exception) or isinstance(error, EdgepathError):
-        return False
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    # NumPy gives no errno. OpenVINO gives no reason but a failed C++ stream, and has removed its file by now.
-    return "iostream error" in str(error) or (folder.is_dir() and shutil.disk_usage(folder).free < 1 << 16)
-
-
-def disk_full_message(final: Path, written: int) -> str:
-    """Return the one line for a full disk; `written` bytes were there when it happened, and are removed by now."""
-    free = shutil.disk_usage(final.parent).free
-    return (
-        f"disk full while writing {final}: need more than the {written / 1e6:.1f} MB written so far, "
-        f"{free / 1e6:.1f} MB are free; nothing was kept; free some space or write elsewhere"
-    )
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # in a container every process may have the same id; what this one writes is in `_writing`
-    if os.name == "nt":
-        return True  # no harmless way to ask there
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _exit_on_sigterm(*_: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
-
-
-def _put_back(final: Path) -> None:
-    """Undo or finish a replacement that was cut off between its renames."""
-    for aside in dead_leftovers(final, "replaced"):
-        if final.exists():
-            shutil.rmtree(aside)
-        else:
-            os.rename(aside, final)
-
-
-def _refuse_in_the_way(final: Path, force: bool) -> None:
-    """Raise UsageError unless `final` is free or empty, or is a bundle without anything else in it and `force`."""
-    if not os.path.lexists(final):
-        return
-    if final.is_symlink() or not final.is_dir():
-        raise UsageError(f"{final} exists and is no folder; remove it, or give another name")
-    if not any(final.iterdir()):
-        return
-    try:
-        listed = _parse(_read_manifest(final), f"bundle {final}")["files"].keys() | {MANIFEST}
-        foreign = sorted(set(_walk(final)) - listed)
-    except BundleError as error:
-        raise UsageError(f"{final} exists and is not a bundle to replace ({error}); give another name") from None
+def _may_replace(final: Path, force: bool) -> None:
+    """Raise BundleError for what is no bundle, UsageError for one without `force`, or with anything else in it."""
+    listed = _parse(_read_manifest(final), f"bundle {final}")["files"].keys() | {MANIFEST}
+    foreign = sorted(set(_walk(final)) - listed)
     if not force:
         raise UsageError(f"{final} exists; give --force to replace it, or another name")
     if foreign:
@@ -433,19 +316,6 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold `path`, a file or a folder, before a rename makes it count."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
 def _load(bundle: Bundle, name: str, key: str) -> np.ndarray:

@@ -22,8 +22,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .bundle import beside, dead_leftovers, disk_full, disk_full_message
 from .errors import EdgepathError, MissingRuntime, UsageError
+from .staging import beside, dead_leftovers, disk_full, disk_full_message
 
 Batch = tuple[Sequence[str], np.ndarray]
 _BLOCK_BYTES = 4 << 20

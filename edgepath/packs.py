@@ -1,7 +1,5 @@
 """Build and check calibration packs: a diverse set of tissue tiles, where each came from, and the hash of its pixels.
 
-A pack is written as `.<name>.<pid>.partial` beside its final folder and renamed; one that is replaced is set aside as
-`.<name>.<pid>.replaced` between two renames. Who builds the same pack next clears up after a process that was killed.
 What a pack looks like on disk: `packformat`.
 """
 
@@ -9,10 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from . import __version__
-from .bundle import beside, dead_leftovers, disk_full, disk_full_message
 from .errors import PackError, UsageError
 from .images import describe
 from .origins import Row, group_of, origins
@@ -29,6 +23,7 @@ from .packformat import SCHEMA, TILE, pack_files, pack_table, parse_pack_toml, r
 from .packformat import PackInfo as PackInfo
 from .packformat import read_pack as read_pack
 from .selection import select
+from .staging import NewFolder
 from .tiles import TileSource, open_tiles
 
 TISSUE = 0.1
@@ -66,24 +61,30 @@ def build_pack(
     given = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if count < 1 or seed < 0 or not given:
         raise UsageError(f"pack {out}: {count} tiles of {len(given)} sources, seed {seed}; give at least 1, 1 and 0")
-    with _new_folder(Path(out), force) as folder:
-        opened = [open_tiles(source, resize=resize) for source in given]
-        names = _names(opened)
-        advance = _counter(sum(map(len, opened)) + count, progress)
-        candidates, descriptors = _candidates(opened, names, advance)
-        if len(candidates) < count:
-            less = f", or ask for -n {len(candidates)}" if candidates else ""
-            found = f"{len(candidates)} of {sum(map(len, opened))} are different and at least {TISSUE:.0%} tissue"
-            raise PackError(f"pack {out}: {count} tiles were asked for, {found}; add sources{less}")
-        groups = [group_of(candidate.row) for candidate in candidates]
-        chosen = [candidates[i] for i in sorted(select(descriptors, groups, count, seed=seed))]
-        _write_tiles(folder, opened, chosen, advance)
-        table = pack_table([candidate.row for candidate in chosen])
-        _write(folder / "tiles.csv", table)
-        settings = {"count": count, "size": opened[0].size, "resize": resize, "seed": seed, "tissue": TISSUE}
-        made = {"schema": SCHEMA, "name": _text(Path(out).name), "edgepath": __version__}
-        parts = [_source(i, names[i], source, candidates, chosen) for i, source in enumerate(opened)]
-        _write(folder / "pack.toml", to_toml(made | settings | {"sha256": hashlib.sha256(table).hexdigest()}, parts))
+    final = Path(out)
+    try:
+        with NewFolder(final, "pack", PackError, _may_replace, force=force) as new:
+            opened = [open_tiles(source, resize=resize) for source in given]
+            names = _names(opened)
+            advance = _counter(sum(map(len, opened)) + count, progress)
+            candidates, descriptors = _candidates(opened, names, advance)
+            if len(candidates) < count:
+                less = f", or ask for -n {len(candidates)}" if candidates else ""
+                found = f"{len(candidates)} of {sum(map(len, opened))} are different and at least {TISSUE:.0%} tissue"
+                raise PackError(f"pack {out}: {count} tiles were asked for, {found}; add sources{less}")
+            groups = [group_of(candidate.row) for candidate in candidates]
+            chosen = [candidates[i] for i in sorted(select(descriptors, groups, count, seed=seed))]
+            _write_tiles(new.path, opened, chosen, advance)
+            table = pack_table([candidate.row for candidate in chosen])
+            (new.path / "tiles.csv").write_bytes(table)
+            settings = {"count": count, "size": opened[0].size, "resize": resize, "seed": seed, "tissue": TISSUE}
+            made = {"schema": SCHEMA, "name": _text(final.name), "edgepath": __version__}
+            head = made | settings | {"sha256": hashlib.sha256(table).hexdigest()}
+            parts = [_source(i, names[i], source, candidates, chosen) for i, source in enumerate(opened)]
+            (new.path / "pack.toml").write_bytes(to_toml(head, parts))
+            new.commit()
+    except OSError as error:
+        raise PackError(f"pack {final}: cannot be written ({error.strerror}: {error.filename})") from error
     return read_pack(out)[0]
 
 
@@ -137,6 +138,7 @@ def _candidates(
 def _write_tiles(
     folder: Path, opened: Sequence[TileSource], chosen: Sequence[_Candidate], advance: Callable[[], None]
 ) -> None:
+    (folder / "tiles").mkdir()
     for number, candidate in enumerate(chosen):
         candidate.row["path"] = f"tiles/{number:05d}.png"
     for number, source in enumerate(opened):
@@ -145,7 +147,7 @@ def _write_tiles(
         for candidate, tile in zip(own, tiles, strict=True):
             png = io.BytesIO()
             Image.fromarray(tile).save(png, "PNG")
-            _write(folder / candidate.row["path"], png.getvalue())
+            (folder / candidate.row["path"]).write_bytes(png.getvalue())
             advance()
 
 
@@ -180,71 +182,12 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-@contextmanager
-def _new_folder(final: Path, force: bool) -> Iterator[Path]:
-    """Yield a folder that takes the place of `final` when the block ends well, and is gone when it does not."""
-    if final.name in ("", ".."):
-        raise UsageError(f'"{final}" is no name for a new pack; give a folder that is to be made')
-    partial, aside = beside(final, "partial"), beside(final, "replaced")
-    try:
-        _clear_up(final)
-        _refuse_in_the_way(final, force)
-        (partial / "tiles").mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {final}: {error.strerror} ({error.filename})") from error
-    try:
-        yield partial
-        _refuse_in_the_way(final, force)  # again: it may have been written by someone else meanwhile
-        if final.exists():
-            os.rename(final, aside)
-        os.rename(partial, final)
-    except OSError as error:
-        if disk_full(error, final.parent):
-            written = sum(path.stat().st_size for path in partial.rglob("*"))
-            shutil.rmtree(partial)
-            raise PackError(disk_full_message(final, written)) from error
-        raise PackError(f"pack {final}: cannot be written ({error.strerror}: {error.filename})") from error
-    finally:  # also of an interrupt
-        shutil.rmtree(partial, ignore_errors=True)
-        if aside.exists() and not final.exists():
-            os.rename(aside, final)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _clear_up(final: Path) -> None:
-    """Finish what processes that were killed had begun."""
-    for aside in dead_leftovers(final, "replaced"):
-        if final.exists():
-            shutil.rmtree(aside)
-        else:
-            os.rename(aside, final)
-    for partial in dead_leftovers(final, "partial"):
-        shutil.rmtree(partial)
-
-
-def _refuse_in_the_way(final: Path, force: bool) -> None:
-    """Raise UsageError unless `final` is free or empty, or is a pack, whole or not, and `force`."""
-    if not os.path.lexists(final):
-        return
-    if final.is_symlink() or not final.is_dir():
-        raise UsageError(f"{final} exists and is no folder; remove it, or give another name")
-    if not any(final.iterdir()):
-        return
-    try:
-        parse_pack_toml(read_file(final, "pack.toml"), f"pack {final}")
-        own = {"pack.toml", "tiles.csv"}
-        foreign = [name for name in pack_files(final) if name not in own and not TILE.fullmatch(name)]
-    except PackError as error:
-        raise UsageError(f"{final} exists and is not a pack to replace ({error}); give another name") from None
+def _may_replace(final: Path, force: bool) -> None:
+    """Raise PackError for what is no pack, whole or not, UsageError for one without `force`, or with more in it."""
+    parse_pack_toml(read_file(final, "pack.toml"), f"pack {final}")
+    own = {"pack.toml", "tiles.csv"}
+    foreign = [name for name in pack_files(final) if name not in own and not TILE.fullmatch(name)]
     if foreign:
         raise UsageError(f"{final} holds {foreign[0]}, which is not the pack's; move it away, or give another name")
     if not force:
         raise UsageError(f"{final} exists; give --force to replace it, or another name")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file, and have the disk hold it before a rename makes it count."""
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -607,6 +607,14 @@ def test_killed_build_leaves_no_half_pack_and_the_next_one_works(tmp_path: Path)
     assert contents(tmp_path) == {"pack"}
 
 
+def test_terminated_build_cleans_up(tmp_path: Path) -> None:
+    process = start("in the middle", tmp_path / "pack")
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert contents(tmp_path) == set()
+
+
 @pytest.mark.parametrize(("when", "count"), [(1, 1), (2, 2)], ids=["old set aside", "new in place"])
 def test_killed_between_the_renames(tmp_path: Path, when: int, count: int) -> None:
     small(tmp_path)
