@@ -2,6 +2,7 @@
 
 export        weights -> a checked bundle for one target
 verify        a bundle's drift on its golden tiles, and on tiles of yours
+distill       a large teacher and tiles -> a small student
 embed         tiles -> a file of embeddings
 open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
 open_tiles    a folder, pack, list or the synthetic source, as batches of tiles
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
     from .bundle import open_bundle as open_bundle
+    from .distillation.training import distill as distill
     from .embedding import embed as embed
     from .errors import EdgepathError as EdgepathError
     from .exporting import Exported as Exported
@@ -45,6 +47,7 @@ _HOMES = {
     "Weights": "weights",
     "build_pack": "packs",
     "check_pack": "packs",
+    "distill": "distillation.training",
     "embed": "embedding",
     "export": "exporting",
     "find_model": "models",

@@ -174,6 +174,50 @@ def embed(
 
 
 @app.command()
+def distill(
+    teacher: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
+    student: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
+    tiles: Annotated[str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic:COUNT`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    recipe: Annotated[str, typer.Option(help="`recipe`, `demo`, or a TOML file with what differs.")] = "recipe",
+    change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in training.steps=200.")] = None,
+    teacher_weights: Annotated[str, typer.Option(help="A file, a hub snapshot folder, or `random`.")] = "",
+    student_weights: Annotated[str, typer.Option(help="What the student starts from; default: untrained.")] = "",
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small student to see what a large frozen teacher sees; several GPUs: with torchrun."""
+    from .distillation.options import parse_changes
+    from .distillation.training import distill as run
+
+    with _progress() as progress:
+        done = run(
+            teacher,
+            student,
+            tiles,
+            out,
+            recipe=recipe,
+            options=parse_changes(change or []),
+            teacher_weights=teacher_weights or None,
+            student_weights=student_weights or None,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            device=device,
+            resume=resume,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(done)
+    elif done["writes"]:
+        print(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
+
+
+@app.command()
 def targets(as_json: AsJson = False) -> None:
     """List what can be built."""
     from .recipe import recipes
@@ -263,9 +307,17 @@ def main() -> None:
 def _progress() -> Iterator[Any]:
     """Yield `progress(stage, done, total)`, which draws one bar a stage on stderr."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:20}"), BarColumn(), MofNCompleteColumn(), *times)
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 

@@ -78,6 +78,17 @@ _SPECS = (
         licence="CC-BY-NC-ND-4.0, gated",
         hub="bioptimus/H0-mini",
     ),
+    # As its card builds it: hf-hub:bioptimus/H-optimus-0 with init_values=1e-5 and dynamic_img_size=False.
+    ModelSpec(
+        name="h-optimus-0",
+        summary="ViT-g/14, the teacher of H0-mini, 1.1 B parameters, 1536 features",
+        timm_name="vit_giant_patch14_reg4_dinov2",
+        timm_args={"img_size": SIZE, "num_classes": 0, "global_pool": "", "init_values": 1e-5},
+        mean=H0_MINI_MEAN,
+        std=H0_MINI_STD,
+        licence="Apache-2.0, gated",
+        hub="bioptimus/H-optimus-0",
+    ),
 )
 
 

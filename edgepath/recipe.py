@@ -5,24 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any
 
 from .data import data_folder
 from .errors import RecipeError, UsageError, did_you_mean
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .tables import build_table, read_toml
 
 SCHEMA = 1
 BACKENDS = ("onnxruntime", "tensorrt", "openvino", "coreml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,7 @@ class Recipe:
         called = f"recipe {target if _NAME.fullmatch(target) else name}"
         if isinstance(schema, int) and schema != SCHEMA:  # first of all: another schema may have other keys
             raise RecipeError(f"{called}: schema = {schema}; this edgepath reads schema {SCHEMA}")
-        recipe = _build(cls, values, called, "")
+        recipe = build_table(cls, values, called)
         if not _NAME.fullmatch(recipe.target):
             raise RecipeError(f"{called}: target = {recipe.target!r}; it names a folder: use letters, digits, . _ -")
         for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
@@ -118,15 +112,7 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read one recipe file. Raises RecipeError with the file's name and what is wrong with it."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"recipe {path}: no such file") from None
-    except OSError as error:
-        raise RecipeError(f"recipe {path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"recipe {path.name}: not valid TOML ({error})") from None
-    return Recipe.from_json(values, path.stem)
+    return Recipe.from_json(read_toml(path), path.stem)
 
 
 def recipes() -> dict[str, Recipe]:
@@ -147,38 +133,3 @@ def find_recipe(target: str) -> Recipe:
 
 def _gates(recipe: Recipe) -> list[tuple[str, float]]:
     return [(f"accept.{key}", value) for key, value in dataclasses.asdict(recipe.accept).items()]
-
-
-def _build(kind: type[_T], values: Any, recipe: str, where: str) -> _T:
-    """Turn a table into a dataclass, refusing unknown keys, missing keys and values of another type."""
-    if not isinstance(values, dict):
-        raise RecipeError(f"{recipe}: {where or 'the file'} is {values!r}; expected a table")
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    prefix = f"{where}." if where else ""
-    for key in values:
-        if key not in fields:
-            raise RecipeError(f"{recipe}: {prefix}{key} is not a key; {did_you_mean(key, fields)}")
-    hints = typing.get_type_hints(kind)
-    for key, field in fields.items():
-        if key not in values and field.default is dataclasses.MISSING:
-            raise RecipeError(f"{recipe}: {prefix}{key} is missing")
-    return kind(**{key: _value(hints[key], value, recipe, f"{prefix}{key}") for key, value in values.items()})
-
-
-def _value(kind: Any, value: Any, recipe: str, where: str) -> Any:
-    """Check one value against its field's type; tables and lists of tables become dataclasses."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build(kind, value, recipe, where)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise RecipeError(f"{recipe}: {where} = {value!r}; expected a list")
-        return tuple(_value(get_args(kind)[0], item, recipe, where) for item in value)
-    if get_origin(kind) is typing.Literal:
-        allowed = get_args(kind)
-        if value not in allowed:
-            raise RecipeError(f'{recipe}: {where} = "{value}"; {did_you_mean(str(value), allowed)}')
-        return value
-    accepted = (float, int) if kind is float else (kind,)
-    if type(value) not in accepted:  # not isinstance: a bool is no number
-        raise RecipeError(f"{recipe}: {where} = {value!r}; expected {kind.__name__}")
-    return float(value) if kind is float else value

@@ -42,6 +42,19 @@ def test_h0_mini_sees_what_it_was_trained_on() -> None:
     assert spec.licence == "CC-BY-NC-ND-4.0, gated"
 
 
+def test_h_optimus_0_is_the_published_architecture() -> None:
+    # Its card: hf-hub:bioptimus/H-optimus-0, init_values=1e-5, 1.1 B parameters, 1536 features, H0-mini's mean and std.
+    spec = find_model("h-optimus-0")
+    assert parameters(spec) == 1_134_774_272
+    with torch.device("meta"):
+        vit = build(spec).eval()
+        assert vit.num_prefix_tokens == 5
+        assert vit.forward_features(torch.empty(1, 3, 224, 224)).shape == (1, 261, 1536)
+        assert "blocks.39.ls2.gamma" in vit.state_dict()
+    assert (spec.mean, spec.std) == (find_model("h0-mini").mean, find_model("h0-mini").std)
+    assert (spec.hub, spec.licence) == ("bioptimus/H-optimus-0", "Apache-2.0, gated")
+
+
 def test_demo_is_h0_minis_structure_at_5_5_million_parameters() -> None:
     demo, h0_mini = find_model("demo"), find_model("h0-mini")
     assert 5.4e6 < parameters(demo) < 5.6e6
@@ -81,7 +94,7 @@ def test_timm_names_bring_their_own_preprocessing(name: str, million: float, mea
     [
         ("h0mini", 'did you mean "h0-mini"'),
         ("H0-mini", '"h0-mini"'),
-        ("resnet", "known: demo, h0-mini"),
+        ("resnet", "known: demo, h-optimus-0, h0-mini"),
         ("timm:vit_tiny_patch16_244", "vit_tiny_patch16_224"),
         ("timm:", "timm.list_models"),
         ("timm:resnet50", "timm.list_models"),

@@ -36,7 +36,11 @@ OPTIONAL = (
 )
 # fmt: on
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
-NEED_TORCH = ("edgepath.passes", "edgepath.lowering", "edgepath.weights")
+NEED_TORCH = (
+    *("edgepath.passes", "edgepath.lowering", "edgepath.weights"),
+    *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "losses", "networks", "processes")),
+    *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
+)
 WITHOUT_OPTIONAL = f"""
 import sys
 
@@ -146,7 +150,9 @@ def test_installed_version_is_the_projects(project: dict[str, Any]) -> None:
 
 def modules(checkout: Path) -> list[str]:
     names = (path.relative_to(checkout).with_suffix("").parts for path in (checkout / "edgepath").rglob("*.py"))
-    return sorted({".".join(parts).removesuffix(".__init__") for parts in names if "_data" not in parts})
+    return sorted(
+        {".".join(parts).removesuffix(".__init__") for parts in names if "_data" not in parts} - {"edgepath.__main__"}
+    )
 
 
 def test_every_other_module_imports_without_the_optional_packages(checkout: Path) -> None:

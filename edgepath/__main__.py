@@ -1,0 +1,5 @@
+"""`python -m edgepath`, and `torchrun -m edgepath`."""
+
+from .cli import main
+
+main()

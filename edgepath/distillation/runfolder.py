@@ -1,0 +1,132 @@
+"""What a run leaves in its folder: weights and config as the hub lays them out, resolved options, and a log."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import __version__
+from ..errors import UsageError
+from ..models import ModelSpec
+from ..staging import beside, dead_leftovers
+from .checkpoint import NAME as CHECKPOINT
+from .networks import width
+
+RUN, LOG, PLOT, CONFIG, WEIGHTS = "run.toml", "log.csv", "loss.png", "config.json", "model.safetensors"
+COLUMNS = (
+    "step", "loss", "dino", "ibot", "cls_agreement", "patch_agreement",
+    "learning_rate", "weight_decay", "ema", "teacher_temperature", "gradient_norm",
+    "tiles_per_s", "waiting_share", "seconds",
+)  # fmt: skip
+
+
+def prepare_run(folder: Path, *, resume: bool, force: bool) -> None:
+    """Make the run's folder, or see that it is a run to resume or replace. Raises UsageError where it is in the way."""
+    if resume and force:
+        raise UsageError(f"{folder}: both to resume and to replace; choose one")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} exists and is no folder; remove it, or give another name")
+    found = any(folder.iterdir()) if folder.is_dir() else False
+    if found and not (folder / RUN).is_file():
+        raise UsageError(f"{folder} exists and is not a distillation run ({RUN} is missing); give another --out")
+    if resume:
+        if not found:
+            raise UsageError(f"{folder}: no run to resume; start it without --resume")
+    elif found and not force:
+        raise UsageError(f"{folder} holds a run already; go on with --resume, replace it with --force, or give another")
+    elif found:
+        for name in (CHECKPOINT, LOG, PLOT, CONFIG, WEIGHTS, RUN):
+            (folder / name).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror} ({error.filename})") from error
+
+
+def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write resolved options, models, tiles and versions; the file also marks the folder as a run."""
+    names = ("numpy", "safetensors", "timm", "torch")
+    versions = {"edgepath": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
+    _write(folder / RUN, _toml({"schema": 1, **facts, "versions": versions}))
+
+
+def write_student(folder: Path, vit: nn.Module, spec: ModelSpec) -> None:
+    """Write weights and `config.json` so that `--weights FOLDER` loads them, and timm's hub loader would."""
+    from safetensors.torch import save_file
+
+    config = {
+        "architecture": spec.timm_name,
+        "num_classes": 0,
+        "num_features": width(vit),
+        "global_pool": "",
+        "model_args": dict(spec.timm_args),
+        "pretrained_cfg": {
+            "input_size": [3, spec.size, spec.size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        },
+    }
+    partial = beside(folder / WEIGHTS, "partial")
+    state = {name: value.detach().float().cpu().contiguous() for name, value in vit.state_dict().items()}
+    save_file(state, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / WEIGHTS)
+    _write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+class Log:
+    """The CSV of a run; resumed, it first forgets what came after the checkpoint."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._path = folder / LOG
+        rows = [row for row in read_log(folder) if row["step"] <= step]
+        lines = [",".join(COLUMNS), *(",".join(_number(row[column]) for column in COLUMNS) for row in rows)]
+        _write(self._path, "\n".join(lines) + "\n")
+        self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row; it is on its way to the disk when this returns."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(",".join(_number(row[column]) for column in COLUMNS) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Return a run's log, one dict a row; a last line that was cut off is left out."""
+    path = folder / LOG
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+
+
+def _write(path: Path, text: str) -> None:
+    for leftover in dead_leftovers(path, "partial"):
+        leftover.unlink()
+    partial = beside(path, "partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _toml(values: Mapping[str, Any], above: str = "") -> str:
+    """Return tables of strings, numbers, booleans and lists as TOML: what stands for them in JSON is TOML too."""
+    flat = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in flat.items()]
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{above}{key}]", _toml(value, f"{above}{key}.")]
+    return "\n".join(lines) + ("" if above else "\n")
