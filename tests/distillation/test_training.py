@@ -1,0 +1,183 @@
+"""Whole runs: they learn, survive a kill bit for bit, share a batch between processes, and refuse what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgepath.distillation.runfolder import read_log
+from edgepath.distillation.training import update_average
+from edgepath.errors import EdgepathError, RecipeError, UsageError
+from edgepath.weights import load_model
+
+Run = Callable[..., dict[str, Any]]
+SCRIPT = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1])))
+from conftest import SMALL, STUDENT, TEACHER
+from edgepath.distillation.training import distill
+out, changes, resume = sys.argv[2], json.loads(sys.argv[3]), sys.argv[4] == "resume"
+distill(TEACHER, STUDENT, "synthetic:8", out, recipe="demo", device="cpu", options=SMALL | changes, resume=resume)
+"""
+
+
+def command(tmp_path: Path, out: Path, changes: dict[str, Any], how: str = "start") -> list[str]:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    return [str(script), str(Path(__file__).parent), str(out), json.dumps(changes), how]
+
+
+def environment() -> dict[str, str]:
+    # One thread: two processes on two cores, and the same sums in both kinds of run.
+    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_run_folder_loads_as_weights(run: Run, tmp_path: Path) -> None:
+    done = run()
+    folder = tmp_path / "run"
+    names = {"model.safetensors", "config.json", "run.toml", "log.csv", "loss.png", "checkpoint.pt"}
+    assert {path.name for path in folder.iterdir()} == names
+    from conftest import STUDENT  # type: ignore[attr-defined]
+
+    _, spec, facts = load_model(STUDENT, folder)
+    assert not facts.random
+    assert spec.mean == STUDENT.mean
+    assert [row["step"] for row in read_log(folder)] == [1, 2, 3, 4]
+    assert done["last"]["step"] == 4
+    text = (folder / "run.toml").read_text()
+    assert 'teacher_prototypes = "random"' in text
+    assert str(tmp_path) not in text
+
+
+def test_average_is_the_formula() -> None:
+    torch.manual_seed(0)
+    average, model = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    wanted = 0.9 * average.weight.detach() + 0.1 * model.weight.detach()
+    update_average(average, model, 0.9)
+    assert torch.allclose(average.weight, wanted, atol=1e-7)
+
+
+def test_student_learns(run: Run, tmp_path: Path) -> None:
+    changes = {"training.steps": 60, "training.batch": 8, "training.learning_rate": 3e-3, "run.log_every": 10}
+    run(tiles="synthetic:64", options=changes | {"run.checkpoint_every": 60})
+    rows = read_log(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.1
+    assert rows[-1]["patch_agreement"] > rows[0]["patch_agreement"] + 0.01
+    assert rows[-1]["cls_agreement"] > rows[0]["cls_agreement"]
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path) -> None:
+    changes = {"training.steps": 6}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run([sys.executable, *command(tmp_path, whole, changes)], check=True, env=environment())
+    process = subprocess.Popen([sys.executable, *command(tmp_path, cut, changes)], env=environment())
+    deadline = time.monotonic() + 100
+    while len(read_log(cut)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (cut / "model.safetensors").exists(), "it was killed after its end"
+    subprocess.run([sys.executable, *command(tmp_path, cut, changes, "resume")], check=True, env=environment())
+    first, second = weights(whole), weights(cut)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [row["step"] for row in read_log(cut)] == [1, 2, 3, 4, 5, 6]
+    assert [row["loss"] for row in read_log(cut)] == [row["loss"] for row in read_log(whole)]
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    one, two, start = tmp_path / "one", tmp_path / "two", tmp_path / "start"
+    subprocess.run([sys.executable, *command(tmp_path, one, {})], check=True, env=environment())
+    subprocess.run([sys.executable, *command(tmp_path, start, {"training.learning_rate": 0.0,
+        "training.learning_rate_end": 0.0})], check=True, env=environment())  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, *command(tmp_path, two, {})], check=True, env=environment(), capture_output=True)
+    alone, shared, before = weights(one), weights(two), weights(start)
+    moved = sum(float((alone[name] - before[name]).square().sum()) for name in alone) ** 0.5
+    apart = sum(float((alone[name] - shared[name]).square().sum()) for name in alone) ** 0.5
+    assert moved > 0
+    # Sums in another order, which AdamW's division by the gradient's own size enlarges; other data would give about 1.
+    assert apart < 0.05 * moved
+    for left, right in zip(read_log(one), read_log(two), strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-3)
+
+
+def test_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_checkpoint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgepath.distillation import training
+
+    calls, real = [], training.ibot_loss
+    monkeypatch.setattr(
+        training, "ibot_loss", lambda *a: (calls.append(1), real(*a) * (float("nan") if len(calls) == 3 else 1))[1]
+    )
+    with pytest.raises(EdgepathError, match="step 3: the loss is nan; the last checkpoint is kept"):
+        run()
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_runs_are_not_overwritten_and_resumed_only_as_they_began(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run to resume"):
+        run(resume=True)
+    run()
+    with pytest.raises(UsageError, match="go on with --resume, replace it with --force"):
+        run()
+    with pytest.raises(UsageError, match=r"loss\.dino is 2\.0, was 1\.0 when the run began"):
+        run(resume=True, options={"loss.dino": 2.0})
+    with pytest.raises(UsageError, match="tiles is .*, the run began with"):
+        run(resume=True, tiles="synthetic:8:1")
+    before = weights(tmp_path / "run")
+    run(resume=True, options={"run.log_every": 2})  # changes no weight
+    assert all(torch.equal(before[name], value) for name, value in weights(tmp_path / "run").items())
+    run(force=True, options={"training.steps": 1})
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UsageError, match="not a whole checkpoint"):
+        run(resume=True, options={"training.steps": 1})
+
+
+def test_a_folder_that_is_no_run_is_left_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").touch()
+    with pytest.raises(UsageError, match="is not a distillation run"):
+        run(force=True)
+    assert (tmp_path / "run" / "precious").exists()
+
+
+def test_teacher_and_student_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="14 x 14 patch tokens, student small 16 x 16"):
+        run(teacher="timm:vit_tiny_patch16_224", teacher_weights="random")
+    with pytest.raises(UsageError, match="has no class token to distil into"):
+        run(student=no_class_token())
+    with pytest.raises(UsageError, match=r"views\.local_size = 60; student small needs a multiple of its 14 px"):
+        run(options={"views.local_size": 60})
+    with pytest.raises(RecipeError, match=r"training\.steps"):
+        run(options={"training.steps": 0})
+
+
+def no_class_token() -> Any:
+    from conftest import vit  # type: ignore[attr-defined]
+
+    return vit("gap", 32, class_token=False, reg_tokens=0, no_embed_class=True)
+
+
+def test_student_without_registers_learns_too(run: Run) -> None:
+    from conftest import vit  # type: ignore[attr-defined]
+
+    assert run(student=vit("bare", 32, reg_tokens=0), options={"training.steps": 1})["steps"] == 1
