@@ -44,7 +44,7 @@ def vit(name: str, dim: int, **changes: Any) -> ModelSpec:
     return ModelSpec(name, "for tests", h0_mini.timm_name, arguments, h0_mini.mean, h0_mini.std, "Apache-2.0")
 
 
-TEACHER, STUDENT = vit("large", 64), vit("small", 32)
+TEACHER, STUDENT = vit("large", 96), vit("small", 48)
 
 
 @pytest.fixture
