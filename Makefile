@@ -50,7 +50,7 @@ types: $(STAMP)
 check: lint types test
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest --benchmark-enable $(or $(ARGS),benchmarks)
+	$(BIN)/python -m pytest --benchmark-enable -W default $(or $(ARGS),benchmarks)
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

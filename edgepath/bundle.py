@@ -100,7 +100,7 @@ class Bundle:
         return tiles, reference
 
     def golden_embeddings(self, of: str) -> np.ndarray:
-        """Return the golden tiles' embeddings, float32 (N, D), by `reference`, `program`, or the program `nudged`."""
+        """Return the golden tiles' embeddings, float32 (N, D), by `reference` or `program`."""
         return _load(self, f"golden/{of}.npz", "embeddings")
 
     def runner(self, **options: Any) -> Runner:

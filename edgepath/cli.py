@@ -297,13 +297,13 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
 def _print_report(report: dict[str, Any]) -> None:
     from .report import fact_rows
 
-    _say_cautions(report["cautions"])
+    _say_cautions([*report["cautions"], *report["notes"]])
     _print_figures(report)
     _print_table(["", ""], fact_rows(report))
 
 
 def _print_verification(result: dict[str, Any]) -> None:
-    _say_cautions(result["cautions"])
+    _say_cautions([*result["cautions"], *result["notes"]])
     for name, part in (("golden tiles", result["golden"]), ("given tiles", result["tiles"])):
         if part is not None:
             print(f"{name} ({result['ran_with']})")

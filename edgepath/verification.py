@@ -14,7 +14,7 @@ from .doctor import require
 from .errors import MissingRuntime, TileError, UsageError
 from .exporting import BATCH, Progress, embed_all, quantized
 from .recipe import Recipe
-from .report import drifts, gates
+from .report import drifts, gates, notes
 from .tiles import TileSource, open_tiles
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
@@ -56,7 +56,8 @@ def verify(
         "name": bundle.name,
         "bundle": bundle.digest,
         "ran_with": ran_with,
-        "cautions": [caution for caution in bundle.manifest["cautions"] if "not run" not in caution],
+        "cautions": bundle.manifest["cautions"],
+        "notes": notes(recipe, ran_with),
         "golden": golden,
         "tiles": fresh,
         "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
@@ -84,10 +85,10 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> di
     embeddings = {
         "reference": reference,
         "program": bundle.golden_embeddings("program"),
-        "nudged": bundle.golden_embeddings("nudged"),
         "artifact": embed_all(runner, tiles, _counter(say, "golden tiles", len(tiles))),
     }
     drift = drifts(embeddings, bundle.manifest["held_out"]["keys"])
+    drift["noise_floor"] = bundle.manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
     return {"drift": drift, "gates": gates(recipe, drift)}
 
 
@@ -122,17 +123,15 @@ def _fresh(
     if recipe.int8:
         net = quantized(recipe, net, Ranges.load(bundle.path / "ranges.npz"))
     program = Program(net)
-    runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "program": program,
-        "nudged": program.nudged,
-        "artifact": runner,
-    }
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in runs}
+    runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
     keys: list[str] = []
     advance = _counter(say, "program and artifact", len(source))
     for batch in source.batches(BATCH):
         for name, run in runs.items():
             rows[name].append(run(batch.pixels))
+        if not keys:
+            rows["nudged"].append(program.nudged(batch.pixels))
         keys += batch.keys
         advance(len(batch.keys))
     if tuple(keys) != reference.keys:
