@@ -15,7 +15,7 @@ from .drift import measure
 from .recipe import Recipe
 
 NOT_RUN = "not run here"
-DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "relative L2", "top-10"]
+DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"]
 GATE_HEADER = ["gate", "of", "measured", "required", ""]
 # Which two sets of embeddings each drift compares.
 _PAIRS = {
@@ -165,9 +165,8 @@ def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
             rows.append([title, *[NOT_RUN] * 6])
             continue
         cosines = [f"{figures[k]:.6f}" for k in ("cosine_mean", "cosine_p01", "cosine_min")]
-        overlap = f"{figures['neighbour_overlap']:.3f}"
-        if figures["neighbours"] != 10:  # fewer than 11 tiles
-            overlap += f" (top-{figures['neighbours']})"
+        # Fewer than 11 tiles have no ten neighbours each.
+        overlap = f"{figures['neighbour_overlap']:.3f}" if figures["neighbours"] == 10 else "-"
         rows.append([title, str(figures["tiles"]), *cosines, f"{figures['relative_l2']:.5f}", overlap])
     return rows
 
