@@ -26,7 +26,7 @@ from PIL import Image
 import edgepath
 from edgepath import drift
 from edgepath.backends import tensorrt
-from edgepath.bundle import BundleWriter, open_bundle, update_bundle
+from edgepath.bundle import BundleWriter, open_bundle
 from edgepath.data import data_folder
 from edgepath.exporting import _write_kit
 from edgepath.models import ModelSpec
@@ -289,7 +289,11 @@ class Runner:
     def __call__(self, tiles):
         {body}
 """
-    update_bundle(open_bundle(bundle), {}, {"kit/runner.py": source.encode()})
+    (bundle / "kit/runner.py").write_text(source)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    entry = {"sha256": hashlib.sha256(source.encode()).hexdigest(), "size_bytes": len(source.encode())}
+    manifest["files"]["kit/runner.py"] = entry
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
 
 
 def test_runtime_that_fails_ends_in_one_line(copy: Path, tmp_path: Path) -> None:
