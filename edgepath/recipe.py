@@ -79,7 +79,7 @@ class Recipe:
     target: str
     summary: str
     backend: typing.Literal["onnxruntime", "tensorrt", "openvino", "coreml"]
-    checked_with: typing.Literal["onnxruntime", "openvino", "none"]
+    checked_with: typing.Literal["onnxruntime", "openvino", "mil", "none"]
     precision: Precision
     deploy: Deploy
     accept: Accept

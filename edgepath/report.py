@@ -15,6 +15,7 @@ from .drift import measure
 from .recipe import Recipe
 
 NOT_RUN = "not run here"
+_ARTIFACT_WAS = "The artifact was"
 DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "relative L2", "top-10"]
 GATE_HEADER = ["gate", "of", "measured", "required", ""]
 # Which two sets of embeddings each drift compares.
@@ -107,9 +108,24 @@ def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, 
         )
     if calibration and calibration["kind"] == "synthetic":
         said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
+    return said + how_it_ran(ran_with)
+
+
+def how_it_ran(ran_with: str | None) -> list[str]:
+    """Return the caution that the artifact did not run, or not with the runtime it is for; none where it did."""
     if ran_with is None:
-        said.append("The artifact was not run here; gates were applied to the program it was lowered from.")
-    return said
+        return [f"{_ARTIFACT_WAS} not run here; gates were applied to the program it was lowered from."]
+    if "not Core ML" in ran_with:
+        return [
+            f"{_ARTIFACT_WAS} evaluated operation by operation in torch, not run by Core ML: a device may round, and "
+            "add up, in another way. Run kit/check.py on one."
+        ]
+    return []
+
+
+def is_how_it_ran(caution: str) -> bool:
+    """Whether a caution is one of `how_it_ran`, so true of one run only."""
+    return caution.startswith(_ARTIFACT_WAS)
 
 
 def _saturation(recipe: Recipe) -> list[str]:

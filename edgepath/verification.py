@@ -14,10 +14,11 @@ from .doctor import require
 from .errors import MissingRuntime, TileError, UsageError
 from .exporting import BATCH, Progress, embed_all, quantized
 from .recipe import Recipe
-from .report import drifts, gates
+from .report import drifts, gates, how_it_ran, is_how_it_ran
 from .tiles import TileSource, open_tiles
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
+_EVALUATOR_NEEDS = ("torch", "coremltools")
 
 
 def verify(
@@ -33,10 +34,11 @@ def verify(
 ) -> dict[str, Any]:
     """Run a bundle's artifact, measure its drift and apply its recipe's gates; return the figures, JSON-able.
 
-    Always on the golden tiles in the bundle (torch is not needed for that). With `tiles`, also on those: the
-    full-precision model is loaded again (from `weights` where the bundle was made from a file) and must have the hash
-    the bundle names. `result["passed"]` is the verdict. An artifact whose device is not here runs with what the recipe
-    checks it with (a Jetson's graph with ONNX Runtime), and `result["ran_with"]` says so.
+    Always on the golden tiles in the bundle (torch is not needed for that, but where Core ML is evaluated it is). With
+    `tiles`, also on those: the full-precision model is loaded again (from `weights` where the bundle was made from a
+    file) and must have the hash the bundle names. `result["passed"]` is the verdict. An artifact whose device is not
+    here runs with what the recipe checks it with (a Jetson's graph with ONNX Runtime, a Core ML package with an
+    evaluator of its operations), and `result["ran_with"]` says so.
 
     Raises BundleError for a bundle that is altered or incomplete, MissingRuntime where nothing here can run it.
     """
@@ -56,7 +58,7 @@ def verify(
         "name": bundle.name,
         "bundle": bundle.digest,
         "ran_with": ran_with,
-        "cautions": [caution for caution in bundle.manifest["cautions"] if "not run" not in caution],
+        "cautions": [*(c for c in bundle.manifest["cautions"] if not is_how_it_ran(c)), *how_it_ran(ran_with)],
         "golden": golden,
         "tiles": fresh,
         "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
@@ -74,8 +76,10 @@ def open_runner(bundle: Bundle, recipe: Recipe, threads: int = 0) -> Runner:
     except MissingRuntime:
         if recipe.checked_with in ("none", recipe.backend):
             raise
-    require(recipe.checked_with, recipe.checked_with)
-    checker: Runner = import_module(f".backends.{recipe.checked_with}", __package__).Runner(bundle.artifact, **options)
+    module = import_module(f".backends.{recipe.checked_with}", __package__)
+    for package in _EVALUATOR_NEEDS if recipe.checked_with == "mil" else (recipe.checked_with,):
+        require(package, module.EXTRA)
+    checker: Runner = module.Runner(bundle.artifact, **options)
     return checker
 
 
