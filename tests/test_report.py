@@ -162,6 +162,8 @@ def test_one_failed_gate_fails_the_report() -> None:
         (True, "folder", "ONNX Runtime", ["Weights: here. Figures describe the arithmetic"]),
         (False, "synthetic", "ONNX Runtime", ["Calibrated on synthetic tiles"]),
         (False, "pack", None, ["not run here"]),
+        (False, "pack", "MIL evaluator (torch 2.14.1, FP16 semantics), not Core ML", ["not run by Core ML"]),
+        (False, "pack", "Core ML through coremltools 9.0, ALL", []),
         (True, "synthetic", None, ["arithmetic", "synthetic", "not run here"]),
     ],
 )
