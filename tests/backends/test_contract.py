@@ -390,17 +390,21 @@ def test_coreml_runner_names_the_host_it_needs(artifact: Callable[[str], Path]) 
 def test_evaluated_package_is_the_program(
     target: str, net: str, artifact: Callable[[str], Path], nets: dict[str, EdgeModel], tiles: np.ndarray
 ) -> None:
-    program = Program(nets[net])
-    wanted = program(tiles)
+    import torch
+
+    wanted = Program(nets[net])(tiles)
     with mil.Runner(artifact(target), threads=1) as runner:
         drift = measure(wanted, runner(tiles))
     if target == "coreml-fp16":
         assert drift.cosine_min > 0.99999  # FP16's 11 bits through two blocks: measured 0.999999
     else:
-        # FP16 in front of a Q moves numbers across its edges, 2^-11 instead of the floor's 1e-6: measured 1.25 times
-        # as far as the floor's worst tile.
-        floor = measure(wanted, program.nudged(tiles))
-        assert 1 - drift.cosine_mean < 4 * (1 - floor.cosine_mean)
+        # FP16 in front of a Q moves numbers across its edges: about as far as pixels moved by FP16's 2^-11 do, once for
+        # each operation. Measured 1.3 times that.
+        pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).float()
+        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            moved = nets[net].encode(pixels * (1 + 2**-11 * noise))[0].numpy()
+        assert 1 - drift.cosine_mean < 3 * (1 - measure(wanted, moved).cosine_mean)
         assert drift.cosine_min > 0.9997
     assert drift.relative_l2 > 1e-4, "nothing was rounded"
 
