@@ -36,6 +36,13 @@ _NEEDED = {
     "contract.size": int,
     "contract.dim": int,
     "contract.tokens": bool,
+    "contract.embedding": str,
+    "weights.source": str,
+    "weights.sha256": str,
+    "weights.random": bool,
+    "held_out.keys": list,
+    "drift.noise_floor.cosine_mean": float,
+    "cautions": list,
 }
 
 

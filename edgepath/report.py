@@ -58,7 +58,7 @@ def build_report(
         "schema": 1,
         "name": name,
         "passed": all(gate["passed"] for gate in judged),
-        "cautions": cautions(weights, calibration),
+        "cautions": cautions(weights, calibration, held_out),
         "notes": notes(recipe, ran_with),
         "drift": drift,
         "gates": judged,
@@ -108,7 +108,9 @@ def gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> list[str]:
+def cautions(
+    weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, held_out: Mapping[str, Any]
+) -> list[str]:
     """What a reader must know before trusting a figure of this bundle, wherever it was measured."""
     said = []
     if weights["random"]:
@@ -117,6 +119,8 @@ def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None) 
         )
     if calibration and calibration["kind"] == "synthetic":
         said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
+    elif held_out["kind"] == "synthetic":
+        said.append("Measured on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
     return said
 
 
@@ -124,6 +128,11 @@ def notes(recipe: Recipe, ran_with: str | None) -> list[str]:
     """What a reader must know of figures measured on this machine."""
     if ran_with is None:
         return ["The artifact was not run here; gates were applied to the program it was lowered from."]
+    if "not Core ML" in ran_with:
+        return [
+            "The artifact was evaluated operation by operation in torch, not run by Core ML: a device may round and sum"
+            " in another way. Run kit/check.py on one."
+        ]
     return [_NO_VNNI] if recipe.int8 and recipe.checked_with == recipe.backend and _saturates(cpu_features()) else []
 
 

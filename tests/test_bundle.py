@@ -28,7 +28,11 @@ def manifest(backend: str = "onnxruntime", artifact: str = "model.onnx") -> dict
         "model": {"name": "tiny"},
         "recipe": {"target": "onnx-fp32", "backend": backend},
         "artifact": {"file": artifact},
-        "contract": {"size": SIZE, "dim": DIM, "tokens": False},
+        "contract": {"size": SIZE, "dim": DIM, "tokens": False, "embedding": "cls"},
+        "weights": {"source": "here", "sha256": "0" * 64, "random": True},
+        "held_out": {"keys": ["a", "b", "c", "d"]},
+        "drift": {"noise_floor": {"cosine_mean": 1.0}},
+        "cautions": [],
         "measured": {"cosine": 0.5},
     }
 

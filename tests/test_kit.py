@@ -331,9 +331,11 @@ def test_core_ml_kit_names_macos(tmp_path: Path) -> None:
         for name in ("reference", "program"):
             np.savez(writer.path / f"golden/{name}.npz", embeddings=np.ones((1, 3), np.float32))
         _write_kit(writer.path / "kit", recipe)
-        contract = {"size": 8, "dim": 3, "tokens": False}
+        contract = {"size": 8, "dim": 3, "tokens": False, "embedding": "cls"}
         parts = {"recipe": recipe.to_json(), "contract": contract, "artifact": {"file": "model.mlpackage"}}
-        writer.commit({"name": "apple", "model": {"name": "none"}, "held_out": {"keys": ["a"]}, **parts})
+        parts |= {"weights": {"source": "here", "sha256": "0" * 64, "random": True}, "cautions": []}
+        parts |= {"drift": {"noise_floor": {"cosine_mean": 1.0}}, "held_out": {"keys": ["a"]}}
+        writer.commit({"name": "apple", "model": {"name": "none"}, **parts})
     said = refused(tmp_path / "apple", tmp_path)
     assert said.startswith("check.py: Core ML runs only on macOS")
 

@@ -159,14 +159,15 @@ def test_one_failed_gate_fails_the_report() -> None:
     ("random", "kind", "said"),
     [
         (False, "folder", []),
-        (False, None, []),
+        (False, None, ["Measured on synthetic tiles"]),
         (True, "pack", ["Weights: here. Figures describe the arithmetic"]),
         (False, "synthetic", ["Calibrated on synthetic tiles"]),
         (True, "synthetic", ["arithmetic", "synthetic"]),
     ],
 )
 def test_cautions_say_what_a_reader_must_know(random: bool, kind: str | None, said: list[str]) -> None:
-    found = cautions({"random": random, "source": "here"}, {"kind": kind} if kind else None)
+    calibration, held_out = {"kind": kind} if kind else None, {"kind": kind or "synthetic"}
+    found = cautions({"random": random, "source": "here"}, calibration, held_out)
     assert len(found) == len(said)
     for caution, part in zip(found, said, strict=True):
         assert part in caution
@@ -190,6 +191,12 @@ def test_note_says_where_int8_is_not_judged_fairly(
     monkeypatch.setattr("edgepath.report.cpu_features", lambda: features)
     found = notes(recipes()[target], "a runtime")
     assert [("no VNNI" in note) for note in found] == [True] * noted
+
+
+def test_note_says_that_core_ml_itself_did_not_run() -> None:
+    (note,) = notes(recipes()["coreml-int8"], "MIL evaluator (torch 2.14.1, FP16 semantics), not Core ML")
+    assert "not run by Core ML" in note
+    assert notes(recipes()["coreml-int8"], "Core ML through coremltools 9.0, ALL") == []
 
 
 def test_note_says_that_nothing_ran() -> None:
