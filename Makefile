@@ -1,6 +1,6 @@
 # One command each for a demonstration, the tests and the checks. All of them make .venv first, when it is needed.
 #
-#   make demo    export H0-mini's architecture for Intel in INT8, verify the bundle, embed 64 synthetic tiles
+#   make demo    export the demo model for Intel in INT8, verify the bundle, embed 64 synthetic tiles
 #   make test    run every test
 #   make lint    check style and format (ruff)
 #   make types   check types (mypy, strict)
@@ -50,7 +50,7 @@ types: $(STAMP)
 check: lint types test
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest --benchmark-enable $(or $(ARGS),benchmarks)
+	$(BIN)/python -m pytest --benchmark-enable --timeout 0 -W default $(or $(ARGS),benchmarks)
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -10,7 +10,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +36,13 @@ _NEEDED = {
     "contract.size": int,
     "contract.dim": int,
     "contract.tokens": bool,
+    "contract.embedding": str,
+    "weights.source": str,
+    "weights.sha256": str,
+    "weights.random": bool,
+    "held_out.keys": list,
+    "drift.noise_floor.cosine_mean": float,
+    "cautions": list,
 }
 
 
@@ -100,7 +106,7 @@ class Bundle:
         return tiles, reference
 
     def golden_embeddings(self, of: str) -> np.ndarray:
-        """Return the golden tiles' embeddings, float32 (N, D), by `reference`, `program`, or the program `nudged`."""
+        """Return the golden tiles' embeddings, float32 (N, D), by `reference` or `program`."""
         return _load(self, f"golden/{of}.npz", "embeddings")
 
     def runner(self, **options: Any) -> Runner:
@@ -189,28 +195,6 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
                 f"{who}: {name} was altered (sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}); "
                 "copy the bundle again, or export it again"
             )
-
-
-def update_bundle(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
-    """Replace top-level keys of a bundle's manifest and add or replace `files` in it; return it opened again.
-
-    Copy on write: a new folder of hard links takes the old one's place, so a crash leaves the old or the new bundle.
-    """
-    if open_bundle(bundle.path).digest != bundle.digest:
-        raise BundleError(f"bundle {bundle.path}: was changed since it was opened; open it again")
-    with BundleWriter(bundle.path.resolve(), force=True) as writer:
-        for name in bundle.manifest["files"].keys() - files.keys():
-            (writer.path / name).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(bundle.path / name, writer.path / name)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(bundle.path / name, writer.path / name)
-        for name, content in files.items():
-            _check_name(name, f"bundle {bundle.path}")
-            (writer.path / name).parent.mkdir(parents=True, exist_ok=True)
-            (writer.path / name).write_bytes(content)
-        writer.commit({**bundle.manifest, **changes})
-    return open_bundle(bundle.path)
 
 
 def _may_replace(final: Path, force: bool) -> None:

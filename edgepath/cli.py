@@ -31,7 +31,7 @@ app.add_typer(packs_app, name="calibrate")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out tiles that cannot be read, and list them.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads of the runtime; 0 = its own choice.")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads of the runtime; 0 = its own choice.")]
 
 
 class Resize(str, Enum):
@@ -63,7 +63,7 @@ ResizeOption = Annotated[Resize, typer.Option(help="Tiles of another size: refus
 def export(
     target: Annotated[str, typer.Option(help="A name of `edgepath targets`, or a recipe file.")],
     model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")] = "demo",
-    weights: Annotated[str, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = "",
+    weights: Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = None,
     calibration: Annotated[
         str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic`.")
     ] = "synthetic",
@@ -84,7 +84,7 @@ def export(
         done = run(
             target,
             model=model,
-            weights=weights or None,
+            weights=weights,
             calibration=calibration,
             calibration_tiles=calibration_tiles,
             embedding=embedding.value if embedding else None,
@@ -107,8 +107,8 @@ def export(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
-    tiles: Annotated[str, typer.Option(help="A folder or pack of other tiles, or `synthetic`.")] = "",
-    weights: Annotated[str, typer.Option(help="The full-precision weights, where they came from a file.")] = "",
+    tiles: Annotated[str | None, typer.Option(help="A folder or pack of other tiles, or `synthetic`.")] = None,
+    weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
     threads: Threads = 0,
@@ -121,8 +121,8 @@ def verify(
     with _progress() as progress:
         result = run(
             bundle,
-            tiles=tiles or None,
-            weights=weights or None,
+            tiles=tiles,
+            weights=weights,
             resize=resize.value,
             skip_bad=skip_bad,
             threads=threads,
@@ -349,13 +349,13 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
 def _print_report(report: dict[str, Any]) -> None:
     from .report import fact_rows
 
-    _say_cautions(report["cautions"])
+    _say_cautions([*report["cautions"], *report["notes"]])
     _print_figures(report)
     _print_table(["", ""], fact_rows(report))
 
 
 def _print_verification(result: dict[str, Any]) -> None:
-    _say_cautions(result["cautions"])
+    _say_cautions([*result["cautions"], *result["notes"]])
     for name, part in (("golden tiles", result["golden"]), ("given tiles", result["tiles"])):
         if part is not None:
             print(f"{name} ({result['ran_with']})")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle, open_bundle
+from .errors import UsageError
 from .exporting import Progress
 from .features import check_features_path, write_features
 from .tiles import open_tiles
@@ -34,6 +35,8 @@ def embed(
     """
     check_features_path(Path(out), force=force)
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if Path(out).resolve().is_relative_to(bundle.path.resolve()):
+        raise UsageError(f"embed: {out} lies in the bundle, which holds nothing else; write the file elsewhere")
     source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
     say = progress or (lambda stage, done, total: None)
     with bundle.runner(**({"threads": threads} if threads else {})) as runner:

@@ -73,7 +73,7 @@ class Recipe:
     target: str
     summary: str
     backend: typing.Literal["onnxruntime", "tensorrt", "openvino", "coreml"]
-    checked_with: typing.Literal["onnxruntime", "openvino", "none"]
+    checked_with: typing.Literal["onnxruntime", "openvino", "mil", "none"]
     precision: Precision
     deploy: Deploy
     accept: Accept
@@ -104,6 +104,7 @@ class Recipe:
         for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
             if not 0.0 <= value <= 1.0:
                 raise RecipeError(f"recipe {recipe.target}: {key} = {value}; expected a number from 0 to 1")
+        _check_buildable(recipe)
         for plan in recipe.deploy.plan:
             if not re.fullmatch(r"\d+\.\d+", plan.since):
                 raise RecipeError(f'recipe {recipe.target}: deploy.plan.since = "{plan.since}"; expected MAJOR.MINOR')
@@ -129,6 +130,36 @@ def find_recipe(target: str) -> Recipe:
     if target not in known:
         raise UsageError(f'target "{target}" is not known; {did_you_mean(target, known)}')
     return known[target]
+
+
+# What each backend can build, as (linear, other), and what can run it where edgepath runs.
+_PRECISIONS = {
+    "onnxruntime": (("fp32", "fp32"), ("int8", "fp32")),
+    "openvino": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")),
+    "tensorrt": (("fp16", "fp16"), ("int8", "fp16")),
+    "coreml": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp16")),
+}
+_CHECKERS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "onnxruntime", "coreml": "mil"}
+# Core ML's releases with blockwise INT8 weights next to quantized activations come last.
+_OLDER_OS, _INT8_OS = ("iOS16", "iOS17", "macOS13", "macOS14"), ("iOS18", "iOS26", "macOS15", "macOS26")
+
+
+def _check_buildable(recipe: Recipe) -> None:
+    """Refuse what would be built as something else than the recipe says, or fail after the work is done."""
+    pair, known = (recipe.precision.linear, recipe.precision.other), _PRECISIONS[recipe.backend]
+    if pair not in known:
+        ways = " or ".join("/".join(way) for way in known)
+        raise RecipeError(f"recipe {recipe.target}: precision {'/'.join(pair)}; {recipe.backend} builds {ways}")
+    checker = _CHECKERS[recipe.backend]
+    if recipe.checked_with not in ("none", checker):
+        raise RecipeError(
+            f'recipe {recipe.target}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked '
+            f'with "{checker}" or "none"'
+        )
+    systems = _INT8_OS if recipe.int8 else _OLDER_OS + _INT8_OS
+    if recipe.backend == "coreml" and recipe.deploy.minimum_os not in systems:
+        found = recipe.deploy.minimum_os
+        raise RecipeError(f'recipe {recipe.target}: deploy.minimum_os = "{found}"; known: {", ".join(systems)}')
 
 
 def _gates(recipe: Recipe) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ from .drift import measure
 from .recipe import Recipe
 
 NOT_RUN = "not run here"
-DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "relative L2", "top-10"]
+DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"]
 GATE_HEADER = ["gate", "of", "measured", "required", ""]
 # Which two sets of embeddings each drift compares.
 _PAIRS = {
@@ -24,6 +24,10 @@ _PAIRS = {
     "noise_floor": ("program", "nudged"),
     "total": ("reference", "artifact"),
 }
+_NO_VNNI = (
+    "This CPU has no VNNI: INT8 is no faster here than FP32, and drifts more, as its products can saturate. Judge the "
+    "artifact on the CPU it is for."
+)
 _LEGEND = (
     "quantization: program vs full-precision reference. lowering: artifact vs program. noise floor: program vs itself, "
     "its input moved by 1e-6, as summing in another order would. total: artifact vs reference."
@@ -54,7 +58,8 @@ def build_report(
         "schema": 1,
         "name": name,
         "passed": all(gate["passed"] for gate in judged),
-        "cautions": [*cautions(weights, calibration, ran_with), *_saturation(recipe)],
+        "cautions": cautions(weights, calibration, held_out),
+        "notes": notes(recipe, ran_with),
         "drift": drift,
         "gates": judged,
         "model": dict(model),
@@ -74,14 +79,19 @@ def build_report(
 
 
 def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
-    """Compare embeddings (float32 (N, D) each, same tiles) of `reference`, `program`, `nudged` and `artifact`.
+    """Compare embeddings (float32 (N, D) each, same tiles) of `reference`, `program` and `artifact`, and of `nudged`.
+
+    The last may be of the first tiles only: a noise floor needs no more.
 
     Returns the four drifts by name: `quantization`, `lowering`, `noise_floor`, `total`; None where a side is not there.
     """
     found: dict[str, Any] = {}
     for name, (one, other) in _PAIRS.items():
-        both = one in embeddings and other in embeddings
-        found[name] = measure(embeddings[one], embeddings[other], keys).to_json() if both else None
+        if one not in embeddings or other not in embeddings:
+            found[name] = None
+            continue
+        tiles = len(embeddings[other]) if other == "nudged" else len(embeddings[one])
+        found[name] = measure(embeddings[one][:tiles], embeddings[other], keys[:tiles]).to_json()
     return found
 
 
@@ -98,8 +108,10 @@ def gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, ran_with: str | None) -> list[str]:
-    """What a reader must know before trusting a figure of this report."""
+def cautions(
+    weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, held_out: Mapping[str, Any]
+) -> list[str]:
+    """What a reader must know before trusting a figure of this bundle, wherever it was measured."""
     said = []
     if weights["random"]:
         said.append(
@@ -107,21 +119,26 @@ def cautions(weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, 
         )
     if calibration and calibration["kind"] == "synthetic":
         said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
-    if ran_with is None:
-        said.append("The artifact was not run here; gates were applied to the program it was lowered from.")
+    elif held_out["kind"] == "synthetic":
+        said.append("Measured on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
     return said
 
 
-def _saturation(recipe: Recipe) -> list[str]:
-    """Say where drift is this machine's: AVX2's 8-bit product adds pairs in 16 bits, and clips them."""
-    features = cpu_features()
-    if not recipe.int8 or recipe.checked_with != recipe.backend or "avx2" not in features:
-        return []
-    if {"avx_vnni", "avx512_vnni", "amx_int8"} & set(features):
-        return []
-    return [
-        "This CPU has no VNNI: its INT8 products can saturate, so the artifact drifts more here than on one that has."
-    ]
+def notes(recipe: Recipe, ran_with: str | None) -> list[str]:
+    """What a reader must know of figures measured on this machine."""
+    if ran_with is None:
+        return ["The artifact was not run here; gates were applied to the program it was lowered from."]
+    if "not Core ML" in ran_with:
+        return [
+            "The artifact was evaluated operation by operation in torch, not run by Core ML: a device may round and sum"
+            " in another way. Run kit/check.py on one."
+        ]
+    return [_NO_VNNI] if recipe.int8 and recipe.checked_with == recipe.backend and _saturates(cpu_features()) else []
+
+
+def _saturates(features: Sequence[str]) -> bool:
+    """Tell whether 8-bit products are added in 16 bits and clipped, as AVX2 does it (and slowly)."""
+    return "avx2" in features and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(features)
 
 
 def machine() -> dict[str, Any]:
@@ -138,7 +155,8 @@ def machine() -> dict[str, Any]:
 def to_markdown(report: Mapping[str, Any]) -> str:
     """Return `report.md`: verdict first, then drift, gates, where everything came from."""
     lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
-    lines += [f"> {caution}" for caution in report["cautions"]] + [""] * bool(report["cautions"])
+    said = [*report["cautions"], *report["notes"]]
+    lines += [f"> {text}" for text in said] + [""] * bool(said)
     lines += [*_markdown_table(DRIFT_HEADER, drift_rows(report["drift"])), _LEGEND, ""]
     lines += _markdown_table(GATE_HEADER, gate_rows(report["gates"]))
     lines += _markdown_table(["", ""], fact_rows(report))
@@ -156,9 +174,8 @@ def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
             rows.append([title, *[NOT_RUN] * 6])
             continue
         cosines = [f"{figures[k]:.6f}" for k in ("cosine_mean", "cosine_p01", "cosine_min")]
-        overlap = f"{figures['neighbour_overlap']:.3f}"
-        if figures["neighbours"] != 10:  # fewer than 11 tiles
-            overlap += f" (top-{figures['neighbours']})"
+        # Fewer than 11 tiles have no ten neighbours each.
+        overlap = f"{figures['neighbour_overlap']:.3f}" if figures["neighbours"] == 10 else "-"
         rows.append([title, str(figures["tiles"]), *cosines, f"{figures['relative_l2']:.5f}", overlap])
     return rows
 

@@ -171,6 +171,8 @@ def open_tiles(
         return _files([Path(path) for path in source], size, resize, skip_bad)
     if isinstance(source, str) and source.split(":")[0] == "synthetic":
         return _synthetic(source, size)
+    if source == "":
+        raise UsageError('tiles "": give a folder, a pack, tile files or synthetic')
     path = Path(source)
     if not path.exists():
         raise TileError(f"tiles {path}: no such file or folder")

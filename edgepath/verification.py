@@ -11,13 +11,15 @@ import numpy as np
 
 from .bundle import Bundle, Runner, open_bundle
 from .doctor import require
-from .errors import MissingRuntime, TileError, UsageError
+from .drift import measure
+from .errors import BundleError, MissingRuntime, TileError, UsageError
 from .exporting import BATCH, Progress, embed_all, quantized
 from .recipe import Recipe
-from .report import drifts, gates
+from .report import drifts, gates, notes
 from .tiles import TileSource, open_tiles
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
+_EVALUATOR_NEEDS = ("torch", "coremltools")
 
 
 def verify(
@@ -33,13 +35,16 @@ def verify(
 ) -> dict[str, Any]:
     """Run a bundle's artifact, measure its drift and apply its recipe's gates; return the figures, JSON-able.
 
-    Always on the golden tiles in the bundle (torch is not needed for that). With `tiles`, also on those: the
-    full-precision model is loaded again (from `weights` where the bundle was made from a file) and must have the hash
-    the bundle names. `result["passed"]` is the verdict. An artifact whose device is not here runs with what the recipe
-    checks it with (a Jetson's graph with ONNX Runtime), and `result["ran_with"]` says so.
+    Always on the golden tiles in the bundle (torch is not needed for that, but where Core ML is evaluated it is). With
+    `tiles`, also on those: the full-precision model is loaded again (from `weights` where the bundle was made from a
+    file) and must have the hash the bundle names. `result["passed"]` is the verdict. An artifact whose device is not
+    here runs with what the recipe checks it with (a Jetson's graph with ONNX Runtime, a Core ML package with an
+    evaluator of its operations), and `result["ran_with"]` says so.
 
     Raises BundleError for a bundle that is altered or incomplete, MissingRuntime where nothing here can run it.
     """
+    if weights is not None and tiles is None:
+        raise UsageError("verify: weights are only needed for tiles; give --tiles too, or leave out --weights")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     recipe = Recipe.from_json(bundle.manifest["recipe"])
     say = progress or (lambda stage, done, total: None)
@@ -56,7 +61,8 @@ def verify(
         "name": bundle.name,
         "bundle": bundle.digest,
         "ran_with": ran_with,
-        "cautions": [caution for caution in bundle.manifest["cautions"] if "not run" not in caution],
+        "cautions": bundle.manifest["cautions"],
+        "notes": notes(recipe, ran_with),
         "golden": golden,
         "tiles": fresh,
         "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
@@ -74,8 +80,10 @@ def open_runner(bundle: Bundle, recipe: Recipe, threads: int = 0) -> Runner:
     except MissingRuntime:
         if recipe.checked_with in ("none", recipe.backend):
             raise
-    require(recipe.checked_with, recipe.checked_with)
-    checker: Runner = import_module(f".backends.{recipe.checked_with}", __package__).Runner(bundle.artifact, **options)
+    module = import_module(f".backends.{recipe.checked_with}", __package__)
+    for package in _EVALUATOR_NEEDS if recipe.checked_with == "mil" else (recipe.checked_with,):
+        require(package, module.EXTRA)
+    checker: Runner = module.Runner(bundle.artifact, **options)
     return checker
 
 
@@ -84,10 +92,10 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> di
     embeddings = {
         "reference": reference,
         "program": bundle.golden_embeddings("program"),
-        "nudged": bundle.golden_embeddings("nudged"),
         "artifact": embed_all(runner, tiles, _counter(say, "golden tiles", len(tiles))),
     }
     drift = drifts(embeddings, bundle.manifest["held_out"]["keys"])
+    drift["noise_floor"] = bundle.manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
     return {"drift": drift, "gates": gates(recipe, drift)}
 
 
@@ -102,7 +110,6 @@ def _fresh(
 ) -> dict[str, Any]:
     """Measure drift on tiles the bundle has not seen; the program is rebuilt from the weights and `ranges.npz`."""
     from .lowering import Program
-    from .passes.calibrate import Ranges
     from .passes.fold import fold
     from .reference import pick_device, reference_embeddings
 
@@ -120,19 +127,18 @@ def _fresh(
     )
     net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
     if recipe.int8:
-        net = quantized(recipe, net, Ranges.load(bundle.path / "ranges.npz"))
+        net = quantized(recipe, net, _ranges(bundle))
     program = Program(net)
-    runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "program": program,
-        "nudged": program.nudged,
-        "artifact": runner,
-    }
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in runs}
+    _check_same_program(bundle, program)
+    runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
     keys: list[str] = []
     advance = _counter(say, "program and artifact", len(source))
     for batch in source.batches(BATCH):
         for name, run in runs.items():
             rows[name].append(run(batch.pixels))
+        if not keys:
+            rows["nudged"].append(program.nudged(batch.pixels))
         keys += batch.keys
         advance(len(batch.keys))
     if tuple(keys) != reference.keys:
@@ -164,6 +170,30 @@ def _same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any,
             f"{weights.source} has sha256 {weights.sha256[:12]}; give the same weights with --weights"
         )
     return vit, spec, weights
+
+
+def _ranges(bundle: Bundle) -> Any:
+    from .passes.calibrate import Ranges
+
+    try:
+        ranges = Ranges.load(bundle.path / "ranges.npz")
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
+    if not all(np.isfinite(values).all() for values in ranges.absmax.values()):
+        raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are not finite; export it again")
+    return ranges
+
+
+def _check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Raise BundleError unless the rebuilt program is the bundle's own, as near as rounding allows."""
+    tiles, _ = bundle.golden()
+    found = measure(bundle.golden_embeddings("program")[:BATCH], program(tiles[:BATCH]))
+    floor = bundle.manifest["drift"]["noise_floor"]["cosine_mean"]
+    if 1 - found.cosine_mean > 10 * (1 - floor) + 1e-6:  # another machine sums in another order
+        raise BundleError(
+            f"bundle {bundle.path}: its program cannot be rebuilt (cosine {found.cosine_mean:.6f} on golden tiles): "
+            "ranges.npz was altered, or this edgepath quantizes in another way: export it again"
+        )
 
 
 def _counter(say: Progress, stage: str, total: int) -> Callable[[int], None]:

@@ -60,6 +60,8 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
     if weights == "random" or (weights is None and not spec.hub):
         vit = random_model(spec)
         return vit, spec, Weights(f"random, seed {SEED}", state_sha256(vit), random=True)
+    if weights == "":
+        raise WeightsError('weights "": give a file, a hub snapshot folder, or random')
     path = Path(weights) if weights is not None else _from_hub(spec)
     source = path.resolve().name if weights is not None else f"hub {spec.hub}"
     if not path.exists():

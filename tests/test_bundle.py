@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepath.bundle import Bundle, BundleWriter, open_bundle, update_bundle
+from edgepath.bundle import Bundle, BundleWriter, open_bundle
 from edgepath.errors import BundleError, MissingRuntime, UsageError
 
 SIZE, DIM = 8, 3
@@ -28,7 +28,11 @@ def manifest(backend: str = "onnxruntime", artifact: str = "model.onnx") -> dict
         "model": {"name": "tiny"},
         "recipe": {"target": "onnx-fp32", "backend": backend},
         "artifact": {"file": artifact},
-        "contract": {"size": SIZE, "dim": DIM, "tokens": False},
+        "contract": {"size": SIZE, "dim": DIM, "tokens": False, "embedding": "cls"},
+        "weights": {"source": "here", "sha256": "0" * 64, "random": True},
+        "held_out": {"keys": ["a", "b", "c", "d"]},
+        "drift": {"noise_floor": {"cosine_mean": 1.0}},
+        "cautions": [],
         "measured": {"cosine": 0.5},
     }
 
@@ -480,38 +484,3 @@ def test_full_disk_at_the_manifest_keeps_the_old_bundle(small_disk: Path) -> Non
         writer.commit(manifest() | {"filler": "x" * (1 << 20)})
     assert open_bundle(final).name == "third"
     assert contents(small_disk) == {"new", "ballast"}
-
-
-# --- changing one later
-
-
-def test_update_adds_and_replaces_and_leaves_the_rest(bundle: Bundle) -> None:
-    inode = (bundle.path / "model.onnx").stat().st_ino
-    changed = update_bundle(
-        bundle, {"measured": {"cosine": 0.9}}, {"kit/check.py": b"pass\n", "report/report.md": b"#"}
-    )
-    assert changed.manifest["measured"] == {"cosine": 0.9}
-    assert (changed.path / "kit" / "check.py").read_bytes() == b"pass\n"
-    assert set(changed.manifest["files"]) == {*bundle.manifest["files"], "report/report.md"}
-    assert (changed.path / "model.onnx").stat().st_ino == inode
-    assert contents(bundle.path.parent) == {bundle.path.name}
-
-
-def test_update_does_not_bless_what_was_altered_meanwhile(bundle: Bundle) -> None:
-    (bundle.path / "model.onnx").write_bytes((bundle.path / "model.onnx").read_bytes() + b"x")
-    with pytest.raises(BundleError, match=r"model\.onnx has"):
-        update_bundle(bundle, {}, {})
-
-
-def test_update_of_an_old_view_is_refused(bundle: Bundle) -> None:
-    update_bundle(bundle, {"measured": 1}, {})
-    with pytest.raises(BundleError, match="changed since it was opened"):
-        update_bundle(bundle, {"measured": 2}, {})
-
-
-@pytest.mark.parametrize("name", ["../x", "bundle.json", "/x"])
-def test_update_writes_nowhere_else(bundle: Bundle, name: str) -> None:
-    with pytest.raises(BundleError, match="is not a name"):
-        update_bundle(bundle, {}, {name: b""})
-    assert open_bundle(bundle.path).digest == bundle.digest
-    assert contents(bundle.path.parent) == {bundle.path.name}

@@ -87,3 +87,10 @@ def test_output_is_checked_before_any_tile_is_embedded(exports: Exports, folder:
             )
     assert seen == []
     assert (tmp_path / "f.npz").read_text() == "precious"
+
+
+def test_output_inside_the_bundle_is_refused(exports: Exports, folder: Path) -> None:
+    bundle = exports("onnx-fp32").bundle
+    with pytest.raises(UsageError, match="lies in the bundle"):
+        edgepath.embed(bundle, folder, out=bundle.path / "f.npz")
+    assert edgepath.open_bundle(bundle.path).digest == bundle.digest

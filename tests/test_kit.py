@@ -26,7 +26,7 @@ from PIL import Image
 import edgepath
 from edgepath import drift
 from edgepath.backends import tensorrt
-from edgepath.bundle import BundleWriter, open_bundle, update_bundle
+from edgepath.bundle import BundleWriter, open_bundle
 from edgepath.data import data_folder
 from edgepath.exporting import _write_kit
 from edgepath.models import ModelSpec
@@ -156,14 +156,14 @@ def test_kit_passes_without_edgepath(export: Export, device_python: Path, tmp_pa
     tiles, reference = opened.golden()
     with opened.runner(threads=1) as runner:
         artifact = runner(tiles)
-    program, nudged = (np.load(bundle / "golden" / f"{name}.npz")["embeddings"] for name in ("program", "nudged"))
+    program = np.load(bundle / "golden" / "program.npz")["embeddings"]
     pairs = {
         "quantization": (reference, program),
         "lowering": (program, artifact),
-        "noise_floor": (program, nudged),
         "total": (reference, artifact),
     }
-    assert report["drift"].keys() == pairs.keys()
+    assert report["drift"].keys() == {*pairs, "noise_floor"}
+    assert report["drift"]["noise_floor"] == opened.manifest["drift"]["noise_floor"]
     for name, pair in pairs.items():
         expected = drift.measure(*pair, opened.manifest["held_out"]["keys"]).to_json()
         # One runtime, version, thread and batch in both environments: the embeddings are the same to the bit.
@@ -289,7 +289,11 @@ class Runner:
     def __call__(self, tiles):
         {body}
 """
-    update_bundle(open_bundle(bundle), {}, {"kit/runner.py": source.encode()})
+    (bundle / "kit/runner.py").write_text(source)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    entry = {"sha256": hashlib.sha256(source.encode()).hexdigest(), "size_bytes": len(source.encode())}
+    manifest["files"]["kit/runner.py"] = entry
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
 
 
 def test_runtime_that_fails_ends_in_one_line(copy: Path, tmp_path: Path) -> None:
@@ -324,12 +328,14 @@ def test_core_ml_kit_names_macos(tmp_path: Path) -> None:
         (writer.path / "model.mlpackage" / "Manifest.json").write_text("{}")
         (writer.path / "golden").mkdir()
         np.savez(writer.path / "golden/tiles.npz", tiles=np.zeros((1, 8, 8, 3), np.uint8))
-        for name in ("reference", "program", "nudged"):
+        for name in ("reference", "program"):
             np.savez(writer.path / f"golden/{name}.npz", embeddings=np.ones((1, 3), np.float32))
         _write_kit(writer.path / "kit", recipe)
-        contract = {"size": 8, "dim": 3, "tokens": False}
+        contract = {"size": 8, "dim": 3, "tokens": False, "embedding": "cls"}
         parts = {"recipe": recipe.to_json(), "contract": contract, "artifact": {"file": "model.mlpackage"}}
-        writer.commit({"name": "apple", "model": {"name": "none"}, "held_out": {"keys": ["a"]}, **parts})
+        parts |= {"weights": {"source": "here", "sha256": "0" * 64, "random": True}, "cautions": []}
+        parts |= {"drift": {"noise_floor": {"cosine_mean": 1.0}}, "held_out": {"keys": ["a"]}}
+        writer.commit({"name": "apple", "model": {"name": "none"}, **parts})
     said = refused(tmp_path / "apple", tmp_path)
     assert said.startswith("check.py: Core ML runs only on macOS")
 

@@ -275,3 +275,17 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     else:
         place[last] = value
     return values
+
+
+@pytest.mark.parametrize(
+    ("target", "change", "said"),
+    [
+        ("onnx-fp32", {"precision": {"linear": "fp16", "other": "fp16"}}, "precision fp16/fp16; onnxruntime builds"),
+        ("jetson-fp16", {"precision": {"linear": "fp32", "other": "fp32"}}, "precision fp32/fp32; tensorrt builds"),
+        ("coreml-fp16", {"checked_with": "openvino"}, 'checked_with = "openvino"; what coreml builds'),
+        ("coreml-fp16", {"deploy": {"devices": ["Mac"]}}, 'deploy.minimum_os = ""; known: iOS16'),
+        ("coreml-int8", {"deploy": {"devices": ["Mac"], "minimum_os": "iOS16"}}, "known: iOS18"),
+    ],
+)
+def test_what_a_backend_does_not_build_is_refused(target: str, change: dict[str, Any], said: str) -> None:
+    assert said in refused(recipes()[target].to_json() | change)

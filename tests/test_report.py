@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgepath.drift import measure
-from edgepath.recipe import Recipe, find_recipe
+from edgepath.recipe import Recipe, find_recipe, recipes
 from edgepath.report import (
     DRIFT_HEADER,
     GATE_HEADER,
@@ -21,6 +21,7 @@ from edgepath.report import (
     drifts,
     gates,
     machine,
+    notes,
     to_markdown,
 )
 
@@ -155,23 +156,52 @@ def test_one_failed_gate_fails_the_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("random", "kind", "ran_with", "said"),
+    ("random", "kind", "said"),
     [
-        (False, "folder", "ONNX Runtime", []),
-        (False, None, "ONNX Runtime", []),
-        (True, "folder", "ONNX Runtime", ["Weights: here. Figures describe the arithmetic"]),
-        (False, "synthetic", "ONNX Runtime", ["Calibrated on synthetic tiles"]),
-        (False, "pack", None, ["not run here"]),
-        (True, "synthetic", None, ["arithmetic", "synthetic", "not run here"]),
+        (False, "folder", []),
+        (False, None, ["Measured on synthetic tiles"]),
+        (True, "pack", ["Weights: here. Figures describe the arithmetic"]),
+        (False, "synthetic", ["Calibrated on synthetic tiles"]),
+        (True, "synthetic", ["arithmetic", "synthetic"]),
     ],
 )
-def test_cautions_say_what_a_reader_must_know(
-    random: bool, kind: str | None, ran_with: str | None, said: list[str]
-) -> None:
-    found = cautions({"random": random, "source": "here"}, {"kind": kind} if kind else None, ran_with)
+def test_cautions_say_what_a_reader_must_know(random: bool, kind: str | None, said: list[str]) -> None:
+    calibration, held_out = {"kind": kind} if kind else None, {"kind": kind or "synthetic"}
+    found = cautions({"random": random, "source": "here"}, calibration, held_out)
     assert len(found) == len(said)
     for caution, part in zip(found, said, strict=True):
         assert part in caution
+
+
+@pytest.mark.parametrize(
+    ("target", "features", "noted"),
+    [
+        ("openvino-int8", ["avx2"], True),
+        ("onnx-int8", ["avx2", "avx512f"], True),
+        ("openvino-int8", ["avx2", "avx512f", "avx512_vnni"], False),
+        ("openvino-int8", ["avx2", "avx_vnni"], False),
+        ("onnx-int8", ["asimddp"], False),
+        ("openvino-fp16", ["avx2"], False),
+        ("jetson-int8", ["avx2"], False),  # its graph computes in FP16 here, not in 8 bits
+    ],
+)
+def test_note_says_where_int8_is_not_judged_fairly(
+    target: str, features: list[str], noted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepath.report.cpu_features", lambda: features)
+    found = notes(recipes()[target], "a runtime")
+    assert [("no VNNI" in note) for note in found] == [True] * noted
+
+
+def test_note_says_that_core_ml_itself_did_not_run() -> None:
+    (note,) = notes(recipes()["coreml-int8"], "MIL evaluator (torch 2.14.1, FP16 semantics), not Core ML")
+    assert "not run by Core ML" in note
+    assert notes(recipes()["coreml-int8"], "Core ML through coremltools 9.0, ALL") == []
+
+
+def test_note_says_that_nothing_ran() -> None:
+    (note,) = notes(recipes()["coreml-int8"], None)
+    assert "not run here" in note
 
 
 # --- the whole
@@ -190,7 +220,7 @@ def test_report_is_json_for_one_tile() -> None:
     found = {name: values[:1] for name, values in embeddings().items()}
     made = report(found, held_out={"name": "one", "count": 1, "keys": KEYS[:1]})
     json.dumps(made, allow_nan=False)
-    assert "(top-0)" in to_markdown(made)
+    assert "| - |" in to_markdown(made)
 
 
 def test_machine_is_described() -> None:
@@ -233,9 +263,9 @@ def test_page_says_what_was_not_run_here() -> None:
     assert dict(facts[2:])["calibrated on"] == "needs none"
 
 
-def test_fewer_than_eleven_tiles_say_how_many_neighbours() -> None:
+def test_fewer_than_eleven_tiles_have_no_top_10() -> None:
     found = drifts({name: values[:5] for name, values in embeddings().items()}, KEYS[:5])
-    assert {row[-1].partition(" ")[2] for row in drift_rows(found)} == {"(top-4)"}
+    assert {row[-1] for row in drift_rows(found)} == {"-"}
     assert {row[-1].partition(" ")[2] for row in drift_rows(drifts(embeddings(), KEYS))} == {""}
 
 

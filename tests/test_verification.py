@@ -11,9 +11,10 @@ import pytest
 from safetensors.torch import save_file
 
 import edgepath
+from edgepath import doctor
 from edgepath.bundle import Bundle
 from edgepath.drift import measure
-from edgepath.errors import MissingRuntime, TileError, UsageError
+from edgepath.errors import BundleError, MissingRuntime, TileError, UsageError
 from edgepath.exporting import Exported
 from edgepath.models import ModelSpec
 from edgepath.weights import load_model, random_model
@@ -22,7 +23,9 @@ Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
 
 
-@pytest.mark.parametrize("target", ["openvino-int8", "onnx-int8", "onnx-fp32", "jetson-int8", "jetson-fp16"])
+@pytest.mark.parametrize(
+    "target", ["openvino-int8", "onnx-int8", "onnx-fp32", "jetson-int8", "jetson-fp16", "coreml-int8", "coreml-fp16"]
+)
 def test_golden_tiles_pass(exports: Exports, target: str) -> None:
     result = edgepath.verify(exports(target).bundle.path, threads=2)
     assert result["passed"]
@@ -60,9 +63,45 @@ def test_other_tiles_are_held_against_the_full_precision_model(exports: Exports,
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
-def test_core_ml_is_not_claimed_to_have_run(exports: Exports) -> None:
+@pytest.mark.parametrize("target", ["coreml-int8", "coreml-fp16"])
+def test_core_ml_is_not_claimed_to_have_run(exports: Exports, target: str) -> None:
+    done = exports(target)
+    result = edgepath.verify(done.bundle, threads=1)
+    for said in (result, done.report):
+        assert said["ran_with"].startswith("MIL evaluator (torch ")
+        assert said["ran_with"].endswith("FP16 semantics), not Core ML")
+        assert sum("not run by Core ML" in caution for caution in said["notes"]) == 1
+    assert "not run by Core ML" in (done.bundle.path / "report.md").read_text()
+    assert {gate["of"] for gate in result["golden"]["gates"]} == {"total"}
     with pytest.raises(MissingRuntime, match="Core ML runs only on macOS"):
+        done.bundle.runner()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
+def test_what_the_evaluator_needs_is_named(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_importable", lambda name: name != "coremltools")
+    with pytest.raises(MissingRuntime, match=r"^coremltools not installed; pip install 'edgepath\[coreml\]'$"):
         edgepath.verify(exports("coreml-int8").bundle)
+
+
+def reversed_weights(folder: Path) -> None:
+    """Turn the largest stored weight of a Core ML package around, bytes and size kept."""
+    from edgepath.mil.program import load_program
+
+    blobs = [constant for constant in load_program(folder / "model.mlpackage").constants.values() if constant.file]
+    weight = max((blob for blob in blobs if blob.type.dtype == "int8"), key=lambda blob: blob.read().nbytes)  # type: ignore[union-attr]
+    values = np.asarray(weight.read())
+    assert weight.file is not None
+    data = weight.file.read_bytes()
+    weight.file.write_bytes(data.replace(values.tobytes(), values[::-1].tobytes(), 1))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
+def test_core_ml_package_with_other_weights_fails_its_gate(altered: Altered) -> None:
+    result = edgepath.verify(altered("coreml-int8", reversed_weights), threads=1)
+    assert not result["passed"]
+    assert result["golden"]["drift"]["lowering"]["cosine_mean"] < 0.99
+    assert result["golden"]["drift"]["quantization"]["cosine_mean"] > 0.99
 
 
 def perturbed(folder: Path) -> None:
@@ -115,3 +154,18 @@ def test_weights_of_a_file_are_asked_for_again(known_tiny: ModelSpec, tmp_path: 
 def test_tiles_are_looked_for_before_anything_runs(exports: Exports) -> None:
     with pytest.raises(TileError, match="no such file or folder"):
         edgepath.verify(exports("onnx-int8").bundle, tiles="nowhere")
+
+
+def test_program_that_is_not_the_bundles_is_refused(altered: Altered) -> None:
+    def louder(folder: Path) -> None:
+        with np.load(folder / "ranges.npz") as file:
+            values = {name: file[name] * (1 if name == "tiles" else 100) for name in file.files}
+        np.savez(folder / "ranges.npz", **values)
+
+    with pytest.raises(BundleError, match="its program cannot be rebuilt"):
+        edgepath.verify(altered("onnx-int8", louder), tiles="synthetic:2", device="cpu")
+
+
+def test_weights_without_tiles_are_refused(exports: Exports) -> None:
+    with pytest.raises(UsageError, match="give --tiles too"):
+        edgepath.verify(exports("onnx-int8").bundle, weights="random")

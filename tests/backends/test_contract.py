@@ -20,7 +20,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgepath.backends import coreml, onnxruntime, openvino, reference, tensorrt
+from edgepath.backends import coreml, mil, onnxruntime, openvino, reference, tensorrt
+from edgepath.drift import measure
+from edgepath.errors import BundleError
 from edgepath.lowering import Program
 from edgepath.models import ModelSpec
 from edgepath.passes.calibrate import calibrate
@@ -31,7 +33,9 @@ from edgepath.recipe import find_recipe
 from edgepath.weights import random_model
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
-MODULES = {**BACKENDS, "reference": reference}
+MODULES = {**BACKENDS, "reference": reference, "mil": mil}
+# All but the evaluator, which has a package of its own and goes into no kit.
+ALONE = [name for name in MODULES if name != "mil"]
 # Of two blocks. INT8 artifacts here keep the tokens, so their last block is whole.
 BLOCK_LINEARS, NORMS = 8, 5
 
@@ -45,6 +49,8 @@ RUNNERS = {
     "openvino-fp16": ("openvino-fp16", "openvino"),
     "openvino-int8": ("openvino-int8", "openvino"),
     "coreml-int8": ("coreml-int8", "coreml"),
+    "coreml-fp16 evaluated": ("coreml-fp16", "mil"),
+    "coreml-int8 evaluated": ("coreml-int8", "mil"),
     "jetson-int8 on TensorRT": ("jetson-int8", "tensorrt"),
 }
 
@@ -231,7 +237,7 @@ def test_check_is_the_same_in_every_backend(backend: str) -> None:
 # --- a module stands alone
 
 
-@pytest.mark.parametrize("backend", MODULES)
+@pytest.mark.parametrize("backend", ALONE)
 def test_backend_imports_nothing_of_edgepath_and_no_sdk_at_its_top(backend: str) -> None:
     tree = ast.parse(Path(str(MODULES[backend].__file__)).read_text())
     for node in ast.walk(tree):
@@ -375,6 +381,74 @@ def test_coreml_fp16_computes_in_fp16(artifact: Callable[[str], Path]) -> None:
 def test_coreml_runner_names_the_host_it_needs(artifact: Callable[[str], Path]) -> None:
     with pytest.raises(OSError, match=r"^Core ML runs only on macOS, this is .*open it there$"):
         coreml.Runner(artifact("coreml-int8"))
+
+
+# --- Core ML, evaluated in torch
+
+
+@pytest.mark.parametrize(("target", "net"), [("coreml-fp16", "full"), ("coreml-int8", "int8")])
+def test_evaluated_package_is_the_program(
+    target: str, net: str, artifact: Callable[[str], Path], nets: dict[str, EdgeModel], tiles: np.ndarray
+) -> None:
+    import torch
+
+    wanted = Program(nets[net])(tiles)
+    with mil.Runner(artifact(target), threads=1) as runner:
+        drift = measure(wanted, runner(tiles))
+    if target == "coreml-fp16":
+        assert drift.cosine_min > 0.99999  # FP16's 11 bits through two blocks: measured 0.999999
+    else:
+        # FP16 in front of a Q moves numbers across its edges: about as far as pixels moved by FP16's 2^-11 do, once for
+        # each operation. Measured 1.3 times that.
+        pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).float()
+        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            moved = nets[net].encode(pixels * (1 + 2**-11 * noise))[0].numpy()
+        assert 1 - drift.cosine_mean < 3 * (1 - measure(wanted, moved).cosine_mean)
+        assert drift.cosine_min > 0.9997
+    assert drift.relative_l2 > 1e-4, "nothing was rounded"
+
+
+def test_evaluator_counts_what_is_int8(artifact: Callable[[str], Path]) -> None:
+    with mil.Runner(artifact("coreml-int8")) as runner:  # the patch convolution stays in FP16
+        assert runner.weights() == runner.quantized() == {"int8": BLOCK_LINEARS, "fp16": 1}
+    with mil.Runner(artifact("coreml-fp16")) as runner:
+        assert runner.weights() == runner.quantized() == {"fp16": BLOCK_LINEARS + 2}  # and the last block's qkv is two
+
+
+def test_evaluator_does_not_claim_to_be_core_ml(artifact: Callable[[str], Path]) -> None:
+    import torch
+
+    version = torch.__version__.split("+")[0]
+    with mil.Runner(artifact("coreml-fp16")) as runner:
+        assert runner.runtime == f"MIL evaluator (torch {version}, FP16 semantics), not Core ML"
+    with mil.Runner(artifact("coreml-fp16"), fp32=True) as runner:
+        assert runner.runtime == f"MIL evaluator (torch {version}, FP32), not Core ML"
+
+
+def test_evaluator_leaves_torchs_threads_as_they_were(artifact: Callable[[str], Path], tiles: np.ndarray) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    with mil.Runner(artifact("coreml-fp16"), threads=before + 1) as runner:
+        runner(tiles[:1])
+    assert torch.get_num_threads() == before
+
+
+def test_evaluator_reads_the_weights_on_disk(
+    artifact: Callable[[str], Path], nets: dict[str, EdgeModel], tiles: np.ndarray, tmp_path: Path
+) -> None:
+    package = Path(shutil.copytree(artifact("coreml-int8"), tmp_path / "model.mlpackage"))
+    file = package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    data, wanted = file.read_bytes(), Program(nets["int8"])(tiles[:4])
+    weight = max((v.numpy() for v in nets["int8"].state_dict().values() if v.dtype.itemsize == 1), key=lambda v: v.size)
+    at = data.index(weight.tobytes())
+    file.write_bytes(data[:at] + weight[::-1].tobytes() + data[at + weight.size :])
+    with mil.Runner(package, threads=1) as runner:
+        assert measure(wanted, runner(tiles[:4])).cosine_min < 0.99
+    file.write_bytes(data[: at + 5])
+    with mil.Runner(package, threads=1) as runner, pytest.raises(BundleError, match=r"weight\.bin"):
+        runner(tiles[:4])
 
 
 # --- TensorRT

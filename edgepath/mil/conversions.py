@@ -1,0 +1,88 @@
+"""The operations of ML programs that change how numbers are stored: casts, quantization and packed weights.
+
+As in `ops`: MIL's own formulas (coremltools/converters/mil/mil/ops/defs, the release named), computed in FP32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    # To fp16 and fp32 is a matter of the declared type; to an integer, C's: towards zero.
+    if dtype.startswith(("int", "uint")):
+        return x.trunc().long() if x.is_floating_point() else x.long()
+    return x.bool() if dtype == "bool" else x.float()
+
+
+def quantize(
+    input: Tensor,
+    scale: Tensor,
+    output_dtype: str,
+    zero_point: Tensor | None = None,
+    axis: Tensor | None = None,
+) -> Tensor:
+    """iOS17: `clip(round(input / scale) + zero_point)`.
+
+    coremltools evaluates `round` as NumPy's, half to even, and clips to the whole range of the type, -128 included. Its
+    numbers are whole, kept as float32 so that a NaN remains one: no device says what it makes of it, and here it must
+    not vanish. An infinity is clipped, as documented.
+    """
+    lowest, highest = RANGES[output_dtype]
+    whole = torch.round(input / _along(scale, input, axis))
+    if zero_point is not None:
+        whole = whole + _along(zero_point.float(), input, axis)
+    return whole.clamp(lowest, highest)
+
+
+def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
+    # iOS17: "scale * (input - zero_point)"
+    whole = input.float()
+    if zero_point is not None:
+        whole = whole - _along(zero_point.float(), input, axis)
+    return whole * _along(scale, input, axis)
+
+
+def _along(vector: Tensor, x: Tensor, axis: Tensor | None) -> Tensor:
+    """Shape a vector so that it runs along one axis of `x`; a scalar stays one."""
+    if vector.dim() == 0 or axis is None:
+        return vector
+    shape = [1] * x.dim()
+    shape[int(axis)] = -1
+    return vector.reshape(shape)
+
+
+def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
+    # iOS18: "output = scale * (data - offset)", a scale for each block; the block's size is data.shape / scale.shape.
+    wide = data.float()
+    if offset is not None:
+        wide = wide - _blocks(offset.float(), data)
+    return wide * _blocks(scale, data)
+
+
+def _blocks(values: Tensor, data: Tensor) -> Tensor:
+    for axis, size in enumerate(data.shape):
+        values = values.repeat_interleave(size // values.shape[axis], dim=axis) if values.shape[axis] > 1 else values
+    return values
+
+
+def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: Tensor) -> Tensor:
+    # iOS16
+    return dequantize(quantized_data, scale, zero_point, axis)
+
+
+def constexpr_lut_to_dense(indices: Tensor, lut: Tensor, vector_axis: Tensor | int | None = None) -> Tensor:
+    # iOS18: `lut` is (tables along each axis of `indices`..., entries, vector); a table serves a block of indices.
+    axis = int(vector_axis) % indices.dim() if vector_axis is not None else indices.dim() - 1
+    table = lut.float()
+    for dim, size in enumerate(indices.shape):
+        table = table.repeat_interleave(size // table.shape[dim], dim=dim)
+    entries = table.take_along_dim(indices.long()[..., None, None], dim=-2).squeeze(-2)
+    return entries.movedim(-1, axis + 1).flatten(axis, axis + 1)
+
+
+def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
+    return cast(source_val, output_dtype)

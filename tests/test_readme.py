@@ -1,0 +1,65 @@
+"""Every command, target, file and link that the README names exists as it is written there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from edgepath.cli import app
+from edgepath.recipe import recipes
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "CONTRIBUTING.md", "calibration/README.md", "benchmarks/README.md")
+
+
+def commands(text: str, name: str) -> list[list[str]]:
+    """The command lines of indented blocks that start with `name`, split into words; comments and `$ ` left out."""
+    lines = re.findall(rf"^    (?:\$ )?{name} (.*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+EDGEPATH = [words for page in PAGES for words in commands((ROOT / page).read_text(encoding="utf-8"), "edgepath")]
+
+
+@pytest.mark.parametrize("words", EDGEPATH, ids=" ".join)
+def test_command_line_is_understood(words: list[str]) -> None:
+    command = get_command(app)
+    while isinstance(command, typer.core.TyperGroup):
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context(command.name, list(words))  # parses; runs nothing
+
+
+def test_both_first_commands_and_all_verbs_are_shown() -> None:
+    assert commands(README, "make")[:2] == [["demo"], ["test"]]
+    shown = {words[0] for words in commands(README, "edgepath")}
+    assert set(get_command(app).commands) - shown <= {"calibrate"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_exist(page: str, checkout: Path) -> None:
+    known = set(re.findall(r"^([a-z]\w*):", (checkout / "Makefile").read_text(), flags=re.MULTILINE))
+    assert {words[0] for words in commands((checkout / page).read_text(encoding="utf-8"), "make")} <= known
+
+
+def test_table_of_targets_is_complete() -> None:
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", README, flags=re.MULTILINE)) == set(recipes())
+
+
+def test_python_example_compiles_and_uses_public_names() -> None:
+    import edgepath
+
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    compile(example, "README.md", "exec")
+    assert set(re.findall(r"edgepath\.(\w+)\(", example)) <= set(edgepath.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_linked_files_exist(page: str, checkout: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (checkout / page).read_text(encoding="utf-8"))
+    assert all(((checkout / page).parent / link).exists() for link in links)
