@@ -36,7 +36,7 @@ OPTIONAL = (
 )
 # fmt: on
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
-NEED_TORCH = ("edgepath.passes", "edgepath.lowering", "edgepath.weights")
+NEED_TORCH = ("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.mil")
 WITHOUT_OPTIONAL = f"""
 import sys
 
