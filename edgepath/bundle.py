@@ -20,12 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import BundleError, MissingRuntime, UsageError
+from . import backends
+from .errors import BundleError, EdgepathError, MissingRuntime, UsageError
 from .staging import NewFolder, put_back
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
-BACKENDS = ("onnxruntime", "openvino", "tensorrt", "coreml")
 _LARGEST_MANIFEST = 64 << 20
 _NEEDED = {
     "name": str,
@@ -50,6 +50,7 @@ class Runner(Protocol):
     """What runs an artifact: a context manager and a callable, `uint8 (N, S, S, 3) -> float32 (N, D)`."""
 
     runtime: str
+    size: int
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray: ...
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]: ...
@@ -114,20 +115,43 @@ class Bundle:
 
         Raises UsageError for an option this backend does not have, MissingRuntime where it cannot run on this machine.
         """
-        if self.backend not in BACKENDS:
-            raise BundleError(f'bundle {self.path}: unknown backend "{self.backend}"; known: {", ".join(BACKENDS)}')
-        module = import_module(f".backends.{self.backend}", __package__)
-        known = list(inspect.signature(module.Runner).parameters)[1:]
-        for option in options.keys() - known:
-            raise UsageError(f"bundle {self.name}: {self.backend} has no option {option}; known: {', '.join(known)}")
-        try:
-            runner: Runner = module.Runner(self.artifact, **options)
-        except ImportError as error:
-            install = f"pip install 'edgepath[{module.EXTRA}]'"
-            raise MissingRuntime(f"bundle {self.name} runs with {module.PACKAGE} ({error}); {install}") from error
-        except OSError as error:  # a host or a driver that is not here
-            raise MissingRuntime(f"bundle {self.name}: {error}") from error
-        return runner
+        if self.backend not in backends.NAMES:
+            known = ", ".join(backends.NAMES)
+            raise BundleError(f'bundle {self.path}: unknown backend "{self.backend}"; known: {known}')
+        return load_artifact(self, self.backend, **options)
+
+
+def load_artifact(bundle: Bundle, backend: str, **options: Any) -> Runner:
+    """Load a bundle's artifact with the `Runner` of a backend, its own or the one it is checked with.
+
+    Raises UsageError for an option the backend does not have, MissingRuntime where it cannot run on this machine,
+    BundleError for an artifact that it cannot load or that takes other tiles than the contract says.
+    """
+    module = import_module(f".backends.{backend}", __package__)
+    known = list(inspect.signature(module.Runner).parameters)[1:]
+    for option in options.keys() - known:
+        raise UsageError(f"bundle {bundle.name}: {backend} has no option {option}; known: {', '.join(known)}")
+    try:
+        runner: Runner = module.Runner(bundle.artifact, **options)
+    except EdgepathError:
+        raise
+    except ImportError as error:
+        install = f"pip install 'edgepath[{module.EXTRA}]'"
+        raise MissingRuntime(f"bundle {bundle.name} runs with {module.PACKAGE} ({error}); {install}") from error
+    except OSError as error:  # a host or a driver that is not here
+        raise MissingRuntime(f"bundle {bundle.name}: {error}") from error
+    except Exception as error:  # each runtime has errors of its own; whatever it says, it could not load the file
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BundleError(
+            f"bundle {bundle.path}: {module.PACKAGE} cannot load {bundle.manifest['artifact']['file']} ({why}); export "
+            "it again"
+        ) from error
+    if runner.size != (size := bundle.manifest["contract"]["size"]):
+        raise BundleError(
+            f"bundle {bundle.path}: its artifact takes tiles of {runner.size} px, its contract says {size}; export it "
+            "again"
+        )
+    return runner
 
 
 class BundleWriter:

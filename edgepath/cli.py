@@ -5,17 +5,24 @@ Exit codes: 0 passed, 1 a gate failed, 2 could not run.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from .console import (
+    print_json,
+    print_pack,
+    print_report,
+    print_table,
+    print_verification,
+    progress_bars,
+    say_cautions,
+    verdict,
+)
 from .errors import EdgepathError
 
 app = typer.Typer(
@@ -80,7 +87,7 @@ def export(
     """Turn weights into a checked bundle <out>/<model>-<target>/."""
     from .exporting import export as run
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         done = run(
             target,
             model=model,
@@ -97,10 +104,10 @@ def export(
             progress=progress,
         )
     if as_json:
-        _print_json(done.report | {"path": str(done.bundle.path)})
+        print_json(done.report | {"path": str(done.bundle.path)})
     else:
-        _print_report(done.report)
-        print(f"{done.bundle.path}: {_verdict(done.passed)}")
+        print_report(done.report)
+        print(f"{done.bundle.path}: {verdict(done.passed)}")
     raise typer.Exit(0 if done.passed else 1)
 
 
@@ -118,7 +125,7 @@ def verify(
     """Check a bundle's hashes, run its artifact and hold its drift against the recipe's gates."""
     from .verification import verify as run
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         result = run(
             bundle,
             tiles=tiles,
@@ -130,10 +137,10 @@ def verify(
             progress=progress,
         )
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
-        _print_verification(result)
-        print(f"{bundle}: {_verdict(result['passed'])}")
+        print_verification(result)
+        print(f"{bundle}: {verdict(result['passed'])}")
     raise typer.Exit(0 if result["passed"] else 1)
 
 
@@ -152,7 +159,7 @@ def embed(
     """Embed tiles with a bundle and write embeddings (N, D) and paths (N)."""
     from .embedding import embed as run
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         done = run(
             bundle,
             tiles[0] if len(tiles) == 1 else tiles,
@@ -165,9 +172,9 @@ def embed(
             progress=progress,
         )
     if as_json:
-        _print_json(done)
+        print_json(done)
         return
-    _say_cautions(done["cautions"])
+    say_cautions(done["cautions"])
     for key, reason in done["skipped"]:
         typer.echo(f"skipped {key}: {reason}", err=True)
     print(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
@@ -194,7 +201,7 @@ def distill(
     from .distillation.options import parse_changes
     from .distillation.training import distill as run
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         done = run(
             teacher,
             student,
@@ -212,7 +219,7 @@ def distill(
             progress=progress,
         )
     if as_json:
-        _print_json(done)
+        print_json(done)
     elif done["writes"]:
         print(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
 
@@ -224,10 +231,10 @@ def targets(as_json: AsJson = False) -> None:
 
     known = recipes()
     if as_json:
-        _print_json([recipe.to_json() for recipe in known.values()])
+        print_json([recipe.to_json() for recipe in known.values()])
         return
     rows = [[r.target, r.precision.linear, r.precision.other, r.checked_with, r.summary] for r in known.values()]
-    _print_table(["target", "linears", "rest", "checked with", "what"], rows)
+    print_table(["target", "linears", "rest", "checked with", "what"], rows)
 
 
 @app.command()
@@ -237,10 +244,10 @@ def models(as_json: AsJson = False) -> None:
 
     specs = model_specs()
     if as_json:
-        _print_json([spec.to_json() for spec in specs])
+        print_json([spec.to_json() for spec in specs])
         return
     rows = [[s.name, s.embedding, s.hub or "-", s.licence, s.summary] for s in specs]
-    _print_table(["model", "embedding", "hub", "licence", "what"], rows)
+    print_table(["model", "embedding", "hub", "licence", "what"], rows)
 
 
 @app.command()
@@ -250,10 +257,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = diagnose()
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
         return
-    _print_table(["", ""], [[name, value] for name, value in found.machine_rows()])
-    _print_table(["what", "here", "to get it"], found.rows())
+    print_table(["", ""], [[name, value] for name, value in found.machine_rows()])
+    print_table(["what", "here", "to get it"], found.rows())
 
 
 @packs_app.command("build")
@@ -263,23 +270,25 @@ def build_pack(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Tiles to select.")] = 512,
     seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 0,
     resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Select a diverse set of tissue tiles and write them, hashed, as a calibration pack."""
     from .packs import build_pack as run
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         info = run(
             sources,
             out,
             count,
             seed=seed,
             resize=resize.value,
+            skip_bad=skip_bad,
             force=force,
             progress=lambda done, total: progress("select", done, total),
         )
-    _print_pack(info, as_json)
+    print_pack(info, as_json)
 
 
 @packs_app.command("check")
@@ -290,7 +299,7 @@ def check_pack(
     """Verify a pack: its manifest, its files, every tile's hash."""
     from .packs import check_pack as run
 
-    _print_pack(run(pack), as_json)
+    print_pack(run(pack), as_json)
 
 
 def main() -> None:
@@ -301,85 +310,3 @@ def main() -> None:
     except EdgepathError as error:
         typer.echo(f"edgepath: {error}", err=True)
         sys.exit(2)
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Yield `progress(stage, done, total)`, which draws one bar a stage on stderr."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description:20}"), BarColumn(), MofNCompleteColumn(), *times)
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield progress
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    columns = [Column(name, overflow="fold") for name in header]
-    table = Table(*columns, box=SIMPLE_HEAD, show_header=any(header), header_style="bold", padding=(0, 1, 0, 0))
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: `edgepath[openvino]` is no markup
-    Console().print(table)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    from .report import fact_rows
-
-    _say_cautions([*report["cautions"], *report["notes"]])
-    _print_figures(report)
-    _print_table(["", ""], fact_rows(report))
-
-
-def _print_verification(result: dict[str, Any]) -> None:
-    _say_cautions([*result["cautions"], *result["notes"]])
-    for name, part in (("golden tiles", result["golden"]), ("given tiles", result["tiles"])):
-        if part is not None:
-            print(f"{name} ({result['ran_with']})")
-            _print_figures(part)
-
-
-def _print_figures(part: dict[str, Any]) -> None:
-    from .report import DRIFT_HEADER, GATE_HEADER, drift_rows, gate_rows
-
-    _print_table(DRIFT_HEADER, drift_rows(part["drift"]))
-    _print_table(GATE_HEADER, gate_rows(part["gates"]))
-
-
-def _print_pack(info: Any, as_json: bool) -> None:
-    if as_json:
-        _print_json(info.to_json())
-    else:
-        print(f"{info.path}: {info.count} tiles, seed {info.seed}, sha256 {info.sha256[:16]}")
-
-
-def _say_cautions(cautions: list[str]) -> None:
-    for caution in cautions:
-        typer.secho(caution, fg=typer.colors.YELLOW, err=True)
-
-
-def _verdict(passed: bool) -> str:
-    return "passed" if passed else "FAILED (a gate was missed; the bundle is kept and marked so)"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle, open_bundle
-from .errors import UsageError
+from .errors import BundleError, UsageError
 from .exporting import Progress
 from .features import check_features_path, write_features
 from .tiles import open_tiles
@@ -44,7 +44,14 @@ def embed(
         def rows() -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
             done = 0
             for part in source.batches(batch):
-                yield part.keys, runner(part.pixels)
+                embeddings = runner(part.pixels)
+                if embeddings.shape[1:] != (bundle.dim,):
+                    found = "x".join(map(str, embeddings.shape[1:]))
+                    raise BundleError(
+                        f"bundle {bundle.path}: its artifact gives {found} numbers a tile, its contract says "
+                        f"{bundle.dim}; export it again"
+                    )
+                yield part.keys, embeddings
                 done += len(part.keys)
                 say("embed", done, len(source))
 

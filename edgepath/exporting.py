@@ -157,7 +157,7 @@ def split(tiles: TileSource, wanted: int) -> tuple[TileSource, TileSource]:
     if min(left, wanted) < FEWEST:
         raise UsageError(
             f"calibration: {tiles.name} has {len(tiles)} tiles, {wanted} were asked for; at least {FEWEST} are needed "
-            f"besides a quarter (at most {HELD_OUT}) held out to measure drift; add tiles or leave out --calibration"
+            f"besides a quarter (at most {HELD_OUT}) held out to measure drift; add tiles, or calibrate on `synthetic`"
         )
     held_out = _spread(len(tiles), held)
     rest = sorted(set(range(len(tiles))) - set(held_out))

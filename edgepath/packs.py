@@ -46,6 +46,7 @@ def build_pack(
     *,
     seed: int = 0,
     resize: str = "refuse",
+    skip_bad: bool = False,
     force: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> PackInfo:
@@ -54,7 +55,8 @@ def build_pack(
     A source is a folder, a pack, or `synthetic[:COUNT[:SEED]]`. Tiles with less than `TISSUE` tissue, and all but the
     first of equal ones, are left out. The rest is spread over sources, groups, stainings, scanners, labels and slides,
     and inside them over colour and texture (`selection.select`). The same sources and seed give the same pack. A tile
-    is decoded once, a chosen one twice; `progress` is called with how many of how many are done.
+    is decoded once, a chosen one twice; `progress` is called with how many of how many are done. With `skip_bad`, tiles
+    that cannot be read are left out and listed in pack.toml.
 
     Raises PackError for too few tiles and a full disk, UsageError for an output in the way, TileError for a bad tile.
     """
@@ -64,7 +66,7 @@ def build_pack(
     final = Path(out)
     try:
         with NewFolder(final, "pack", PackError, _may_replace, force=force) as new:
-            opened = [open_tiles(source, resize=resize) for source in given]
+            opened = [open_tiles(source, resize=resize, skip_bad=skip_bad) for source in given]
             names = _names(opened)
             advance = _counter(sum(map(len, opened)) + count, progress)
             candidates, descriptors = _candidates(opened, names, advance)
@@ -156,6 +158,7 @@ def _source(
 ) -> dict[str, Any]:
     """Return what pack.toml says about a source."""
     own = [candidate.row for candidate in chosen if candidate.source == number]
+    skipped = [f"{key}: {reason}" for key, reason in source.skipped]
     return {
         "name": name,
         "kind": source.kind,
@@ -163,7 +166,7 @@ def _source(
         "tissue": sum(candidate.source == number for candidate in candidates),
         "chosen": len(own),
         "licences": sorted({row["licence"] for row in own} - {""}),
-    }
+    } | ({"skipped": skipped} if skipped else {})
 
 
 def _names(opened: Sequence[TileSource]) -> list[str]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import backends
 from .data import data_folder
 from .errors import RecipeError, UsageError, did_you_mean
 from .tables import build_table, read_toml
 
 SCHEMA = 1
-BACKENDS = ("onnxruntime", "tensorrt", "openvino", "coreml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -72,7 +72,7 @@ class Recipe:
 
     target: str
     summary: str
-    backend: typing.Literal["onnxruntime", "tensorrt", "openvino", "coreml"]
+    backend: backends.Name
     checked_with: typing.Literal["onnxruntime", "openvino", "mil", "none"]
     precision: Precision
     deploy: Deploy

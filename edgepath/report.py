@@ -15,6 +15,7 @@ from .drift import measure
 from .recipe import Recipe
 
 NOT_RUN = "not run here"
+FEW = 16  # tiles, under which the 1st percentile is no more than the worst of a handful
 DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"]
 GATE_HEADER = ["gate", "of", "measured", "required", ""]
 # Which two sets of embeddings each drift compares.
@@ -121,6 +122,8 @@ def cautions(
         said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
     elif held_out["kind"] == "synthetic":
         said.append("Measured on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
+    if (tiles := len(held_out["keys"])) < FEW:
+        said.append(f"Measured on {tiles} tiles only: drift on others may be larger; verify it with --tiles FOLDER.")
     return said
 
 

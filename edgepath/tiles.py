@@ -22,6 +22,7 @@ from .errors import PackError, TileError, UsageError
 from .images import SUFFIXES, check_resize, read_image, resize_tile, tile_sha256
 
 SYNTHETIC = 160  # tiles of "synthetic": 128 to calibrate on and 32 held out
+MOST_SYNTHETIC = 1_000_000  # each tile has a key in memory
 
 
 @dataclass(frozen=True)
@@ -244,8 +245,9 @@ def _pack(folder: Path, size: int, resize: str) -> TileSource:
 def _synthetic(source: str, size: int) -> TileSource:
     match = re.fullmatch(r"synthetic(?::(\d{1,9}))?(?::(\d{1,9}))?", source)
     count = int(match[1] or SYNTHETIC) if match else 0
-    if not match or not count:
-        raise UsageError(f"tiles {source}: give synthetic, synthetic:COUNT or synthetic:COUNT:SEED, COUNT above 0")
+    if not match or not 1 <= count <= MOST_SYNTHETIC:
+        ways = f"synthetic, synthetic:COUNT or synthetic:COUNT:SEED, COUNT from 1 to {MOST_SYNTHETIC}"
+        raise UsageError(f"tiles {source}: give {ways}")
     from .synthesis import look_of, synthesize
 
     seed = int(match[2] or 0)

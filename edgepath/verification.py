@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .bundle import Bundle, Runner, open_bundle
+from . import backends
+from .bundle import Bundle, Runner, load_artifact, open_bundle
 from .doctor import require
 from .drift import measure
 from .errors import BundleError, MissingRuntime, TileError, UsageError
@@ -18,7 +19,6 @@ from .recipe import Recipe
 from .report import drifts, gates, notes
 from .tiles import TileSource, open_tiles
 
-CPU_BACKENDS = ("onnxruntime", "openvino")
 _EVALUATOR_NEEDS = ("torch", "coremltools")
 
 
@@ -62,11 +62,19 @@ def verify(
         "bundle": bundle.digest,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
-        "notes": notes(recipe, ran_with),
+        "notes": notes(recipe, ran_with) + _of_tiles(fresh),
         "golden": golden,
         "tiles": fresh,
         "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
     }
+
+
+def _of_tiles(fresh: dict[str, Any] | None) -> list[str]:
+    """What a reader must know of the given tiles."""
+    if not fresh or not (seen := fresh["seen_in_calibration"]):
+        return []
+    count = fresh["source"]["count"]
+    return [f"{seen} of the {count} given tiles were calibrated on: they say nothing about tiles the device will see."]
 
 
 def open_runner(bundle: Bundle, recipe: Recipe, threads: int = 0) -> Runner:
@@ -76,15 +84,14 @@ def open_runner(bundle: Bundle, recipe: Recipe, threads: int = 0) -> Runner:
     """
     options = {"threads": threads} if threads else {}
     try:
-        return bundle.runner(**(options if recipe.backend in CPU_BACKENDS else {}))
+        return bundle.runner(**(options if recipe.backend in backends.WITH_THREADS else {}))
     except MissingRuntime:
         if recipe.checked_with in ("none", recipe.backend):
             raise
-    module = import_module(f".backends.{recipe.checked_with}", __package__)
-    for package in _EVALUATOR_NEEDS if recipe.checked_with == "mil" else (recipe.checked_with,):
-        require(package, module.EXTRA)
-    checker: Runner = module.Runner(bundle.artifact, **options)
-    return checker
+    if recipe.checked_with == "mil":
+        for package in _EVALUATOR_NEEDS:
+            require(package, "coreml")
+    return load_artifact(bundle, recipe.checked_with, **options)
 
 
 def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> dict[str, Any]:
@@ -148,6 +155,7 @@ def _fresh(
     )
     return {
         "source": source.provenance(),
+        "seen_in_calibration": _seen_in_calibration(bundle, source),
         "skipped": source.skipped,
         "reference": reference.runtime,
         "drift": drift,
@@ -170,6 +178,16 @@ def _same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any,
             f"{weights.source} has sha256 {weights.sha256[:12]}; give the same weights with --weights"
         )
     return vit, spec, weights
+
+
+def _seen_in_calibration(bundle: Bundle, source: TileSource) -> int:
+    """Count the tiles of `source` whose pixels the bundle was calibrated on."""
+    listed = bundle.path / "calibration.csv"
+    if not listed.exists():  # nothing was calibrated
+        return 0
+    with open(listed, encoding="utf-8", newline="") as file:
+        calibrated = {row["sha256_pixels"] for row in csv.DictReader(file)}
+    return sum(source.digests.get(key) in calibrated for key in source.keys)
 
 
 def _ranges(bundle: Bundle) -> Any:

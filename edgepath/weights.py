@@ -70,6 +70,9 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
         spec = _with_config(spec, path)
     vit = build(spec)
     state = _read_state(path / _STATE if path.is_dir() else path)
+    if spec.name.startswith("timm:"):
+        state, resampled = _at_this_size(vit, state)
+        source += resampled
     _fill(vit, state, f"weights {path}", spec)
     return vit.eval(), spec, Weights(source, state_sha256(vit), random=False)
 
@@ -224,6 +227,26 @@ def _read_pth(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise WeightsError(f"weights {path}: holds a {type(state).__name__}, not a state dict; save model.state_dict()")
     return state
+
+
+def _at_this_size(vit: Any, state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+    """Resample a square position embedding to the model's own grid, as timm does when it loads weights, and say so.
+
+    Many timm models were trained at another size than tiles have: DINOv2 at 518 px, on 37 x 37 patches.
+    """
+    from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+
+    given, wanted = state.get("pos_embed"), vit.pos_embed
+    if given is None or wanted is None or given.ndim != 3 or given.shape[::2] != wanted.shape[::2]:
+        return state, ""
+    prefix = wanted.shape[1] - vit.patch_embed.num_patches
+    side = math.isqrt(max(0, given.shape[1] - prefix))
+    if given.shape == wanted.shape or side == 0 or side * side != given.shape[1] - prefix:
+        return state, ""
+    grid = vit.patch_embed.grid_size
+    fitting = resample_abs_pos_embed(given.float(), list(grid), num_prefix_tokens=prefix)
+    said = f", position embedding resampled from {side} x {side} to {grid[0]} x {grid[1]} patches"
+    return {**state, "pos_embed": fitting}, said
 
 
 def _fill(vit: nn.Module, state: Mapping[str, Tensor], who: str, spec: ModelSpec) -> None:

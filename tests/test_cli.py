@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepath import cli
+from edgepath import cli, console
 from edgepath.bundle import Bundle
 from edgepath.exporting import Exported
 
@@ -152,7 +152,7 @@ def test_tables_as_text_and_as_json(edgepath: Command, command: str) -> None:
 
 
 def test_tables_keep_what_looks_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_table(["what", "to get it"], [["a", "pip install 'edgepath[openvino]'"]])
+    console.print_table(["what", "to get it"], [["a", "pip install 'edgepath[openvino]'"]])
     assert "'edgepath[openvino]'" in capsys.readouterr().out
 
 

@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from edgepath import doctor
+from edgepath.backends import NAMES
 from edgepath.doctor import EXTRAS, Diagnosis, diagnose, require, versions
 from edgepath.errors import MissingRuntime
-from edgepath.recipe import BACKENDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -332,7 +332,7 @@ def test_require_names_what_is_missing_and_how_to_get_it(what: str, extra: str, 
     assert bare(script, missing).strip() == said
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMES)
 def test_export_needs_its_whole_extra(backend: str) -> None:
     script = f"try: require({backend!r}, 'export')\nexcept MissingRuntime as error: print(error)"
     said = bare(script, set(EXTRAS["export"]))

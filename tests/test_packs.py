@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-DEAD = 2**22 + 1  # above the largest process id Linux gives out
 
 
 def tissue(seed: int) -> np.ndarray:
@@ -680,16 +678,6 @@ def test_interrupt_cleans_up(tmp_path: Path) -> None:
     assert contents(tmp_path) == set()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    (tmp_path / "disk").mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path / "disk")]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root and the right to mount")
-    yield tmp_path / "disk"
-    subprocess.run(["umount", tmp_path / "disk"], check=True)
-
-
 def test_full_disk_is_one_line_and_keeps_the_old_pack(small_disk: Path) -> None:
     old = small(small_disk)
     with pytest.raises(PackError, match=r"^disk full while writing .*pack: need more than .* are free.*elsewhere$"):
@@ -737,3 +725,16 @@ def test_public_names_are_those_of_the_package() -> None:
     assert edgepath.build_pack is build_pack
     assert edgepath.check_pack is check_pack
     assert issubclass(PackError, EdgepathError)
+
+
+def test_skip_bad_leaves_out_and_lists(tmp_path: Path) -> None:
+    for i in range(6):
+        save(tmp_path / "slide" / f"{i}.png", tissue(i))
+    (tmp_path / "slide" / "torn.png").write_bytes((tmp_path / "slide" / "0.png").read_bytes()[:200])
+    with pytest.raises(TileError, match=r"torn\.png"):
+        build_pack(tmp_path / "slide", tmp_path / "pack", 4)
+    info = build_pack(tmp_path / "slide", tmp_path / "pack", 4, skip_bad=True)
+    (listed,) = info.sources[0]["skipped"]
+    assert listed.startswith("torn.png: ")
+    assert str(tmp_path) not in listed
+    assert check_pack(tmp_path / "pack") == info

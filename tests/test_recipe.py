@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from edgepath import backends
 from edgepath.data import data_folder
 from edgepath.errors import RecipeError, UsageError
-from edgepath.recipe import BACKENDS, Quantize, Recipe, find_recipe, load_recipe, recipes
+from edgepath.recipe import Quantize, Recipe, find_recipe, load_recipe, recipes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -79,7 +80,7 @@ def test_recipes_are_found_by_target() -> None:
     found = recipes()
     assert sorted(found) == sorted(path.stem for path in FILES)
     assert len(found) == 8
-    assert {recipe.backend for recipe in found.values()} == set(BACKENDS)
+    assert {recipe.backend for recipe in found.values()} == set(backends.NAMES)
     for target, recipe in found.items():
         assert find_recipe(target) == recipe
 

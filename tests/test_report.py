@@ -166,7 +166,8 @@ def test_one_failed_gate_fails_the_report() -> None:
     ],
 )
 def test_cautions_say_what_a_reader_must_know(random: bool, kind: str | None, said: list[str]) -> None:
-    calibration, held_out = {"kind": kind} if kind else None, {"kind": kind or "synthetic"}
+    keys = [f"{i}.png" for i in range(20)]
+    calibration, held_out = {"kind": kind} if kind else None, {"kind": kind or "synthetic", "keys": keys}
     found = cautions({"random": random, "source": "here"}, calibration, held_out)
     assert len(found) == len(said)
     for caution, part in zip(found, said, strict=True):
@@ -287,3 +288,13 @@ def test_tables_are_well_formed_whatever_a_file_is_called() -> None:
         assert table[1] == ["---"] * len(table[0])
     assert found[-1][2:] == [["a|b.png", "not an image"], ["c.png", "two lines | and a bar"], ["`d`.png", ""]]
     assert len(tables(to_markdown(report()))) == 3
+
+
+def test_few_tiles_are_said() -> None:
+    few = {"kind": "folder", "keys": KEYS}
+    many = {"kind": "folder", "keys": [str(i) for i in range(16)]}
+    trained = {"random": False, "source": "weights"}
+    assert cautions(trained, None, many) == []
+    assert cautions(trained, None, few) == [
+        "Measured on 12 tiles only: drift on others may be larger; verify it with --tiles FOLDER."
+    ]

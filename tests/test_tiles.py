@@ -306,7 +306,16 @@ def test_synthetic_tiles_beyond_a_million_are_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["synthetic:", "synthetic:0", "synthetic:-3", "synthetic:3:", "synthetic:a", "synthetic:1:2:3"]
+    "source",
+    [
+        "synthetic:",
+        "synthetic:0",
+        "synthetic:1000001",
+        "synthetic:-3",
+        "synthetic:3:",
+        "synthetic:a",
+        "synthetic:1:2:3",
+    ],
 )
 def test_synthetic_source_of_another_form_is_refused(source: str) -> None:
     assert "give synthetic, synthetic:COUNT or synthetic:COUNT:SEED" in refused(source, UsageError)

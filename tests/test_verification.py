@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -169,3 +170,52 @@ def test_program_that_is_not_the_bundles_is_refused(altered: Altered) -> None:
 def test_weights_without_tiles_are_refused(exports: Exports) -> None:
     with pytest.raises(UsageError, match="give --tiles too"):
         edgepath.verify(exports("onnx-int8").bundle, weights="random")
+
+
+def test_tiles_that_were_calibrated_on_are_counted_and_said(exports: Exports) -> None:
+    result = edgepath.verify(exports("onnx-int8").bundle, tiles="synthetic:96", device="cpu")
+    assert result["tiles"]["seen_in_calibration"] == 32
+    assert any(note.startswith("32 of the 96 given tiles were calibrated on") for note in result["notes"])
+    fresh = edgepath.verify(exports("onnx-int8").bundle, tiles="synthetic:4:5", device="cpu")
+    assert fresh["tiles"]["seen_in_calibration"] == 0
+    assert not any("calibrated on" in note for note in fresh["notes"])
+    unquantized = edgepath.verify(exports("onnx-fp32").bundle, tiles="synthetic:4", device="cpu")
+    assert unquantized["tiles"]["seen_in_calibration"] == 0
+
+
+def rewritten(**changes: object) -> Callable[[Path], None]:
+    """Change parts of a bundle's manifest, `a__b` standing for a.b."""
+
+    def change(folder: Path) -> None:
+        manifest = json.loads((folder / "bundle.json").read_text())
+        for dotted, value in changes.items():
+            *parents, leaf = dotted.split("__")
+            table = manifest
+            for parent in parents:
+                table = table[parent]
+            table[leaf] = value
+        (folder / "bundle.json").write_text(json.dumps(manifest))
+
+    return change
+
+
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8", "coreml-int8"])
+def test_artifact_the_runtime_cannot_load_is_one_line(altered: Altered, target: str) -> None:
+    bundle = altered(target, rewritten(artifact__file="ranges.npz"))
+    with pytest.raises(BundleError) as caught:
+        edgepath.verify(bundle)
+    assert "ranges.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_contract_that_is_not_the_artifacts_is_one_line(altered: Altered, tmp_path: Path) -> None:
+    bundle = altered("onnx-int8", rewritten(contract__size=112))
+    with pytest.raises(BundleError, match="its artifact takes tiles of 224 px, its contract says 112"):
+        bundle.runner()
+
+
+def test_embedding_of_another_length_is_one_line(altered: Altered, tmp_path: Path) -> None:
+    bundle = altered("onnx-int8", rewritten(contract__dim=95))
+    with pytest.raises(BundleError, match="its artifact gives 96 numbers a tile, its contract says 95"):
+        edgepath.embed(bundle, "synthetic:2", out=tmp_path / "f.npz")
+    assert not (tmp_path / "f.npz").exists()

@@ -558,3 +558,23 @@ def test_offline_takes_what_the_cache_has(state: State, tiny: ModelSpec) -> None
     assert spec.mean == tiny.mean
     (repo / "snapshots" / COMMIT / "model.safetensors").unlink()
     assert "holds no model.safetensors" in refused(replace(tiny, hub="org/cached"), None)
+
+
+def test_position_embedding_of_another_size_is_resampled_as_timm_does(tmp_path: Path) -> None:
+    import timm
+
+    spec = find_model("timm:vit_tiny_patch16_224")
+    large = timm.create_model(spec.timm_name, num_classes=0, img_size=320)
+    save_file(large.state_dict(), tmp_path / "large.safetensors")
+    # timm's own loading is what it has to equal.
+    small = timm.create_model(spec.timm_name, num_classes=0, img_size=224)
+    wanted = timm.models.vision_transformer.checkpoint_filter_fn(large.state_dict(), small)
+    vit, _, weights = load_model(spec, tmp_path / "large.safetensors")
+    assert torch.equal(vit.pos_embed, wanted["pos_embed"])
+    assert weights.source == "large.safetensors, position embedding resampled from 20 x 20 to 14 x 14 patches"
+
+
+def test_models_with_a_name_of_their_own_take_no_other_size(tiny: ModelSpec, state: State, tmp_path: Path) -> None:
+    other = state | {"pos_embed": torch.zeros(1, 20 * 20, 96)}
+    save_file(other, tmp_path / "large.safetensors")
+    assert "pos_embed is 1 x 400 x 96, 1 x 256 x 96 is needed" in refused(tiny, tmp_path / "large.safetensors")

@@ -58,7 +58,7 @@ class Runner:
         import coremltools
 
         self._model = coremltools.models.MLModel(str(artifact), compute_units=coremltools.ComputeUnit[compute])
-        self._size = int(self._model.get_spec().description.input[0].type.imageType.width)
+        self.size = int(self._model.get_spec().description.input[0].type.imageType.width)
         self.runtime = f"Core ML through coremltools {coremltools.__version__}, {compute}"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ class Runner:
         """
         from PIL import Image
 
-        _check(tiles, self._size)
+        _check(tiles, self.size)
         rows = [self._model.predict({"tile": Image.fromarray(tile)}) for tile in tiles]
         return {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
 

@@ -38,7 +38,7 @@ class Runner:
         self._torch, self._threads = torch, threads
         self._program = load_program(artifact)
         self._evaluate = Evaluator(self._program, fp32=fp32)
-        self._size = self._program.size
+        self.size = self._program.size
         semantics = "FP32" if fp32 else "FP16 semantics"
         self.runtime = f"MIL evaluator (torch {torch.__version__.split('+')[0]}, {semantics}), not Core ML"
 
@@ -50,7 +50,7 @@ class Runner:
 
         The package takes one image a call, so the batch is a loop here.
         """
-        _check(tiles, self._size)
+        _check(tiles, self.size)
         before = self._torch.get_num_threads()
         self._torch.set_num_threads(self._threads or before)
         try:

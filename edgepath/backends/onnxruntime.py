@@ -40,7 +40,7 @@ class Runner:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
         tiles = self._session.get_inputs()[0]
-        self._input, self._size = tiles.name, tiles.shape[1]
+        self._input, self.size = tiles.name, tiles.shape[1]
         self.runtime = f"ONNX Runtime {onnxruntime.__version__}, CPU"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ class Runner:
 
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
         """Return outputs by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
-        _check(tiles, self._size)
+        _check(tiles, self.size)
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, {self._input: np.ascontiguousarray(tiles)}), strict=True))
 

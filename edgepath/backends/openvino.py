@@ -53,7 +53,7 @@ class Runner:
             options["PERF_COUNT"] = True
         self._compiled = openvino.Core().compile_model(artifact, device, options)
         self._request = self._compiled.create_infer_request()
-        self._size = self._compiled.input(0).partial_shape[1].get_length()
+        self.size = self._compiled.input(0).partial_shape[1].get_length()
         self.runtime = f"OpenVINO {openvino.__version__.split('-')[0]}, {device}, {precision}"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ class Runner:
 
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
         """Return outputs by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
-        _check(tiles, self._size)
+        _check(tiles, self.size)
         results = self._request.infer({0: np.ascontiguousarray(tiles)})
         return {port.get_any_name(): np.array(values) for port, values in results.items()}
 

@@ -29,7 +29,7 @@ class Runner:
         torch.backends.cudnn.allow_tf32 = False
         self._torch, self._device, self._embedding = torch, device, embedding
         self._vit = vit.to(device)
-        self._size = int(vit.patch_embed.img_size[0])
+        self.size = int(vit.patch_embed.img_size[0])
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
         self.runtime = f"PyTorch {torch.__version__.split('+')[0]} FP32, {device_name(device)}"
@@ -39,7 +39,7 @@ class Runner:
 
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
         """Return `embedding` float32 (N, D) and `tokens`, the patch tokens, float32 (N, P, width)."""
-        _check(tiles, self._size)
+        _check(tiles, self.size)
         torch = self._torch
         with torch.inference_mode():
             raw = torch.from_numpy(np.array(tiles, order="C"))  # a copy: torch takes no negative strides

@@ -68,7 +68,7 @@ class Runner:
         engine = prepare(tensorrt, artifact, cache=cache)
         self._runner = TrtRunner(engine_from_bytes(engine.read_bytes()))
         self._runner.activate()
-        self._largest, self._size = read_plans(artifact)["shapes"]["max"][:2]
+        self._largest, self.size = read_plans(artifact)["shapes"]["max"][:2]
         self.runtime = f"TensorRT {tensorrt.__version__}, {gpu()}"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ class Runner:
 
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
         """Return every output by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, W)."""
-        _check(tiles, self._size)
+        _check(tiles, self.size)
         parts = []
         for start in range(0, len(tiles), self._largest):
             feed = {"tiles": np.ascontiguousarray(tiles[start : start + self._largest])}

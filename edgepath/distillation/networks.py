@@ -27,10 +27,14 @@ class Tokens(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both kinds of tokens; registers are dropped."""
+    def forward(self, crops: Tensor, blanked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return both kinds of tokens, no registers; `blanked` patches, bool (N, R, C), show the mean colour."""
         vit: Any = self.vit
-        tokens = vit.forward_features((crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std)
+        pixels = (crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        if blanked is not None:
+            patch = crops.shape[1] // blanked.shape[1]
+            pixels = pixels.masked_fill(blanked.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None], 0.0)
+        tokens = vit.forward_features(pixels)
         return tokens[:, 0], tokens[:, vit.num_prefix_tokens :]
 
 
@@ -113,3 +117,12 @@ def grid(vit: nn.Module) -> int:
     """Return how many patches lie along one side."""
     model: Any = vit
     return int(model.patch_embed.grid_size[0])
+
+
+def optimizer_groups(net: nn.Module) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: biases, norms, LayerScale and single tokens do not decay, as in DINOv2."""
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, value in net.named_parameters():
+        single = name.endswith(("pos_embed", "cls_token", "reg_token", "dist_token"))
+        parts[value.ndim > 1 and not single].append(value)
+    return [{"params": values, "decays": decays} for decays, values in parts.items()]

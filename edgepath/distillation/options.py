@@ -142,9 +142,9 @@ def parse_changes(words: Sequence[str]) -> dict[str, Any]:
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """Return which options differ and change weights, as `training.steps is 200, was 100`."""
+    """Return which options differ and change weights, as `training.steps is 200, was 100`: all but those of [run]."""
     found = []
-    for table in ("views", "heads", "loss", "training"):
+    for table in (name for name, values in here.items() if isinstance(values, Mapping) and name != "run"):
         for key in sorted({**here[table], **there[table]}):
             now, then = here[table].get(key), there[table].get(key)
             if now != then:

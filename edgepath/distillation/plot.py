@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 330, 70, 20, 40, 40
-_PANELS = (
+Panels = Sequence[tuple[str, Sequence[str]]]
+DISTILLATION = (
     ("loss (cross-entropy, nats)", ("loss", "dino", "ibot")),
     ("agreement with the teacher (share of equal nearest prototypes)", ("cls_agreement", "patch_agreement")),
 )
@@ -16,11 +17,11 @@ _COLOURS = ("#222222", "#c0392b", "#2471a3")
 _GREY = "#bbbbbb"
 
 
-def draw_log(rows: Sequence[dict[str, float]], path: Path) -> None:
-    """Draw the rows of a log, two panels over each other, as a PNG."""
-    image = Image.new("RGB", (WIDTH, HEIGHT * len(_PANELS)), "white")
+def draw_log(rows: Sequence[dict[str, float]], path: Path, panels: Panels = DISTILLATION) -> None:
+    """Draw columns of a log, one panel (title, columns) over the other, as a PNG."""
+    image = Image.new("RGB", (WIDTH, HEIGHT * len(panels)), "white")
     draw = ImageDraw.Draw(image)
-    for number, (title, columns) in enumerate(_PANELS):
+    for number, (title, columns) in enumerate(panels):
         _panel(draw, rows, title, columns, number * HEIGHT)
     image.save(path)
 

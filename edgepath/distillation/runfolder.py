@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,17 +87,17 @@ def write_student(folder: Path, vit: nn.Module, spec: ModelSpec) -> None:
 class Log:
     """The CSV of a run; resumed, it first forgets what came after the checkpoint."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self._path = folder / LOG
+    def __init__(self, folder: Path, step: int, columns: Sequence[str] = COLUMNS) -> None:
+        self._path, self._columns = folder / LOG, columns
         rows = [row for row in read_log(folder) if row["step"] <= step]
-        lines = [",".join(COLUMNS), *(",".join(_number(row[column]) for column in COLUMNS) for row in rows)]
+        lines = [",".join(columns), *(",".join(_number(row[column]) for column in columns) for row in rows)]
         _write(self._path, "\n".join(lines) + "\n")
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row; it is on its way to the disk when this returns."""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(",".join(_number(row[column]) for column in COLUMNS) + "\n")
+            file.write(",".join(_number(row[column]) for column in self._columns) + "\n")
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

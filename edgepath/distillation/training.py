@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
 from ..weights import load_model
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
-from .loader import Loader, Step
+from .loader import Loader, Views
 from .losses import MeanCenter, dino_loss, ibot_loss, sinkhorn
-from .networks import Student, Teacher, build_student, check_pair
+from .networks import Student, Teacher, build_student, check_pair, optimizer_groups
 from .options import DEFAULT, Options, load_options
 from .plot import draw_log
 from .processes import Processes, from_first, join_processes, sum_over_processes, wait_for_all
 from .runfolder import PLOT, Log, prepare_run, read_log, write_run, write_student
 from .schedules import cosine, linear
+from .views import make_views
 
 Progress = Callable[[str, int, int], None]
 _FIGURES = ("loss", "dino", "ibot", "cls_agreement", "patch_agreement")
@@ -69,7 +71,7 @@ def distill(
         wait_for_all()
         run = _Run(teacher, student, chosen, processes, teacher_weights, student_weights)
         source = _open(tiles, run.spec.size, resize, skip_bad, chosen)
-        loader = Loader(source, chosen, rank=processes.rank, world=processes.world)
+        loader = view_loader(source, chosen, rank=processes.rank, world=processes.world)
         run.identity["tiles"] = _tile_facts(source, chosen)["sha256"]
         if resume:
             state = load_checkpoint(folder)
@@ -89,6 +91,21 @@ def distill(
         wait_for_all()
     done = {"path": str(folder), "student": run.spec.name, "steps": run.step, "tiles": len(source)}
     return done | {"writes": processes.first, "last": read_log(folder)[-1]}
+
+
+def view_loader(source: TileSource, options: Options, *, rank: int = 0, world: int = 1) -> Loader:
+    """Return the loader of a run's global and local crops."""
+    make = partial(make_views, size=source.size, options=options.views)
+    return Loader(
+        source,
+        lambda tile, rng: make(tile, rng=rng),
+        batch=options.training.batch,
+        steps=options.training.steps,
+        seed=options.training.seed,
+        run=options.run,
+        rank=rank,
+        world=world,
+    )
 
 
 class _Run:
@@ -134,7 +151,7 @@ class _Run:
                 "patch": MeanCenter(options.heads.patch_prototypes, momentum),
             }
         ).to(device)
-        self.optimizer = torch.optim.AdamW(_groups(self.student))
+        self.optimizer = torch.optim.AdamW(optimizer_groups(self.student))
         wanted = options.training.precision
         bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
         self.precision = torch.bfloat16 if bf16 else torch.float32
@@ -155,12 +172,10 @@ class _Run:
         from_first(self.teacher.cls_head)
         from_first(self.teacher.patch_head)
 
-    def train(self, data: Step) -> dict[str, float]:
+    def train(self, data: Views) -> dict[str, float]:
         """Take one step, and return its figures, the mean over all processes."""
-        views, count = len(data.large), data.large.shape[1]
-        large, small = (
-            torch.from_numpy(crops).to(self.processes.device).flatten(0, 1) for crops in (data.large, data.small)
-        )
+        views, count = data[0].shape[:2]
+        large, small = (torch.from_numpy(crops).to(self.processes.device).flatten(0, 1) for crops in data)
         rates = self._schedules()
         loss, options = self.options.loss, self.options.training
         with self._autocast():
@@ -311,15 +326,6 @@ def _start(model: str | ModelSpec, weights: str | Path | None) -> tuple[nn.Modul
     loaded, spec, facts = load_model(spec, weights)
     vit.load_state_dict(loaded.state_dict())
     return vit, spec, f"{facts.source}, sha256 {facts.sha256}"
-
-
-def _groups(student: nn.Module) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: biases, norms, LayerScale and single tokens do not decay, as in DINOv2."""
-    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, value in student.named_parameters():
-        single = name.endswith(("pos_embed", "cls_token", "reg_token", "dist_token"))
-        parts[value.ndim > 1 and not single].append(value)
-    return [{"params": values, "decays": decays} for decays, values in parts.items()]
 
 
 def _open(tiles: str | Path, size: int, resize: str, skip_bad: bool, options: Options) -> TileSource:

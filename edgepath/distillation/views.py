@@ -7,7 +7,7 @@ the generator that is passed in, so a seed fixes a view to the byte.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,22 @@ from PIL import Image, ImageFilter
 
 from ..synthesis.looks import MACENKO_EOSIN, MACENKO_HAEMATOXYLIN, RUIFROK_EOSIN, RUIFROK_HAEMATOXYLIN
 from .options import Views
+
+
+class Colours(Protocol):
+    """How much of staining, scanner and focus is drawn anew; see recipe.toml."""
+
+    @property
+    def stain_strength(self) -> float: ...
+    @property
+    def stain_hue(self) -> float: ...
+    @property
+    def scanner(self) -> float: ...
+    @property
+    def blur_probability(self) -> float: ...
+    @property
+    def blur_pixels(self) -> tuple[float, ...]: ...
+
 
 F32: TypeAlias = NDArray[np.float32]
 U8: TypeAlias = NDArray[np.uint8]
@@ -57,7 +73,7 @@ def turn(view: U8, rng: Generator) -> U8:
     return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
 
 
-def recolour(view: U8, options: Views, rng: Generator) -> U8:
+def recolour(view: U8, options: Colours, rng: Generator) -> U8:
     """Stain anew in optical density, then scan anew in light."""
     density = restain(_DENSITY[view], options.stain_strength, options.stain_hue, rng)
     light = rescan(np.exp(-density), options.scanner, rng)
@@ -119,7 +135,7 @@ def rescan(light: F32, amount: float, rng: Generator) -> F32:
     return scanned
 
 
-def blur(view: U8, options: Views, rng: Generator) -> U8:
+def blur(view: U8, options: Colours, rng: Generator) -> U8:
     """Blur some views with a Gaussian, as a scanner that missed the focus does."""
     chosen, radius = (
         rng.random() < options.blur_probability,

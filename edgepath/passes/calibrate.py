@@ -14,6 +14,9 @@ from ..errors import WeightsError
 
 Progress = Callable[[int], None]
 
+LARGEST = 65504.0 * 127
+"""The largest activation whose INT8 scale FP16 can hold."""
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -70,6 +73,11 @@ def calibrate(
     for name, values in absmax.items():
         if not np.isfinite(values).all():
             raise WeightsError(f"calibration: the input of {name} is not finite; the model overflows on these tiles")
+        if values.max() > LARGEST:
+            raise WeightsError(
+                f"calibration: the input of {name} reaches {values.max():.3g}; its scale does not fit FP16 above "
+                f"{LARGEST:.3g}: the weights are not those of a model that works"
+            )
     return Ranges(absmax, count)
 
 

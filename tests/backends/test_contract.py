@@ -231,7 +231,7 @@ def test_check_is_the_same_in_every_backend(backend: str) -> None:
         with pytest.raises(ValueError, match="is needed"):
             MODULES[backend]._check(given, 224)
     MODULES[backend]._check(np.zeros((1, 224, 224, 3), np.uint8), 224)
-    assert "_check(tiles, self._size)" in inspect.getsource(MODULES[backend].Runner)
+    assert "_check(tiles, self.size)" in inspect.getsource(MODULES[backend].Runner)
 
 
 # --- a module stands alone

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgepath.distillation.loader import Loader
 from edgepath.distillation.options import Options, load_options
+from edgepath.distillation.training import view_loader
 from edgepath.errors import UsageError
 from edgepath.tiles import open_tiles
 
@@ -17,7 +17,7 @@ def options(small: dict[str, object]) -> Options:
 
 
 def test_an_epoch_holds_each_tile_once_in_an_order_of_its_own(options: Options) -> None:
-    loader = Loader(open_tiles("synthetic:8"), options)
+    loader = view_loader(open_tiles("synthetic:8"), options)
     first, second = ([loader.tile_at(8 * epoch + place) for place in range(8)] for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(8))
     assert first != second
@@ -25,22 +25,22 @@ def test_an_epoch_holds_each_tile_once_in_an_order_of_its_own(options: Options) 
 
 def test_two_processes_see_what_one_sees(options: Options) -> None:
     source = open_tiles("synthetic:8")
-    whole = list(Loader(source, options).steps(0))
-    halves = [list(Loader(source, options, rank=rank, world=2).steps(0)) for rank in (0, 1)]
+    whole = list(view_loader(source, options).steps(0))
+    halves = [list(view_loader(source, options, rank=rank, world=2).steps(0)) for rank in (0, 1)]
     assert len(whole) == 4
     for together, left, right in zip(whole, *halves, strict=True):
-        assert np.array_equal(together.large, np.concatenate([left.large, right.large], 1))
-        assert np.array_equal(together.small, np.concatenate([left.small, right.small], 1))
+        for both, one, other in zip(together, left, right, strict=True):
+            assert np.array_equal(both, np.concatenate([one, other], 1))
 
 
 def test_starting_later_skips_and_changes_nothing(options: Options) -> None:
     source = open_tiles("synthetic:8")
-    whole, rest = list(Loader(source, options).steps(0)), list(Loader(source, options).steps(2))
-    assert [step.large.tobytes() for step in whole[2:]] == [step.large.tobytes() for step in rest]
+    whole, rest = list(view_loader(source, options).steps(0)), list(view_loader(source, options).steps(2))
+    assert [step[0].tobytes() for step in whole[2:]] == [step[0].tobytes() for step in rest]
 
 
 def test_too_few_tiles_and_a_batch_that_cannot_be_shared_are_refused(options: Options) -> None:
     with pytest.raises(UsageError, match="3 tiles are too few for a batch of 4"):
-        Loader(open_tiles("synthetic:3"), options)
+        view_loader(open_tiles("synthetic:3"), options)
     with pytest.raises(UsageError, match="cannot be shared by 3 processes"):
-        Loader(open_tiles("synthetic:8"), options, world=3)
+        view_loader(open_tiles("synthetic:8"), options, world=3)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import STUDENT, vit
 
 from edgepath.distillation.runfolder import read_log
 from edgepath.distillation.training import update_average
@@ -25,7 +26,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[1])))
-from conftest import SMALL, STUDENT, TEACHER
+from small_models import SMALL, STUDENT, TEACHER
 from edgepath.distillation.training import distill
 out, changes, resume = sys.argv[2], json.loads(sys.argv[3]), sys.argv[4] == "resume"
 distill(TEACHER, STUDENT, "synthetic:8", out, recipe="demo", device="cpu", options=SMALL | changes, resume=resume)
@@ -54,8 +55,6 @@ def test_run_folder_loads_as_weights(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     names = {"model.safetensors", "config.json", "run.toml", "log.csv", "loss.png", "checkpoint.pt"}
     assert {path.name for path in folder.iterdir()} == names
-    from conftest import STUDENT  # type: ignore[attr-defined]
-
     _, spec, facts = load_model(STUDENT, folder)
     assert not facts.random
     assert spec.mean == STUDENT.mean
@@ -172,12 +171,8 @@ def test_teacher_and_student_that_do_not_fit_are_refused(run: Run, tmp_path: Pat
 
 
 def no_class_token() -> Any:
-    from conftest import vit  # type: ignore[attr-defined]
-
     return vit("gap", 48, class_token=False, reg_tokens=0, no_embed_class=True)
 
 
 def test_student_without_registers_learns_too(run: Run) -> None:
-    from conftest import vit  # type: ignore[attr-defined]
-
     assert run(student=vit("bare", 48, reg_tokens=0), options={"training.steps": 1})["steps"] == 1

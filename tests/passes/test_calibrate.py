@@ -156,3 +156,11 @@ def test_nothing_is_unpickled_from_ranges(tmp_path: Path) -> None:
     np.savez(tmp_path / "ranges.npz", tiles=np.int64(1), layer=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         Ranges.load(tmp_path / "ranges.npz")
+
+
+def test_activation_whose_scale_does_not_fit_fp16_names_the_layer(tiny: ModelSpec, tiles: np.ndarray) -> None:
+    net = fold(random_model(tiny), tiny)
+    with torch.no_grad():
+        net.vit.blocks[0].norm2.bias.fill_(1e7)
+    with pytest.raises(WeightsError, match=r"the input of vit\.blocks\.0\.mlp\.fc1 reaches 1e\+07"):
+        calibrate(net, [tiles[:1]])

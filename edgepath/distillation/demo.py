@@ -1,0 +1,151 @@
+"""Make the `demo` student that edgepath ships: tiles, a teacher, the student, figures, weights; in one command.
+
+    python -m edgepath.distillation.demo TILES OUT
+
+TILES holds the folders that `split` names. Each stage is kept in OUT; run again, the command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+
+from ..console import print_table, progress_bars
+from ..errors import UsageError
+from ..models import ModelSpec, find_model
+from ..staging import beside
+from ..tiles import TileSource, open_tiles
+
+SYNTHETIC = 600
+"""Synthetic tiles among those to train on."""
+TEST_SLIDE = "574162"
+"""Of the two cytology slides on four scanners, the one that is kept for the test."""
+_DEMO = find_model("demo")
+TEACHER = ModelSpec(
+    name="demo-teacher",
+    summary="ViT/14 built like H0-mini, 9.9 M parameters: the teacher of demo",
+    timm_name=_DEMO.timm_name,
+    timm_args={**_DEMO.timm_args, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 5.375},
+    mean=_DEMO.mean,
+    std=_DEMO.std,
+    licence="Apache-2.0",
+)
+
+
+def split(source: TileSource) -> tuple[TileSource, TileSource]:
+    """Return the tiles to train on and those to test on.
+
+    To test: all of `osteosarcoma`; of `scanners4_registered_cyto` one of its two slides; of `oral_oscc`, whose slides
+    are not known, the photographs with an even number. Nothing of a labelled set's labels is ever trained on.
+    """
+    tested = [_is_test(key) for key in source.keys]
+    train, test = ([i for i, is_test in enumerate(tested) if is_test is wanted] for wanted in (False, True))
+    if not train or not test:
+        raise UsageError(f"tiles {source.name}: {len(train)} to train on, {len(test)} to test on; see `split`")
+    return source.select(train), source.select(test)
+
+
+def _is_test(key: str) -> bool:
+    folder, name = key.split("/")[0], Path(key).stem
+    if folder == "scanners4_registered_cyto":
+        return name.startswith(TEST_SLIDE)
+    if folder == "oral_oscc":
+        number = re.search(r"(\d+)$", name)
+        return number is not None and int(number[1]) % 2 == 0
+    return folder == "osteosarcoma"
+
+
+def write_training_tiles(train: TileSource, folder: Path) -> None:
+    """Write the real tiles to train on and the synthetic ones as PNG files below the new `folder`."""
+    partial = beside(folder, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for source in (train, open_tiles(f"synthetic:{SYNTHETIC}")):
+        for batch in source.batches():
+            for key, pixels in zip(batch.keys, batch.pixels, strict=True):
+                path = (partial / key).with_suffix(".png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    partial.rename(folder)
+
+
+def figures(test: TileSource, teacher: Path, student: Path) -> dict[str, Any]:
+    """Return the figures of teacher, student, random weights and a colour histogram on the test tiles."""
+    from ..backends.reference import Runner
+    from ..weights import load_model
+    from .evaluation import colour_histogram, evaluate
+
+    def embedder(spec: ModelSpec, weights: Path | str) -> Runner:
+        vit, loaded, _ = load_model(spec, weights)
+        return Runner(vit, loaded.mean, loaded.std)
+
+    return evaluate(
+        {
+            "teacher": embedder(TEACHER, teacher),
+            "student": embedder(_DEMO, student),
+            "random weights": embedder(_DEMO, "random"),
+            "colour histogram": colour_histogram,
+        },
+        test,
+    )
+
+
+def write_half(student: Path, out: Path) -> None:
+    """Write the student's weights in FP16, with their `config.json`, to `out`."""
+    from safetensors.torch import load_file, save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.half() for name, value in load_file(student / "model.safetensors").items()}
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    shutil.copyfile(student / "config.json", out / "config.json")
+
+
+def main(
+    tiles: Annotated[Path, typer.Argument(help="Folder of the real tiles.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the work and its results.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    teacher_steps: Annotated[int, typer.Option(help="Steps of the teacher; 0 = as teacher.toml says.")] = 0,
+    student_steps: Annotated[int, typer.Option(help="Steps of the student; 0 = as demo.toml says.")] = 0,
+) -> None:
+    """Make the demo student from real and synthetic tiles."""
+    from .evaluation import HEADER, table
+    from .pretraining import pretrain
+    from .training import distill
+
+    train, test = split(open_tiles(tiles))
+    teacher, student, folder = out / "teacher", out / "student", out / "tiles"
+    out.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        write_training_tiles(train, folder)
+    with progress_bars() as progress:
+        if not (teacher / "model.safetensors").exists():
+            steps = {"training.steps": teacher_steps} if teacher_steps else {}
+            going_on = (teacher / "checkpoint.pt").exists()
+            pretrain(TEACHER, folder, teacher, options=steps, device=device, resume=going_on, progress=progress)
+        if not (student / "model.safetensors").exists():
+            steps = {"training.steps": student_steps} if student_steps else {}
+            distill(
+                TEACHER,
+                _DEMO,
+                folder,
+                student,
+                recipe="demo",
+                options=steps,
+                teacher_weights=teacher,
+                device=device,
+                resume=(student / "checkpoint.pt").exists(),
+                progress=progress,
+            )
+    write_half(student, out / "demo")
+    found = figures(test, teacher, out / "demo")
+    (out / "figures.json").write_text(json.dumps(found, indent=2) + "\n")
+    print_table(HEADER, table(found))
+
+
+if __name__ == "__main__":
+    typer.run(main)

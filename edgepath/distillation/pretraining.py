@@ -1,0 +1,300 @@
+"""`pretrain`: train a teacher without labels, where no foundation model can be had.
+
+From views that were stained and scanned anew, partly blanked, it tells the descriptors (`descriptors`) of the tissue as
+it was, of every patch and of the whole, and tells a view's twin from all other tissue (NT-Xent: SimCLR, Chen et al.,
+arXiv 2002.05709).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import EdgepathError, RecipeError
+from ..models import ModelSpec
+from ..reference import pick_device
+from ..tables import build_table, read_toml
+from ..tiles import TileSource, open_tiles
+from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from .descriptors import patch_descriptors, tile_descriptors
+from .loader import Loader
+from .networks import Tokens, build_student, optimizer_groups, width
+from .options import Run
+from .plot import draw_log
+from .runfolder import PLOT, Log, prepare_run, read_log, write_run, write_student
+from .schedules import cosine
+from .views import blur, crop, recolour, turn
+
+Progress = Callable[[str, int, int], None]
+COLUMNS = ("step", "loss", "tile", "patch", "twins", "twins_found", "learning_rate", "gradient_norm", "tiles_per_s",
+           "waiting_share", "seconds")  # fmt: skip
+TILE_DESCRIPTORS, PATCH_DESCRIPTORS = 91, 21
+PANELS = (
+    ("loss (squared errors of standardised descriptors; nats)", ("loss", "tile", "patch")),
+    ("share of views whose twin is the nearest", ("twins_found",)),
+)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is cut out of a tile and what is done to it; see teacher.toml."""
+
+    crop: int
+    scale: tuple[float, ...]
+    stain_strength: float
+    stain_hue: float
+    scanner: float
+    blur_probability: float
+    blur_pixels: tuple[float, ...]
+    masked: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Weights of the three losses, and the temperature of the last."""
+
+    tile: float
+    patch: float
+    twins: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """The optimizer and its schedule, in steps."""
+
+    steps: int
+    batch: int
+    seed: int
+    learning_rate: float
+    learning_rate_end: float
+    warmup: int
+    weight_decay: float
+    clip: float
+    fit_tiles: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """A whole recipe."""
+
+    views: Views
+    loss: Loss
+    training: Training
+    run: Run
+    schema: int = 1
+
+
+def load_options(overrides: Mapping[str, Any] | None = None) -> Options:
+    """Return the numbers of teacher.toml, changed by `overrides` ({"training.steps": 100}). Raises RecipeError."""
+    values = read_toml(Path(__file__).with_name("teacher.toml"))
+    for key, value in (overrides or {}).items():
+        table, _, name = key.partition(".")
+        if name not in values.get(table, {}):
+            raise RecipeError(f"teacher recipe: {key} is not a key")
+        values[table][name] = value
+    return build_table(Options, values, "teacher recipe")
+
+
+def pretrain(
+    spec: ModelSpec,
+    tiles: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a vision transformer on unlabelled tiles and write it to the folder `out`, which then loads as `weights`.
+
+    `options` changes numbers of teacher.toml. The folder is a run's, as `distill` leaves one. Returns the last row of
+    the log and where everything is. Raises as `distill` does.
+    """
+    chosen, folder = load_options(options), Path(out)
+    say = progress or (lambda stage, done, total: None)
+    prepare_run(folder, resume=resume, force=force)
+    source = open_tiles(tiles, size=spec.size)
+    training, views = chosen.training, chosen.views
+    run = _Pretraining(spec, chosen, source.provenance()["sha256"], torch.device(pick_device(device)))
+    loader = Loader(
+        source,
+        lambda tile, rng: cut(tile, views, rng),
+        batch=training.batch,
+        steps=training.steps,
+        seed=training.seed,
+        run=chosen.run,
+    )
+    if resume:
+        state = load_checkpoint(folder)
+        check_same_run(folder, state, run.identity, asdict(chosen))
+        run.restore(state)
+    else:
+        run.fit(source)
+    write_run(folder, {"model": {"name": spec.name}, "tiles": source.provenance(), "options": asdict(chosen)})
+    if not resume:
+        save_checkpoint(folder, run.state())
+    _loop(run, loader, folder, say)
+    write_student(folder, run.net.tokens.vit, spec)
+    draw_log(read_log(folder), folder / PLOT, PANELS)
+    return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
+
+
+def cut(tile: np.ndarray, views: Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cut two views of a tile, uint8 (2, C, C, 3): as a scanner might have seen them, and as they are."""
+    clean = [turn(crop(tile, views.crop, views.scale, rng), rng) for _ in range(2)]
+    seen = [blur(recolour(view, views, rng), views, rng) for view in clean]
+    return np.stack(seen), np.stack(clean)
+
+
+class Describer(nn.Module):
+    """A vision transformer with heads that tell descriptors from its tokens, and one that tells twins."""
+
+    tile_mean: Tensor
+    tile_spread: Tensor
+    patch_mean: Tensor
+    patch_spread: Tensor
+
+    def __init__(self, spec: ModelSpec, tile: int, patch: int) -> None:
+        super().__init__()
+        vit: Any = build_student(spec)
+        dim = width(vit)
+        self.tokens = Tokens(vit, spec)
+        self.patch = int(vit.patch_embed.patch_size[0])
+        self.tile_head, self.patch_head = nn.Linear(dim, tile), nn.Linear(dim, patch)
+        self.twin_head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 128))
+        for name, count in (("tile", tile), ("patch", patch)):
+            self.register_buffer(f"{name}_mean", torch.zeros(count))
+            self.register_buffer(f"{name}_spread", torch.ones(count))
+
+    def forward(self, views: Tensor, blanked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tile descriptors (N, T), patch descriptors (N, P, D) and unit vectors (N, 128) of views.
+
+        `views` is uint8 (N, C, C, 3); `blanked`, bool (N, C/patch, C/patch), says which patches are not shown.
+        """
+        cls, patches = self.tokens(views, blanked)
+        return self.tile_head(cls), self.patch_head(patches), F.normalize(self.twin_head(cls), dim=-1)
+
+    @torch.no_grad()
+    def targets(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the standardised descriptors of clean views, uint8 (N, C, C, 3)."""
+        tile, patch = tile_descriptors(clean, self.patch), patch_descriptors(clean, self.patch)
+        wanted = (tile - self.tile_mean) / self.tile_spread, (patch - self.patch_mean) / self.patch_spread
+        return wanted[0].clamp(-5, 5), wanted[1].clamp(-5, 5)
+
+
+def twins_loss(vectors: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return NT-Xent of unit vectors (2 x N, D), rows i and N + i being twins, and the share whose twin is nearest."""
+    count = len(vectors) // 2
+    similarity = vectors @ vectors.T / temperature
+    similarity = similarity.masked_fill(torch.eye(2 * count, dtype=torch.bool, device=vectors.device), -torch.inf)
+    twin = torch.arange(2 * count, device=vectors.device).roll(count)
+    return F.cross_entropy(similarity, twin), (similarity.argmax(1) == twin).float().mean()
+
+
+class _Pretraining:
+    """The model and its optimizer, and the number of steps that are done."""
+
+    def __init__(self, spec: ModelSpec, options: Options, tiles: str, device: torch.device) -> None:
+        self.options, self.step, self.device = options, 0, device
+        self.identity = {"model": spec.name, "tiles": tiles}
+        torch.manual_seed(options.training.seed)
+        self.net = Describer(spec, TILE_DESCRIPTORS, PATCH_DESCRIPTORS).to(device).train()
+        self.optimizer = torch.optim.AdamW(optimizer_groups(self.net))
+
+    def fit(self, source: TileSource) -> None:
+        """Take mean and spread of the descriptors from views of tiles spread evenly over the source."""
+        training, views = self.options.training, self.options.views
+        count = min(training.fit_tiles, len(source))
+        chosen = source.select(np.linspace(0, len(source) - 1, count).astype(int).tolist())
+        tile, patch = [], []
+        for number, batch in enumerate(chosen.batches(16)):
+            rng = np.random.default_rng((training.seed, number, 2))
+            clean = np.stack([cut(pixels, views, rng)[1][0] for pixels in batch.pixels])
+            tile.append(tile_descriptors(torch.from_numpy(clean), self.net.patch))
+            patch.append(patch_descriptors(torch.from_numpy(clean), self.net.patch).flatten(0, 1))
+        for name, values in (("tile", torch.cat(tile)), ("patch", torch.cat(patch))):
+            getattr(self.net, f"{name}_mean").copy_(values.mean(0))
+            getattr(self.net, f"{name}_spread").copy_(values.std(0).clamp_min(1e-3))
+
+    def train(self, seen: Tensor, clean: Tensor) -> dict[str, float]:
+        """Take one step on views, uint8 (2, N, C, C, 3), and return its figures."""
+        training, weight = self.options.training, self.options.loss
+        rate = cosine(self.step, training.steps, training.learning_rate, training.learning_rate_end, training.warmup)
+        views, clean = seen.to(self.device).flatten(0, 1), clean.to(self.device).flatten(0, 1)
+        side = views.shape[1] // self.net.patch
+        drawn = torch.rand(len(views), side, side, generator=torch.Generator().manual_seed(self.step))
+        tile, patch, vectors = self.net(views, (drawn < self.options.views.masked).to(self.device))
+        wanted = self.net.targets(clean)
+        tile_loss, patch_loss = F.mse_loss(tile, wanted[0]), F.mse_loss(patch, wanted[1])
+        twins, found = twins_loss(vectors, weight.temperature)
+        total = weight.tile * tile_loss + weight.patch * patch_loss + weight.twins * twins
+        if not torch.isfinite(total):
+            raise EdgepathError(
+                f"step {self.step + 1}: the loss is {float(total)}; the last checkpoint is kept; lower "
+                "training.learning_rate or training.clip"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), training.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = rate, training.weight_decay if group["decays"] else 0.0
+        self.optimizer.step()
+        self.step += 1
+        figures = {"loss": total, "tile": tile_loss, "patch": patch_loss, "twins": twins, "twins_found": found}
+        return {name: float(value.detach()) for name, value in figures.items()} | {
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs."""
+        return {
+            "step": self.step,
+            "identity": self.identity,
+            "options": asdict(self.options),
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` returned."""
+        self.step = state["step"]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _loop(run: _Pretraining, loader: Loader, folder: Path, say: Progress) -> None:
+    """Train to the last step; log, save and show how far it is."""
+    options = run.options
+    log = Log(folder, run.step, COLUMNS)
+    rows: list[dict[str, float]] = []
+    before, waited = time.perf_counter(), 0.0
+    steps = loader.steps(run.step)
+    while True:
+        asked = time.perf_counter()
+        data = next(steps, None)
+        if data is None:
+            return
+        waited += time.perf_counter() - asked
+        rows.append(run.train(*map(torch.from_numpy, data)))
+        last = run.step == options.training.steps
+        if run.step % options.run.log_every == 0 or last:
+            seconds = time.perf_counter() - before
+            log.seconds += seconds
+            means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+            speed = {"tiles_per_s": len(rows) * options.training.batch / seconds, "waiting_share": waited / seconds}
+            log.add(means | speed | {"step": run.step, "seconds": log.seconds})
+            rows, before, waited = [], time.perf_counter(), 0.0
+        if run.step % options.run.checkpoint_every == 0 or last:
+            save_checkpoint(folder, run.state())
+        say("pretrain", run.step, options.training.steps)

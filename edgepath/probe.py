@@ -1,0 +1,144 @@
+"""What a frozen embedding is good for: labels from neighbours and from a linear layer, and the same place found again.
+
+Estimators are scikit-learn's, which is imported inside, so that nothing else needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from typing import Any, Literal
+
+import numpy as np
+
+from .errors import UsageError
+
+Method = Literal["knn", "linear"]
+NEIGHBOURS = 5
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Balanced accuracy (mean recall over classes) with its 95 % interval, `low` to `high`, over `tiles` tiles."""
+
+    balanced_accuracy: float
+    low: float
+    high: float
+    tiles: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How well one place finds itself under another scanner, averaged over all ordered pairs of scanners.
+
+    `cosine` is the mean cosine of the two embeddings of a place; `top1` and `top10` the share of places whose twin is
+    the nearest, or among the ten nearest, of all `places` places under the other scanner.
+    """
+
+    cosine: float
+    top1: float
+    top10: float
+    places: int
+    scanners: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values."""
+        return asdict(self)
+
+
+def cross_validate(
+    embeddings: np.ndarray,
+    labels: Sequence[str],
+    *,
+    method: Method,
+    groups: Sequence[str] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> tuple[Score, np.ndarray]:
+    """Predict every tile's label by a model fitted on the other folds; return the score and the predictions (N,).
+
+    `embeddings` is float32 (N, D). `knn` votes among the 5 nearest by cosine; `linear` is logistic regression on
+    standardized features (L2, C = 1). Folds are stratified by label and shuffled by `seed`; tiles of one of `groups`
+    (a slide, a patient) stay in one fold. The interval is a bootstrap over tiles, or over groups where there are some.
+
+    Raises UsageError for a single class, fewer tiles of a class than folds, or embeddings that are not finite.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    names, counts = np.unique(np.asarray(labels), return_counts=True)
+    _check(embeddings, labels, dict(zip(names.tolist(), counts.tolist(), strict=True)), folds, method)
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    truth = np.asarray(labels)
+    predicted = np.empty_like(truth)
+    for train, test in splitter.split(embeddings, truth, groups):
+        predicted[test] = _estimator(method).fit(embeddings[train], truth[train]).predict(embeddings[test])
+    units = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    low, high = _interval(truth, predicted, units, seed)
+    return Score(balanced_accuracy(truth, predicted), low, high, len(truth)), predicted
+
+
+def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean over classes of the share of their tiles that were predicted right; classes as in `truth`."""
+    return float(np.mean([(predicted[truth == name] == name).mean() for name in np.unique(truth)]))
+
+
+def retrieve(embeddings: Mapping[str, np.ndarray]) -> Retrieval:
+    """Compare embeddings, float32 (N, D) by scanner, of the same N places in the same order.
+
+    Raises UsageError for fewer than two scanners or when they do not hold the same number of places.
+    """
+    shapes = {values.shape for values in embeddings.values()}
+    if len(embeddings) < 2 or len(shapes) > 1:
+        raise UsageError(f"retrieval: {len(embeddings)} scanners, shapes {sorted(shapes)}; give two or more alike")
+    unit = {name: values / np.linalg.norm(values, axis=1, keepdims=True) for name, values in embeddings.items()}
+    cosines, ranks = [], []
+    for one, other in permutations(unit, 2):
+        similarity = unit[one].astype(np.float64) @ unit[other].astype(np.float64).T
+        twin = similarity.diagonal()[:, None]
+        cosines.append(twin.mean())
+        ranks.append((similarity > twin).sum(axis=1))  # of ties, the twin comes first
+    rank, count = np.concatenate(ranks), next(iter(shapes))[0]
+    top1, top10 = (float((rank < k).mean()) for k in (1, 10))
+    return Retrieval(float(np.mean(cosines)), top1, top10, count, len(unit))
+
+
+def _check(embeddings: np.ndarray, labels: Sequence[str], counts: Mapping[str, int], folds: int, method: str) -> None:
+    if method not in ("knn", "linear"):
+        raise UsageError(f'probe: method "{method}"; known: knn, linear')
+    if len(embeddings) != len(labels) or embeddings.ndim != 2:
+        raise UsageError(f"probe: embeddings of shape {embeddings.shape} for {len(labels)} labels; give one a tile")
+    if not np.isfinite(embeddings).all():
+        raise UsageError("probe: an embedding is not finite; embed the tiles again")
+    if len(counts) < 2:
+        raise UsageError(f"probe: all tiles are {next(iter(counts), 'none')}; two classes or more are needed")
+    if few := [name for name, count in counts.items() if count < folds]:
+        raise UsageError(f"probe: {counts[few[0]]} tiles are {few[0]}; {folds} folds need as many of every class")
+
+
+def _estimator(method: Method) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if method == "knn":
+        return KNeighborsClassifier(NEIGHBOURS, metric="cosine")
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+
+
+def _interval(truth: np.ndarray, predicted: np.ndarray, units: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of balanced accuracy over resampled units (Efron's bootstrap)."""
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(units == unit) for unit in np.unique(units)]
+    scores = []
+    for _ in range(_RESAMPLES):
+        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        scores.append(balanced_accuracy(truth[rows], predicted[rows]))
+    low, high = np.percentile(scores, (2.5, 97.5))
+    return float(low), float(high)
