@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepath import cli, console
+from edgepath import cli
 from edgepath.bundle import Bundle
 from edgepath.exporting import Exported
 
@@ -149,11 +149,6 @@ def test_tables_as_text_and_as_json(edgepath: Command, command: str) -> None:
     }[command]
     assert len(names) >= 2
     assert all(name in out for name in names)
-
-
-def test_tables_keep_what_looks_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_table(["what", "to get it"], [["a", "pip install 'edgepath[openvino]'"]])
-    assert "'edgepath[openvino]'" in capsys.readouterr().out
 
 
 def test_pack_is_built_and_checked(edgepath: Command, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ SCALES = (1.0, 2.0, 4.0, 8.0)
 ORIENTATIONS = 6
 _THRESHOLDS = tuple(0.1 * 1.5**i for i in range(8))  # of a stain's amount, from almost none to a dark nucleus
 _LEVELS = tuple(i / 8 for i in range(1, 8))  # of light, 0 to 1
-_LAGS = (1, 2, 4)  # patches
+LAGS = (1, 2, 4)  # patches
 
 
 def patch_descriptors(tiles: Tensor, patch: int) -> Tensor:
@@ -111,7 +111,7 @@ def _alike(amounts: Tensor) -> Tensor:
     centred = amounts - amounts.mean((1, 2), keepdim=True)
     power = (centred**2).mean((1, 2)) + 1e-4
     found = []
-    for lag in _LAGS:
+    for lag in LAGS:
         across = (centred[:, :, lag:] * centred[:, :, :-lag]).mean((1, 2))
         down = (centred[:, lag:] * centred[:, :-lag]).mean((1, 2))
         found.append((across + down) / (2 * power))

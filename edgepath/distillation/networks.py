@@ -113,6 +113,12 @@ def width(vit: nn.Module) -> int:
     return int(model.embed_dim)
 
 
+def patch_size(vit: nn.Module) -> int:
+    """Return how many pixels a patch has along one side."""
+    model: Any = vit
+    return int(model.patch_embed.patch_size[0])
+
+
 def grid(vit: nn.Module) -> int:
     """Return how many patches lie along one side."""
     model: Any = vit

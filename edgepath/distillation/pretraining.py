@@ -24,9 +24,9 @@ from ..reference import pick_device
 from ..tables import build_table, read_toml
 from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
-from .descriptors import patch_descriptors, tile_descriptors
+from .descriptors import LAGS, patch_descriptors, tile_descriptors
 from .loader import Loader
-from .networks import Tokens, build_student, optimizer_groups, width
+from .networks import Tokens, build_student, optimizer_groups, patch_size, width
 from .options import Run
 from .plot import draw_log
 from .runfolder import PLOT, Log, prepare_run, read_log, write_run, write_student
@@ -121,6 +121,7 @@ def pretrain(
     the log and where everything is. Raises as `distill` does.
     """
     chosen, folder = load_options(options), Path(out)
+    _check(chosen, spec)
     say = progress or (lambda stage, done, total: None)
     prepare_run(folder, resume=resume, force=force)
     source = open_tiles(tiles, size=spec.size)
@@ -149,6 +150,20 @@ def pretrain(
     return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
 
 
+def _check(options: Options, spec: ModelSpec) -> None:
+    """Refuse numbers that would end in a traceback, or in a loss that means nothing."""
+    patch, crop = patch_size(build_student(spec)), options.views.crop
+    fewest = max(LAGS) + 1
+    if crop % patch or crop < fewest * patch:
+        raise RecipeError(
+            f"teacher recipe: views.crop = {crop}; a multiple of {patch} from {fewest * patch} on is needed"
+        )
+    least = {"steps": 1, "batch": 2, "warmup": 0, "fit_tiles": 2}
+    for name, lowest in least.items():
+        if (value := getattr(options.training, name)) < lowest:
+            raise RecipeError(f"teacher recipe: training.{name} = {value}; at least {lowest} is needed")
+
+
 def cut(tile: np.ndarray, views: Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Cut two views of a tile, uint8 (2, C, C, 3): as a scanner might have seen them, and as they are."""
     clean = [turn(crop(tile, views.crop, views.scale, rng), rng) for _ in range(2)]
@@ -169,7 +184,7 @@ class Describer(nn.Module):
         vit: Any = build_student(spec)
         dim = width(vit)
         self.tokens = Tokens(vit, spec)
-        self.patch = int(vit.patch_embed.patch_size[0])
+        self.patch = patch_size(vit)
         self.tile_head, self.patch_head = nn.Linear(dim, tile), nn.Linear(dim, patch)
         self.twin_head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 128))
         for name, count in (("tile", tile), ("patch", patch)):
@@ -240,7 +255,7 @@ class _Pretraining:
         total = weight.tile * tile_loss + weight.patch * patch_loss + weight.twins * twins
         if not torch.isfinite(total):
             raise EdgepathError(
-                f"step {self.step + 1}: the loss is {float(total)}; the last checkpoint is kept; lower "
+                f"step {self.step + 1}: the loss is {float(total.detach())}; the last checkpoint is kept; lower "
                 "training.learning_rate or training.clip"
             )
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,140 @@
+"""A teacher learns to tell tissue behind its colours, survives an interruption bit for bit, and loads as weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import TEACHER
+
+from edgepath.distillation import pretraining
+from edgepath.distillation.networks import Tokens, build_student
+from edgepath.distillation.pretraining import cut, load_options, pretrain, twins_loss
+from edgepath.distillation.runfolder import read_log
+from edgepath.errors import EdgepathError, RecipeError, UsageError
+from edgepath.synthesis import synthesize
+from edgepath.weights import load_model
+
+SMALL = {
+    "views.crop": 84,
+    "training.steps": 6,
+    "training.batch": 4,
+    "training.warmup": 1,
+    "training.fit_tiles": 8,
+    "run.checkpoint_every": 3,
+    "run.log_every": 1,
+    "run.threads": 1,
+}
+
+
+def run(out: Path, **changes: Any) -> dict[str, Any]:
+    options = SMALL | changes.pop("options", {})
+    return pretrain(TEACHER, "synthetic:8", out, options=options, device="cpu", **changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_loss_falls_and_the_folder_loads_as_weights(tmp_path: Path) -> None:
+    done = run(tmp_path / "teacher", options={"training.steps": 40, "run.log_every": 10})
+    rows = read_log(tmp_path / "teacher")
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert done["last"] == rows[-1]
+    _, spec, facts = load_model(TEACHER, tmp_path / "teacher")
+    assert not facts.random
+    assert spec.mean == TEACHER.mean
+    assert (tmp_path / "teacher" / "loss.png").stat().st_size > 1000
+
+
+def test_interrupted_and_resumed_is_bit_for_bit_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "whole")
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done == 4:  # one step after the checkpoint
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", progress=interrupt)
+    run(tmp_path / "cut", resume=True)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert [row["step"] for row in read_log(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_resuming_with_other_numbers_or_tiles_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "teacher", options={"training.steps": 1})
+    with pytest.raises(UsageError, match=r"training\.learning_rate is .* when the run began"):
+        run(tmp_path / "teacher", resume=True, options={"training.steps": 1, "training.learning_rate": 0.1})
+    with pytest.raises(UsageError, match="holds a run already"):
+        run(tmp_path / "teacher")
+
+
+def test_twins_loss_is_nt_xent_written_as_a_loop() -> None:
+    torch.manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(8, 5), dim=-1)
+    loss, found = twins_loss(vectors, 0.2)
+    terms, nearest = [], []
+    for i in range(8):
+        twin = (i + 4) % 8
+        scores = {j: float(vectors[i] @ vectors[j]) / 0.2 for j in range(8) if j != i}
+        terms.append(-scores[twin] + np.log(sum(np.exp(score) for score in scores.values())))
+        nearest.append(max(scores, key=lambda j: scores[j]) == twin)
+    assert float(loss) == pytest.approx(np.mean(terms), rel=1e-5)
+    assert float(found) == pytest.approx(np.mean(nearest))
+
+
+def test_seen_and_clean_view_are_the_same_place() -> None:
+    tile = synthesize(1, seed=5)[0]
+    still = {"views.stain_strength": 0.0, "views.stain_hue": 0.0, "views.scanner": 0.0, "views.blur_probability": 0.0}
+    views = load_options(SMALL | still).views
+    seen, clean = cut(tile, views, np.random.default_rng(0))
+    assert seen.shape == clean.shape == (2, 84, 84, 3)
+    assert np.abs(seen.astype(int) - clean).max() <= 2  # rounding, there and back
+    assert not np.array_equal(clean[0], clean[1])
+    coloured, clean = cut(tile, load_options(SMALL).views, np.random.default_rng(0))
+    assert np.abs(coloured.astype(int) - clean).mean() > 3
+
+
+def test_a_blanked_patch_shows_nothing_of_what_was_there() -> None:
+    tokens = Tokens(build_student(TEACHER).eval(), TEACHER)
+    one, other = torch.from_numpy(synthesize(2, seed=5)[:, :56, :56].copy())
+    mixed = one.clone()
+    mixed[14:28, 28:42] = other[14:28, 28:42]
+    blanked = torch.zeros(1, 4, 4, dtype=torch.bool)
+    with torch.no_grad():
+        assert not torch.equal(tokens(one[None])[0], tokens(mixed[None])[0])
+        blanked[0, 1, 2] = True
+        for seen, wanted in zip(tokens(one[None], blanked), tokens(mixed[None], blanked), strict=True):
+            assert torch.equal(seen, wanted)
+
+
+def test_loss_that_is_not_finite_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(vectors: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return vectors.sum() * float("nan"), vectors.sum()
+
+    monkeypatch.setattr(pretraining, "twins_loss", broken)
+    with pytest.raises(EdgepathError, match=r"^step 1: the loss is nan; the last checkpoint is kept"):
+        run(tmp_path / "teacher")
+    assert (tmp_path / "teacher" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("training.step", 3, r"training\.step is not a key"),
+        ("views.crop", 56, r"views\.crop = 56; a multiple of 14 from 70 on is needed"),
+        ("views.crop", 100, r"views\.crop = 100; a multiple of 14"),
+        ("training.batch", 0, r"training\.batch = 0; at least 2"),
+        ("training.batch", 9, "8 tiles are too few for a batch of 9"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path, key: str, value: int, said: str) -> None:
+    with pytest.raises((RecipeError, UsageError), match=said):
+        run(tmp_path / "teacher", options={key: value})

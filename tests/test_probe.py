@@ -1,0 +1,104 @@
+"""Probes agree with scikit-learn and with a loop over pairs, and refuse what would give a figure that means nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+
+from edgepath.errors import UsageError
+from edgepath.probe import balanced_accuracy, cross_validate, retrieve
+
+LABELS = ["tumour"] * 30 + ["stroma"] * 20 + ["fat"] * 10
+
+
+def embeddings(apart: float) -> np.ndarray:
+    """60 tiles of three classes, whose centres lie `apart`."""
+    rng = np.random.default_rng(0)
+    centres = np.repeat(np.eye(3, 16), (30, 20, 10), axis=0) * apart
+    return (centres + rng.standard_normal((60, 16))).astype(np.float32)
+
+
+def test_balanced_accuracy_is_scikit_learns() -> None:
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.choice(list("abc"), 50, p=(0.7, 0.2, 0.1)), rng.choice(list("abc"), 50)
+    assert balanced_accuracy(truth, predicted) == pytest.approx(balanced_accuracy_score(truth, predicted))
+
+
+def test_neighbours_vote_as_in_scikit_learn() -> None:
+    values, truth = embeddings(2.0), np.array(LABELS)
+    expected = np.empty_like(truth)
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=3).split(values, truth):
+        expected[test] = KNeighborsClassifier(5, metric="cosine").fit(values[train], truth[train]).predict(values[test])
+    score, predicted = cross_validate(values, LABELS, method="knn", seed=3)
+    assert predicted.tolist() == expected.tolist()
+    assert score.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, expected))
+
+
+@pytest.mark.parametrize("method", ["knn", "linear"])
+def test_score_tells_classes_that_lie_apart_from_noise(method: str) -> None:
+    apart, _ = cross_validate(embeddings(8.0), LABELS, method=method)  # type: ignore[arg-type]
+    mixed, _ = cross_validate(embeddings(0.0), LABELS, method=method)  # type: ignore[arg-type]
+    assert apart.balanced_accuracy > 0.95
+    assert 0.2 < mixed.balanced_accuracy < 0.5  # three classes
+    assert mixed.high - mixed.low > 0.1
+    assert apart.tiles == 60
+
+
+def test_tiles_of_a_group_stay_together() -> None:
+    # A slide's tiles are near each other and say nothing of the label: only a split within slides finds it.
+    rng = np.random.default_rng(2)
+    slides = np.repeat(np.arange(20), 6)
+    labels = [("a", "b")[slide % 2] for slide in slides]
+    values = rng.standard_normal((20, 8))[slides] * 5 + rng.standard_normal((120, 8))
+    within, _ = cross_validate(values, labels, method="knn")
+    across, _ = cross_validate(values, labels, method="knn", groups=[str(slide) for slide in slides])
+    assert within.balanced_accuracy > 0.9
+    assert across.balanced_accuracy < 0.75
+    assert across.high - across.low > within.high - within.low
+
+
+def test_retrieval_is_what_a_loop_over_places_finds() -> None:
+    rng = np.random.default_rng(4)
+    places = rng.standard_normal((15, 8))
+    scanners = {name: places + noise * rng.standard_normal((15, 8)) for name, noise in (("A", 0.2), ("B", 1), ("C", 2))}
+    found = retrieve(scanners)
+    cosines, first, ten = [], [], []
+    for one, other in itertools.permutations(scanners, 2):
+        for i, query in enumerate(scanners[one]):
+            scores = [float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)) for row in scanners[other]]
+            better = sum(score > scores[i] for score in scores)
+            cosines.append(scores[i])
+            first.append(better < 1)
+            ten.append(better < 10)
+    assert found.cosine == pytest.approx(np.mean(cosines))
+    assert found.top1 == pytest.approx(np.mean(first))
+    assert found.top10 == pytest.approx(np.mean(ten))
+    assert 0 < found.top1 < found.top10
+    assert (found.places, found.scanners) == (15, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "method", "said"),
+    [
+        (embeddings(1.0), ["a"] * 60, "knn", "all tiles are a; two classes or more are needed"),
+        (embeddings(1.0), ["a"] * 57 + ["b"] * 3, "knn", "3 tiles are b; 5 folds need as many of every class"),
+        (embeddings(1.0), LABELS[1:], "knn", r"embeddings of shape \(60, 16\) for 59 labels"),
+        (embeddings(1.0) * np.float32("nan"), LABELS, "linear", "an embedding is not finite"),
+        (embeddings(1.0), LABELS, "svm", 'method "svm"; known: knn, linear'),
+    ],
+)
+def test_what_gives_no_figure_is_refused(values: np.ndarray, labels: list[str], method: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        cross_validate(values, labels, method=method)  # type: ignore[arg-type]
+
+
+def test_scanners_with_other_places_are_refused() -> None:
+    with pytest.raises(UsageError, match="give two or more alike"):
+        retrieve({"A": np.ones((3, 4))})
+    with pytest.raises(UsageError, match="give two or more alike"):
+        retrieve({"A": np.ones((3, 4)), "B": np.ones((4, 4))})
