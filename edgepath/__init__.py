@@ -2,6 +2,7 @@
 
 export        weights -> a checked bundle for one target
 verify        a bundle's drift on its golden tiles, and on tiles of yours
+compare       whether bundles of one model agree, pair by pair
 distill       a large teacher and tiles -> a small student
 embed         tiles -> a file of embeddings
 open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
     from .bundle import open_bundle as open_bundle
+    from .comparison import compare as compare
     from .distillation.training import distill as distill
     from .embedding import embed as embed
     from .errors import EdgepathError as EdgepathError
@@ -47,6 +49,7 @@ _HOMES = {
     "Weights": "weights",
     "build_pack": "packs",
     "check_pack": "packs",
+    "compare": "comparison",
     "distill": "distillation.training",
     "embed": "embedding",
     "export": "exporting",

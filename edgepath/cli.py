@@ -23,7 +23,7 @@ from .console import (
     say_cautions,
     verdict,
 )
-from .errors import EdgepathError
+from .errors import EdgepathError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -145,6 +145,45 @@ def verify(
 
 
 @app.command()
+def compare(
+    bundles: Annotated[list[Path], typer.Argument(help="Two or more bundle folders of one model.")],
+    tiles: Annotated[str | None, typer.Option(help="A folder or pack of tiles; default: golden tiles.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a heat map to this PNG.")] = None,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show whether bundles of one model agree, tile by tile: does a tile find its twin made elsewhere?"""
+    from .comparison import HEADER, pair_rows
+    from .comparison import compare as run
+
+    if plot is not None and (plot.suffix != ".png" or not plot.resolve().parent.is_dir()):
+        raise UsageError(f"plot {plot}: give a file that ends in .png, in a folder that exists")
+    with progress_bars() as progress:
+        result = run(
+            bundles,
+            tiles=tiles,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            threads=threads,
+            progress=progress,
+        )
+    if plot is not None:
+        from .heatmap import draw_pairs
+
+        draw_pairs(result, plot)
+    if as_json:
+        print_json(result)
+        return
+    say_cautions(result["notes"])
+    print_table(HEADER, pair_rows(result))
+    for name, runtime in result["ran_with"].items():
+        print(f"{name}: {runtime}")
+    print(f"noise floor of the programs themselves: 1 - cosine = {result['noise_floor']:.1e}")
+
+
+@app.command()
 def embed(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
     tiles: Annotated[list[str], typer.Argument(help="A folder, a pack, tile files, or `synthetic`.")],
@@ -178,6 +217,28 @@ def embed(
     for key, reason in done["skipped"]:
         typer.echo(f"skipped {key}: {reason}", err=True)
     print(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
+
+
+@app.command()
+def lint(
+    path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle that holds model.onnx.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a quantized ONNX graph for what TensorRT and other runtimes stumble over, without any of them."""
+    from .doctor import require
+    from .lint import HEADER, finding_rows
+    from .lint import lint as run
+
+    require("onnx", "export")
+    findings = run(path)
+    errors = sum(finding.level == "error" for finding in findings)
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        if findings:
+            print_table(HEADER, finding_rows(findings))
+        print(f"{path}: {errors} errors, {len(findings) - errors} warnings")
+    raise typer.Exit(1 if errors else 0)
 
 
 @app.command()
