@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -63,3 +64,23 @@ def test_python_example_compiles_and_uses_public_names() -> None:
 def test_linked_files_exist(page: str, checkout: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (checkout / page).read_text(encoding="utf-8"))
     assert all(((checkout / page).parent / link).exists() for link in links)
+
+
+def test_measured_figures_are_those_that_are_kept() -> None:
+    kept = json.loads((ROOT / "benchmarks/results/epyc-avx2.json").read_text(encoding="utf-8"))
+    measured = README.split("## Measured\n")[1].split("\n## ")[0]
+    drift = re.findall(r"^\| `([a-z0-9-]+)`.*? \| (0\.9\d+) \| (0\.9\d+) \|", measured, flags=re.MULTILINE)
+    assert len(drift) == 5
+    for target, mean, low in drift:
+        total = kept[f"{target} drift on 110 other tiles"]["total"]
+        digits = len(mean) - 2
+        assert (mean, low) == (f"{total['cosine_mean']:.{digits}f}", f"{total['cosine_p01']:.{digits}f}")
+    latency = kept["latency_ms, batch 1, warm-up 5, n = 40 in turn"]
+    for name in ("openvino-int8", "OpenVINO FP32", "NNCF default INT8 (OpenVINO)", "onnx-int8", "onnx-fp32"):
+        assert re.search(rf"\b{latency[name]['p50']:.0f}\b", measured), name
+    for name, ratio in kept.items():
+        if name.startswith("latency ratio"):
+            assert f"{ratio:.2f} of" in measured, name
+    export = kept["export openvino-int8, 64 tiles"]
+    assert f"{export['seconds']:.0f} s, {export['peak_gb']:.1f} GB" in measured
+    assert f"{kept['edgepath --help seconds, median of 7']:.2f} s, median of 7" in measured
