@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import resource
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
+PROGRAM = "program.safetensors"  # of a bundle whose program cannot be rebuilt from weights and ranges
 HELD_OUT = 32
 FEWEST = 16
 DEFAULT_TILES = 128
@@ -84,6 +86,7 @@ def export(
     calibration_tiles: int = DEFAULT_TILES,
     embedding: Literal["cls", "cls+mean"] | None = None,
     tokens: bool = False,
+    qad: int = 0,
     resize: str = "refuse",
     skip_bad: bool = False,
     out: str | Path = "build",
@@ -97,13 +100,16 @@ def export(
     a hub snapshot folder or `random`; `calibration` a folder of tiles, a calibration pack or `synthetic` (the default
     when nothing is given, said so in the report). Up to 32 further tiles of the same source are held out: drift is
     measured on them and they travel in the bundle as its golden set. `embedding` defaults to the model's own; `tokens`
-    keeps the patch tokens as a second output. `device` is where reference and calibration run (`auto`, `cpu`, `cuda`).
-    `progress(stage, done, total)` is called as work proceeds.
+    keeps the patch tokens as a second output. `qad` is how many steps of quantization-aware distillation (`passes.qad`)
+    on the calibration tiles follow, for INT8 targets. `device` is where reference, calibration and training run (`auto`,
+    `cpu`, `cuda`). `progress(stage, done, total)` is called as work proceeds.
 
     A failed gate is a result (`passed` is False and the bundle is kept, marked so). Raises EdgepathError for what
     cannot be done: unknown names, unusable weights or tiles, an output in the way, a missing package.
     """
     recipe, spec = find_recipe(target), find_model(model)
+    if qad < 0 or (qad and not recipe.int8):
+        raise UsageError(f"export {recipe.target}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
     require(recipe.backend, "export")
     from .passes.fold import fold
     from .reference import pick_device, reference_embeddings
@@ -124,8 +130,9 @@ def export(
                 vit, spec, loaded, held_out, embedding=embedding, device=device, progress=advance
             )
         net = fold(vit, spec, embedding=embedding, tokens=tokens)
+        repaired = None
         if recipe.int8:
-            net = _quantize(recipe, net, chosen, device, writer.path, stages)
+            net, repaired = _quantize(recipe, net, chosen, qad, device, writer.path, stages)
         figures = _lower(recipe, net, held_out.read(), reference.embeddings, writer.path, stages)
         report = build_report(
             name=writer.final.name,
@@ -134,6 +141,7 @@ def export(
             weights=loaded.to_json(),
             contract={"size": spec.size, "embedding": embedding, "dim": net.dim, "tokens": tokens},
             calibration=chosen.provenance() if recipe.int8 else None,
+            qad=repaired,
             held_out=held_out.provenance() | {"keys": list(reference.keys)},
             skipped=[*chosen.skipped, *held_out.skipped],
             reference=reference.runtime,
@@ -181,9 +189,28 @@ def quantized(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
     from .passes.quantize import quantize
     from .passes.smooth import smooth
 
-    if recipe.quantize.smooth_alpha:
-        ranges = smooth(net, ranges, alpha=recipe.quantize.smooth_alpha)
-    return quantize(net, ranges)
+    ranges = smooth(net, ranges, alpha=recipe.quantize.smooth_alpha)
+    return quantize(net, ranges, weight_bits=recipe.quantize.weight_bits)
+
+
+def repaired(
+    recipe: Recipe,
+    net: EdgeModel,
+    ranges: Ranges,
+    tiles: np.ndarray,
+    steps: int,
+    device: str,
+    advance: Callable[[int], None],
+) -> tuple[EdgeModel, dict[str, Any]]:
+    """Smooth and quantize a folded model and train it for `steps` towards itself in full precision."""
+    from .passes.qad import Options, repair
+    from .passes.smooth import smooth
+
+    teacher = copy.deepcopy(net)
+    ranges = smooth(net, ranges, alpha=recipe.quantize.smooth_alpha)
+    options, bits = Options(steps=steps), recipe.quantize.weight_bits
+    net, facts = repair(net, ranges, tiles, teacher, options, weight_bits=bits, device=device, progress=advance)
+    return net, facts.to_json()
 
 
 def embed_all(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
@@ -201,10 +228,11 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _quantize(
-    recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, folder: Path, stages: Stages
-) -> EdgeModel:
+    recipe: Recipe, net: EdgeModel, tiles: TileSource, qad: int, device: str, folder: Path, stages: Stages
+) -> tuple[EdgeModel, dict[str, Any] | None]:
     """Calibrate on `tiles`, quantize, and keep what was calibrated on in the bundle."""
     from .passes.calibrate import calibrate
+    from .passes.quantize import save_program
 
     with stages.stage("calibrate", len(tiles)) as advance:
         batches = (batch.pixels for batch in tiles.batches(BATCH))
@@ -216,8 +244,13 @@ def _quantize(
         rows = csv.writer(file)
         rows.writerow(["sha256_pixels", "tile"])
         rows.writerows((tiles.digests[key], key) for key in tiles.keys if key in tiles.digests)
+    if qad:
+        with stages.stage("qad", qad) as advance:
+            net, facts = repaired(recipe, net, ranges, tiles.read(), qad, device, advance)
+        save_program(net, folder / PROGRAM)
+        return net, facts
     with stages.stage("quantize"):
-        return quantized(recipe, net, ranges)
+        return quantized(recipe, net, ranges), None
 
 
 def _lower(

@@ -29,9 +29,13 @@ class Precision:
 
 @dataclass(frozen=True)
 class Quantize:
-    """How the INT8 linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off."""
+    """How the INT8 linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off.
+
+    `weight_bits` below 8 limits the weights to the middle values of `int8`; what is stored and how it runs stay.
+    """
 
     smooth_alpha: float = 0.5
+    weight_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ class Recipe:
         for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
             if not 0.0 <= value <= 1.0:
                 raise RecipeError(f"recipe {recipe.target}: {key} = {value}; expected a number from 0 to 1")
+        if not 2 <= recipe.quantize.weight_bits <= 8:
+            found = recipe.quantize.weight_bits
+            raise RecipeError(f"recipe {recipe.target}: quantize.weight_bits = {found}; expected 2 to 8")
         _check_buildable(recipe)
         for plan in recipe.deploy.plan:
             if not re.fullmatch(r"\d+\.\d+", plan.since):

@@ -43,6 +43,7 @@ def build_report(
     weights: Mapping[str, Any],
     contract: Mapping[str, Any],
     calibration: Mapping[str, Any] | None,
+    qad: Mapping[str, Any] | None = None,
     held_out: Mapping[str, Any],
     skipped: Sequence[tuple[str, str]],
     artifact: Mapping[str, Any],
@@ -68,6 +69,7 @@ def build_report(
         "recipe": recipe.to_json(),
         "contract": dict(contract),
         "calibration": calibration,
+        "qad": qad,
         "held_out": dict(held_out),
         "skipped": [list(entry) for entry in skipped],
         "artifact": dict(artifact),
@@ -201,11 +203,14 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """Return where the figures came from: model, weights, tiles, runtimes, cost."""
     calibration, cost, contract = report["calibration"], report["cost"], report["contract"]
     also = ", and patch tokens" if contract["tokens"] else ""
+    qad = report["qad"]
+    trained = [["then trained", _trained(qad)]] if qad else []
     return [
         ["model", f"{report['model']['name']} ({report['model']['licence']})"],
         ["weights", f"{report['weights']['source']}, sha256 {report['weights']['sha256'][:16]}"],
         ["embedding", f"{contract['embedding']}, {contract['dim']} numbers{also}"],
         ["calibrated on", f"{calibration['count']} tiles of {calibration['name']}" if calibration else "needs none"],
+        *trained,
         ["measured on", f"{report['held_out']['count']} further tiles of {report['held_out']['name']}"],
         ["reference", report["reference"]],
         ["artifact", f"{report['artifact']['file']}, {report['artifact']['size_bytes'] / 1e6:.1f} MB"],
@@ -215,6 +220,14 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
             f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB",
         ],
     ]
+
+
+def _trained(qad: Mapping[str, Any]) -> str:
+    """Say what quantization-aware distillation did, as 1 - mean cosine on the tiles that judged it."""
+    if not qad["best_step"]:
+        return f"{qad['steps']} steps, none better than before (1 - cosine {qad['drift_before']:.2e}): left as it was"
+    change = f"1 - cosine {qad['drift_before']:.2e} to {qad['drift_after']:.2e}"
+    return f"{qad['best_step']} of {qad['steps']} steps, {change} on {qad['validated_on']} tiles not trained on"
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

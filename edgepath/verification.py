@@ -14,7 +14,7 @@ from .bundle import Bundle, Runner, load_artifact, open_bundle
 from .doctor import require
 from .drift import measure
 from .errors import BundleError, MissingRuntime, TileError, UsageError
-from .exporting import BATCH, Progress, embed_all, quantized
+from .exporting import BATCH, PROGRAM, Progress, embed_all, quantized
 from .recipe import Recipe
 from .report import drifts, gates, notes
 from .tiles import TileSource, open_tiles
@@ -134,7 +134,7 @@ def _fresh(
     )
     net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
     if recipe.int8:
-        net = quantized(recipe, net, _ranges(bundle))
+        net = _quantized(bundle, recipe, net)
     program = Program(net)
     _check_same_program(bundle, program)
     runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
@@ -188,6 +188,18 @@ def _seen_in_calibration(bundle: Bundle, source: TileSource) -> int:
     with open(listed, encoding="utf-8", newline="") as file:
         calibrated = {row["sha256_pixels"] for row in csv.DictReader(file)}
     return sum(source.digests.get(key) in calibrated for key in source.keys)
+
+
+def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:
+    """Rebuild the program: from the ranges, or where training changed it, from its own numbers."""
+    from .passes.quantize import load_program
+
+    if not (bundle.path / PROGRAM).exists():
+        return quantized(recipe, net, _ranges(bundle))
+    try:
+        return load_program(net, bundle.path / PROGRAM)
+    except ValueError as error:
+        raise BundleError(f"bundle {bundle.path}: {PROGRAM} is not of its model ({error}); export it again") from None
 
 
 def _ranges(bundle: Bundle) -> Any:

@@ -79,6 +79,10 @@ class TeacherHead(nn.Module):
     @torch.no_grad()
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits (N, K), cosines, of tokens (N, D)."""
+        return self.compare(tokens)
+
+    def compare(self, tokens: Tensor) -> Tensor:
+        """Return the same, with gradients: for a student that shares its teacher's head."""
         return F.linear(self._project(tokens.float()), self.prototypes)
 
     def _project(self, tokens: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ are chosen among the numbers FP16 can hold and the weights are rounded with the 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from .calibrate import Ranges, linears
 from .fold import EdgeModel
 
 INT8_MAX = 127
+_INPUT_SCALE = "input_scale"
 _ops = torch.ops.quantized_decomposed
 
 
@@ -27,15 +30,14 @@ class QuantizedLinear(nn.Module):
     weight_zero_point: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, input_absmax: float) -> None:
+    def __init__(self, linear: nn.Linear, input_scale: float, weight_scale: Tensor, weight_max: int = INT8_MAX) -> None:
         super().__init__()
-        scale = storable_scale(linear.weight.detach().abs().amax(dim=1))
-        integers = torch.round(linear.weight.detach() / scale[:, None]).clamp(-INT8_MAX, INT8_MAX)
-        self.input_scale = float(storable_scale(torch.tensor(input_absmax)))
+        integers = torch.round(linear.weight.detach() / weight_scale[:, None]).clamp(-weight_max, weight_max)
+        self.input_scale = input_scale
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_buffer("weight", integers.to(torch.int8))
-        self.register_buffer("weight_scale", scale)
-        self.register_buffer("weight_zero_point", torch.zeros(len(scale), dtype=torch.int64))
+        self.register_buffer("weight_scale", weight_scale.detach().clone())
+        self.register_buffer("weight_zero_point", torch.zeros(len(weight_scale), dtype=torch.int64))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +49,17 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, weight, self.bias)
 
 
-def quantize(model: EdgeModel, ranges: Ranges) -> EdgeModel:
+def quantize_linear(linear: nn.Linear, input_absmax: float, weight_bits: int = 8) -> QuantizedLinear:
+    """Quantize one layer by its largest magnitudes: of its input, and of each row of its weights.
+
+    With fewer `weight_bits` than 8 the weights take fewer of the values that `int8` has: -7 to 7 for 4.
+    """
+    largest = weight_max(weight_bits)
+    scale = storable_scale(linear.weight.detach().abs().amax(dim=1), largest)
+    return QuantizedLinear(linear, float(storable_scale(torch.tensor(input_absmax))), scale, largest)
+
+
+def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8) -> EdgeModel:
     """Replace the linears of the transformer blocks by INT8 ones, in place, and return the model.
 
     Raises UsageError when `ranges` were taken on a model with other layers.
@@ -57,19 +69,55 @@ def quantize(model: EdgeModel, ranges: Ranges) -> EdgeModel:
         odd = sorted(set(layers) ^ set(ranges.absmax))[0]
         raise UsageError(f"calibration ranges do not fit the model: {odd} is in one of them only")
     for name, layer in layers.items():
-        quantized = QuantizedLinear(layer, float(ranges.absmax[name].max()))
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, quantized)
+        replace_layer(model, name, quantize_linear(layer, float(ranges.absmax[name].max()), weight_bits))
     return model
 
 
-def storable_scale(absmax: Tensor) -> Tensor:
-    """Return absmax / 127 rounded up to a number FP16 can hold, as float32; 1 for an absmax of 0.
+def save_program(model: EdgeModel, path: Path) -> None:
+    """Write a quantized model's numbers (integers, scales, and all that stays in floating point) as safetensors."""
+    from safetensors.torch import save_file
+
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            state[f"{name}.{_INPUT_SCALE}"] = torch.tensor(layer.input_scale, dtype=torch.float64)
+    save_file(state, path)
+
+
+def load_program(model: EdgeModel, path: Path) -> EdgeModel:
+    """Make a folded model the quantized one that `save_program` wrote, in place. Raises ValueError for another's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+        for name, layer in linears(model).items():
+            scale = float(state.pop(f"{name}.{_INPUT_SCALE}"))
+            replace_layer(model, name, QuantizedLinear(layer, scale, torch.ones(layer.out_features)))
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+        raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from None
+    return model
+
+
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put `layer` where the module called `name` was."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
+
+
+def weight_max(bits: int) -> int:
+    """Return the largest integer of symmetric weights: 127 for 8 bits, 7 for 4."""
+    return int(2 ** (bits - 1)) - 1
+
+
+def storable_scale(absmax: Tensor, largest: int = INT8_MAX) -> Tensor:
+    """Return absmax / `largest` rounded up to a number FP16 can hold, as float32; 1 for an absmax of 0.
 
     Rounding up keeps the largest value inside the 8-bit range. Scales below FP16's smallest normal number (6.1e-5)
     are still representable, in steps of 6e-8, down to that step.
     """
-    wanted = absmax.float() / INT8_MAX
+    wanted = absmax.float() / largest
     half = wanted.half()
     stepped = torch.nextafter(half, torch.full_like(half, torch.inf))
     stored = torch.where(half.float() < wanted, stepped, half).float()

@@ -13,7 +13,7 @@ from edgepath.errors import UsageError
 from edgepath.models import ModelSpec
 from edgepath.passes.calibrate import Ranges, calibrate, linears
 from edgepath.passes.fold import EdgeModel, fold
-from edgepath.passes.quantize import QuantizedLinear, quantize, storable_scale
+from edgepath.passes.quantize import QuantizedLinear, quantize, quantize_linear, storable_scale
 from edgepath.weights import random_model
 
 
@@ -66,7 +66,7 @@ def test_layer_equals_numpys_int8_formula(inputs: int, outputs: int, bias: bool)
     offset = layer.bias.detach().double().numpy() if bias else np.zeros(outputs)
     x = np.random.default_rng(1).normal(size=(2, 5, inputs)).astype(np.float32)
     absmax = float(np.abs(x).max()) * 0.7  # some values are cut off at 127 and -128
-    quantized = QuantizedLinear(layer, absmax)
+    quantized = quantize_linear(layer, absmax)
 
     weight_scale = fp16_scales(np.abs(weight).max(axis=1))
     input_scale = float(fp16_scales(np.array([absmax]))[0])
@@ -94,7 +94,7 @@ def test_layer_equals_numpys_int8_formula(inputs: int, outputs: int, bias: bool)
 
 def test_weights_come_back_to_half_a_step() -> None:
     layer = linear(64, 32)
-    quantized = QuantizedLinear(layer, 1.0)
+    quantized = quantize_linear(layer, 1.0)
     back = quantized.weight.numpy() * quantized.weight_scale.numpy()[:, None].astype(np.float64)
     error = np.abs(back - layer.weight.detach().numpy()).max(axis=1)
     assert (error <= 0.5001 * quantized.weight_scale.numpy()).all()
@@ -105,14 +105,14 @@ def test_weights_come_back_to_half_a_step() -> None:
 def test_scales_below_fp16s_normal_numbers_round_with_the_scale_as_stored(scale: float) -> None:
     layer = linear(16, 4)
     layer.weight.data = torch.full((4, 16), 127.0 * scale) * torch.linspace(0.1, 1, 16)
-    quantized = QuantizedLinear(layer, 1.0)
+    quantized = quantize_linear(layer, 1.0)
     stored = float(np.float16(quantized.weight_scale[0].item()))
     assert stored == quantized.weight_scale[0].item()
     np.testing.assert_array_equal(quantized.weight.numpy(), numpy_integers(layer.weight.detach().numpy(), stored, -127))
 
 
 def test_layer_that_never_saw_anything_stays_finite() -> None:
-    quantized = QuantizedLinear(linear(8, 4), 0.0)
+    quantized = quantize_linear(linear(8, 4), 0.0)
     assert quantized.input_scale == 1.0
     assert torch.isfinite(quantized(torch.zeros(1, 8))).all()
 
