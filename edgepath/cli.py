@@ -257,6 +257,9 @@ def distill(
     skip_bad: SkipBad = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One step, random weights: does it fit, how fast?")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -264,6 +267,18 @@ def distill(
     from .distillation.options import parse_changes
     from .distillation.training import distill as run
 
+    if dry_run:
+        from .distillation.dryrun import dry_run as try_out
+        from .distillation.dryrun import to_rows
+
+        with progress_bars() as progress:
+            changes = parse_changes(change or [])
+            found = try_out(teacher, student, recipe=recipe, options=changes, device=device, progress=progress)
+        if as_json:
+            print_json(found)
+        else:
+            print_table(["", ""], to_rows(found))
+        return
     with progress_bars() as progress:
         done = run(
             teacher,

@@ -101,8 +101,8 @@ def export(
     when nothing is given, said so in the report). Up to 32 further tiles of the same source are held out: drift is
     measured on them and they travel in the bundle as its golden set. `embedding` defaults to the model's own; `tokens`
     keeps the patch tokens as a second output. `qad` is how many steps of quantization-aware distillation (`passes.qad`)
-    on the calibration tiles follow, for INT8 targets. `device` is where reference, calibration and training run (`auto`,
-    `cpu`, `cuda`). `progress(stage, done, total)` is called as work proceeds.
+    on the calibration tiles follow, for INT8 targets. `device` is where reference, calibration and training run
+    (`auto`, `cpu`, `cuda`). `progress(stage, done, total)` is called as work proceeds.
 
     A failed gate is a result (`passed` is False and the bundle is kept, marked so). Raises EdgepathError for what
     cannot be done: unknown names, unusable weights or tiles, an output in the way, a missing package.

@@ -8,7 +8,16 @@
     networks   teacher and student around timm's models
     checkpoint a run's whole state, written aside and renamed
     runfolder  what a run leaves: weights, config, log, plot
+    run        models, optimizer and centers of a run: one step, and its whole state
     training   `distill`, the loop that joins them
+    dryrun     one step at full size with random weights: does it fit, how fast is it
+
+Where no foundation model can be had, a teacher is made first:
+
+    descriptors  what can be said of tissue without a label
+    pretraining  `pretrain`, which trains a vision transformer to tell it
+    evaluation   what a frozen model's class tokens are good for, on real tiles
+    demo         the command that makes the `demo` student that edgepath ships
 
 Source of the method: Filiot et al., arXiv 2501.16239 (H0-mini); formulas: DINO (arXiv 2104.14294), iBOT (arXiv
 2111.07832), DINOv2 (arXiv 2304.07193).

@@ -16,8 +16,8 @@ import pytest
 import torch
 from small_models import STUDENT, vit
 
+from edgepath.distillation.run import update_average
 from edgepath.distillation.runfolder import read_log
-from edgepath.distillation.training import update_average
 from edgepath.errors import EdgepathError, RecipeError, UsageError
 from edgepath.weights import load_model
 
