@@ -318,3 +318,29 @@ def test_full_disk_in_the_middle_is_one_line(small_disk: Path) -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "refused: disk full while writing" in said
     assert list(small_disk.iterdir()) == []
+
+
+def test_program_that_training_changed_is_kept_and_verified(known_tiny: object, tmp_path: Path) -> None:
+    done = edgepath.export(
+        "onnx-int8", model="tiny", calibration="synthetic:96", calibration_tiles=32, qad=30, out=tmp_path, device="cpu"
+    )
+    trained = done.report["qad"]
+    assert (trained["steps"], trained["trained_on"], trained["validated_on"]) == (30, 28, 4)
+    assert 0 < trained["best_step"] <= 30
+    assert trained["drift_after"] < trained["drift_before"]
+    assert (done.bundle.path / "program.safetensors").exists()
+    assert "then trained" in (done.bundle.path / "report.md").read_text()
+    # The program is rebuilt from its own numbers; from the ranges it would be another one.
+    result = edgepath.verify(done.bundle, tiles="synthetic:8:5", device="cpu")
+    assert result["passed"]
+    lowering = result["tiles"]["drift"]["lowering"]["cosine_mean"]
+    assert lowering == pytest.approx(done.report["drift"]["lowering"]["cosine_mean"], abs=2e-3)
+
+
+@pytest.mark.parametrize(("target", "steps"), [("onnx-fp32", 5), ("onnx-int8", -1)])
+def test_training_of_what_is_not_quantized_is_refused(
+    known_tiny: object, tmp_path: Path, target: str, steps: int
+) -> None:
+    with pytest.raises(UsageError, match=rf"qad of {steps} steps; give 0 or more, and for an INT8 target only"):
+        edgepath.export(target, model="tiny", qad=steps, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
