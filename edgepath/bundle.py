@@ -41,7 +41,9 @@ _NEEDED = {
     "weights.sha256": str,
     "weights.random": bool,
     "held_out.keys": list,
+    "program": dict,
     "drift.noise_floor.cosine_mean": float,
+    "drift.noise_floor.cosine_p01": float,
     "cautions": list,
 }
 
@@ -100,7 +102,7 @@ class Bundle:
         tiles = _load(self, "golden/tiles.npz", "tiles")
         reference = self.golden_embeddings("reference")
         size = self.manifest["contract"]["size"]
-        expected = ("uint8", (len(tiles), size, size, 3), "float32", (len(tiles), self.dim))
+        expected = ("uint8", (len(reference), size, size, 3), "float32", (len(reference), self.dim))
         found = (str(tiles.dtype), tiles.shape, str(reference.dtype), reference.shape)
         if found != expected:
             raise BundleError(f"bundle {self.path}: golden set is {found}; its contract asks for {expected}")
@@ -108,7 +110,11 @@ class Bundle:
 
     def golden_embeddings(self, of: str) -> np.ndarray:
         """Return the golden tiles' embeddings, float32 (N, D), by `reference` or `program`."""
-        return _load(self, f"golden/{of}.npz", "embeddings")
+        embeddings = _load(self, f"golden/{of}.npz", "embeddings")
+        if embeddings.dtype != np.float32 or embeddings.shape[1:] != (self.dim,) or not len(embeddings):
+            found = f"{embeddings.dtype} {embeddings.shape}"
+            raise BundleError(f"bundle {self.path}: golden/{of}.npz is {found}; float32 (N, {self.dim}) is needed")
+        return embeddings
 
     def runner(self, **options: Any) -> Runner:
         """Load the artifact; the options are those of `edgepath.backends.<backend>.Runner`.
@@ -291,6 +297,10 @@ def _check_contents(manifest: Mapping[str, Any], who: str) -> None:
             value = value.get(key) if isinstance(value, Mapping) else None
         if type(value) is not kind:
             raise BundleError(f"{who}: {MANIFEST}: {dotted} = {value!r}; expected {kind.__name__}")
+    if not re.fullmatch(r"[\w.:@+-]+", manifest["name"]):
+        raise BundleError(f"{who}: {MANIFEST}: name = {manifest['name']!r}; it names a folder: letters, digits, . _ -")
+    if manifest["contract"]["dim"] < 1 or manifest["contract"]["size"] < 1:
+        raise BundleError(f"{who}: {MANIFEST}: contract.size and contract.dim are numbers above 0")
     artifact = manifest["artifact"]["file"]
     if not any(name == artifact or name.startswith(f"{artifact}/") for name in manifest["files"]):
         raise BundleError(f"{who}: {MANIFEST}: its artifact {artifact} is not among its files")

@@ -21,9 +21,10 @@ from .console import (
     print_verification,
     progress_bars,
     say_cautions,
+    say_skipped,
     verdict,
 )
-from .errors import EdgepathError, UsageError
+from .errors import EdgepathError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -154,14 +155,17 @@ def compare(
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
     threads: Threads = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show whether bundles of one model agree, tile by tile: does a tile find its twin made elsewhere?"""
     from .comparison import HEADER, pair_rows
     from .comparison import compare as run
 
-    if plot is not None and (plot.suffix != ".png" or not plot.resolve().parent.is_dir()):
-        raise UsageError(f"plot {plot}: give a file that ends in .png, in a folder that exists")
+    if plot is not None:
+        from .heatmap import check_plot
+
+        check_plot(plot, bundles, force=force)
     with progress_bars() as progress:
         result = run(
             bundles,
@@ -178,7 +182,9 @@ def compare(
     if as_json:
         print_json(result)
         return
-    say_cautions(result["notes"])
+    say_cautions([*result["cautions"], *result["notes"]])
+    say_skipped(result["skipped"])
+    print(f"{result['source']['count']} tiles of {result['source']['name']}")
     print_table(HEADER, pair_rows(result))
     for name, runtime in result["ran_with"].items():
         print(f"{name}: {runtime}")
@@ -216,8 +222,7 @@ def embed(
         print_json(done)
         return
     say_cautions(done["cautions"])
-    for key, reason in done["skipped"]:
-        typer.echo(f"skipped {key}: {reason}", err=True)
+    say_skipped(done["skipped"])
     print(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
 
 

@@ -15,10 +15,11 @@ from .drift import measure
 from .errors import UsageError
 from .exporting import BATCH, Progress
 from .recipe import Recipe
-from .report import notes
+from .report import FEW, notes
 from .tiles import TileSource, open_tiles
-from .verification import open_runner
+from .verification import open_runner, seen_in_calibration
 
+_TIE = 1e-9  # cosines that differ by less are equal
 HEADER = ["bundle", "and", "cosine mean", "1 %", "min", "finds its twin", "top-10"]
 
 
@@ -35,8 +36,9 @@ def compare(
 
     Tiles are the first bundle's golden ones unless some are given. Of each pair: cosine of a tile's two embeddings
     (mean, 1st percentile, min), `twins`, the share of tiles whose nearest embedding by the other bundle is their own
-    (both ways), and `neighbour_overlap` (see `drift.Drift`). `noise_floor` is the largest drift, 1 - cosine, that any
-    of the bundles' programs has from itself: two exact executions of an INT8 program differ by as much.
+    (both ways), and what else `drift.Drift` has, with the first of the pair as the reference. `noise_floor` is the
+    largest drift, 1 - cosine, that any of the bundles' programs has from itself on its own golden tiles: two exact
+    executions of an INT8 program differ by as much.
 
     Raises UsageError for fewer than two bundles, or when they are not of one model, weights and embedding.
     """
@@ -63,11 +65,13 @@ def compare(
         for name, bundle in zip(names, opened, strict=True)
         for note in notes(Recipe.from_json(bundle.manifest["recipe"]), ran_with[name])
     ]
+    said += _of_tiles(names, opened, source, sum(map(len, rows[names[0]])))
     embeddings = {name: np.concatenate(parts) for name, parts in rows.items()}
     floors = [bundle.manifest["drift"]["noise_floor"]["cosine_mean"] for bundle in opened]
     return {
         "bundles": {name: bundle.digest for name, bundle in zip(names, opened, strict=True)},
         "ran_with": ran_with,
+        "cautions": list(dict.fromkeys(caution for bundle in opened for caution in bundle.manifest["cautions"])),
         "notes": list(dict.fromkeys(said)),
         "source": {"kind": "golden", "name": names[0], "count": total} if source is None else source.provenance(),
         "skipped": [] if source is None else source.skipped,
@@ -88,13 +92,14 @@ def pair_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def twins(one: np.ndarray, other: np.ndarray) -> float:
     """Return the share of rows whose nearest row of the other, by cosine, is their own; both ways; float32 (N, D)."""
-    a, b = (values.astype(np.float64) / np.linalg.norm(values, axis=1, keepdims=True) for values in (one, other))
+    wide = (values.astype(np.float64) for values in (one, other))
+    a, b = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in wide)
     found = 0
     for queries, known in ((a, b), (b, a)):
         for start in range(0, len(queries), 1024):  # no N x N matrix is held
             similarity = queries[start : start + 1024] @ known.T
             own = similarity[np.arange(len(similarity)), start + np.arange(len(similarity))]
-            found += int((similarity.max(axis=1) <= own).sum())
+            found += int((similarity.max(axis=1) <= own + _TIE).sum())  # of ties, the twin comes first
     return found / (2 * len(a))
 
 
@@ -105,6 +110,17 @@ def _batches(first: Bundle, source: TileSource | None) -> Iterator[np.ndarray]:
     golden, _ = first.golden()
     for start in range(0, len(golden), BATCH):
         yield golden[start : start + BATCH]
+
+
+def _of_tiles(names: Sequence[str], bundles: Sequence[Bundle], source: TileSource | None, count: int) -> list[str]:
+    """What a reader must know of the tiles."""
+    said = [f"{count} tiles only: figures of more of them may differ."] if count < FEW else []
+    if source is None:
+        return said
+    for name, bundle in zip(names, bundles, strict=True):
+        if seen := seen_in_calibration(bundle, source):
+            said.append(f"{seen} of the {count} tiles were calibrated on for {name}.")
+    return said
 
 
 def _pair(one: str, other: str, embeddings: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -130,6 +146,6 @@ def _check_comparable(bundles: Sequence[Bundle]) -> list[str]:
     names = [bundle.name for bundle in bundles]
     if len(set(names)) < len(names):
         names = [str(bundle.path) for bundle in bundles]
-    if len(set(names)) < len(names):
-        raise UsageError("compare: a bundle was given twice; give every bundle once")
+    if len({bundle.digest for bundle in bundles}) < len(bundles):
+        raise UsageError("compare: a bundle was given twice, or a copy of it; give every bundle once")
     return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,6 +65,7 @@ def print_verification(result: dict[str, Any]) -> None:
     say_cautions([*result["cautions"], *result["notes"]])
     for name, part in (("golden tiles", result["golden"]), ("given tiles", result["tiles"])):
         if part is not None:
+            say_skipped(part.get("skipped", ()))
             print(f"{name} ({result['ran_with']})")
             print_figures(part)
 
@@ -88,6 +89,12 @@ def print_pack(info: Any, as_json: bool) -> None:
 def say_cautions(cautions: list[str]) -> None:
     for caution in cautions:
         typer.secho(caution, fg=typer.colors.YELLOW, err=True)
+
+
+def say_skipped(skipped: Iterable[Sequence[str]]) -> None:
+    """Name the tiles that were left out, and why."""
+    for key, reason in skipped:
+        typer.echo(f"skipped {key}: {reason}", err=True)
 
 
 def verdict(passed: bool) -> str:

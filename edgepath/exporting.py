@@ -111,7 +111,8 @@ def export(
     if qad < 0 or (qad and not recipe.int8):
         raise UsageError(f"export {recipe.target}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
     require(recipe.backend, "export")
-    from .passes.fold import fold
+    from .passes.fold import check_known, fold
+    from .passes.quantize import scales
     from .reference import pick_device, reference_embeddings
     from .weights import load_model
 
@@ -123,6 +124,7 @@ def export(
         chosen, held_out = apart(*split(tiles, calibration_tiles))
         with stages.stage("load weights"):
             vit, spec, loaded = load_model(spec, weights)
+            check_known(vit, spec)  # before the model is run on any tile
         embedding = embedding or spec.embedding  # type: ignore[assignment]
         assert embedding is not None
         with stages.stage("reference", len(held_out)) as advance:
@@ -142,6 +144,7 @@ def export(
             contract={"size": spec.size, "embedding": embedding, "dim": net.dim, "tokens": tokens},
             calibration=chosen.provenance() if recipe.int8 else None,
             qad=repaired,
+            program=scales(net),
             held_out=held_out.provenance() | {"keys": list(reference.keys)},
             skipped=[*chosen.skipped, *held_out.skipped],
             reference=reference.runtime,

@@ -54,8 +54,14 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Return the spec that `to_json` wrote."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """Return the spec that `to_json` wrote. Raises TypeError, KeyError or ValueError for other values."""
+        spec = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        for numbers in (spec.mean, spec.std):
+            if len(numbers) != 3 or not all(isinstance(number, float) for number in numbers):
+                raise ValueError(f"{numbers} are not three numbers, one a colour")
+        if not isinstance(spec.timm_args, Mapping):
+            raise TypeError(f"timm_args = {spec.timm_args!r} is no table")
+        return spec
 
 
 _SPECS = (
@@ -126,7 +132,8 @@ def _timm_spec(name: str) -> ModelSpec:
     ]
     if name not in known:
         near = did_you_mean(name, known)
-        hint = "timm.list_models('vit_*') names them" if near.startswith("known:") else near  # there are hundreds
+        # There are hundreds; without a near one, timm lists them.
+        hint = "timm.list_models('vit_*') names them" if near.startswith("known:") else near.replace('"', '"timm:', 1)
         raise UsageError(f'model "timm:{name}" is not a timm vision transformer; {hint}')
     config: Any = timm.get_pretrained_cfg(name)
     assert config is not None

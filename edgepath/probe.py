@@ -17,6 +17,7 @@ from .errors import UsageError
 Method = Literal["knn", "linear"]
 NEIGHBOURS = 5
 _RESAMPLES = 2000
+_TIE = 1e-9  # cosines that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def cross_validate(
 
     names, counts = np.unique(np.asarray(labels), return_counts=True)
     _check(embeddings, labels, dict(zip(names.tolist(), counts.tolist(), strict=True)), folds, method)
+    if groups is not None:
+        _check_groups(labels, groups, folds)
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
     truth = np.asarray(labels)
     predicted = np.empty_like(truth)
@@ -94,15 +97,20 @@ def retrieve(embeddings: Mapping[str, np.ndarray]) -> Retrieval:
     Raises UsageError for fewer than two scanners or when they do not hold the same number of places.
     """
     shapes = {values.shape for values in embeddings.values()}
-    if len(embeddings) < 2 or len(shapes) > 1:
+    if len(embeddings) < 2 or len(shapes) > 1 or any(len(shape) != 2 or not shape[0] for shape in shapes):
         raise UsageError(f"retrieval: {len(embeddings)} scanners, shapes {sorted(shapes)}; give two or more alike")
-    unit = {name: values / np.linalg.norm(values, axis=1, keepdims=True) for name, values in embeddings.items()}
+    for name, values in embeddings.items():
+        norms = np.linalg.norm(values, axis=1)
+        if not np.isfinite(norms).all() or not norms.all():
+            raise UsageError(f"retrieval: an embedding of {name} is not finite, or zero; embed the tiles again")
+    wide = {name: values.astype(np.float64) for name, values in embeddings.items()}
+    unit = {name: values / np.linalg.norm(values, axis=1, keepdims=True) for name, values in wide.items()}
     cosines, ranks = [], []
     for one, other in permutations(unit, 2):
-        similarity = unit[one].astype(np.float64) @ unit[other].astype(np.float64).T
+        similarity = unit[one] @ unit[other].T
         twin = similarity.diagonal()[:, None]
         cosines.append(twin.mean())
-        ranks.append((similarity > twin).sum(axis=1))  # of ties, the twin comes first
+        ranks.append((similarity > twin + _TIE).sum(axis=1))  # of ties, the twin comes first
     rank, count = np.concatenate(ranks), next(iter(shapes))[0]
     top1, top10 = (float((rank < k).mean()) for k in (1, 10))
     return Retrieval(float(np.mean(cosines)), top1, top10, count, len(unit))
@@ -115,10 +123,26 @@ def _check(embeddings: np.ndarray, labels: Sequence[str], counts: Mapping[str, i
         raise UsageError(f"probe: embeddings of shape {embeddings.shape} for {len(labels)} labels; give one a tile")
     if not np.isfinite(embeddings).all():
         raise UsageError("probe: an embedding is not finite; embed the tiles again")
+    if folds < 2:
+        raise UsageError(f"probe: {folds} folds; at least 2 are needed")
     if len(counts) < 2:
         raise UsageError(f"probe: all tiles are {next(iter(counts), 'none')}; two classes or more are needed")
     if few := [name for name, count in counts.items() if count < folds]:
         raise UsageError(f"probe: {counts[few[0]]} tiles are {few[0]}; {folds} folds need as many of every class")
+
+
+def _check_groups(labels: Sequence[str], groups: Sequence[str], folds: int) -> None:
+    if len(groups) != len(labels):
+        raise UsageError(f"probe: {len(groups)} groups for {len(labels)} labels; give one a tile")
+    of_class: dict[str, set[str]] = {}
+    for label, group in zip(labels, groups, strict=True):
+        of_class.setdefault(label, set()).add(group)
+    label, found = min(of_class.items(), key=lambda item: len(item[1]))
+    if len(found) < 2 or len(set(groups)) < folds:
+        raise UsageError(
+            f"probe: {len(set(groups))} groups, {len(found)} of them with {label}; {folds} folds need as many groups, "
+            "and every class in two"
+        )
 
 
 def _estimator(method: Method) -> Any:
@@ -133,12 +157,17 @@ def _estimator(method: Method) -> Any:
 
 
 def _interval(truth: np.ndarray, predicted: np.ndarray, units: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of balanced accuracy over resampled units (Efron's bootstrap)."""
+    """Return the 2.5th and 97.5th percentile of balanced accuracy over resampled units (Efron's bootstrap).
+
+    A resample without one of the classes has no balanced accuracy, and is drawn again.
+    """
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(units == unit) for unit in np.unique(units)]
-    scores = []
-    for _ in range(_RESAMPLES):
+    classes = len(np.unique(truth))
+    scores: list[float] = []
+    while len(scores) < _RESAMPLES:
         rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        scores.append(balanced_accuracy(truth[rows], predicted[rows]))
+        if len(np.unique(truth[rows])) == classes:
+            scores.append(balanced_accuracy(truth[rows], predicted[rows]))
     low, high = np.percentile(scores, (2.5, 97.5))
     return float(low), float(high)

@@ -134,8 +134,13 @@ def _fresh(
     )
     net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
     if recipe.int8:
-        net = _quantized(bundle, recipe, net)
+        try:
+            net = _quantized(bundle, recipe, net)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # ranges of other layers, shapes or types
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({why}); export it again") from None
     program = Program(net)
+    _check_same_scales(bundle, net)
     _check_same_program(bundle, program)
     runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
@@ -155,7 +160,7 @@ def _fresh(
     )
     return {
         "source": source.provenance(),
-        "seen_in_calibration": _seen_in_calibration(bundle, source),
+        "seen_in_calibration": seen_in_calibration(bundle, source),
         "skipped": source.skipped,
         "reference": reference.runtime,
         "drift": drift,
@@ -171,7 +176,11 @@ def _same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any,
     recorded = bundle.manifest["weights"]
     if weights_from is None and recorded["random"]:
         weights_from = "random"
-    vit, spec, weights = load_model(ModelSpec.from_json(bundle.manifest["model"]), weights_from)
+    try:
+        known = ModelSpec.from_json(bundle.manifest["model"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise BundleError(f"bundle {bundle.path}: its manifest describes no model ({error}); export it again") from None
+    vit, spec, weights = load_model(known, weights_from)
     if weights.sha256 != recorded["sha256"]:
         raise UsageError(
             f"verify {bundle.name}: its weights are {recorded['source']} (sha256 {recorded['sha256'][:12]}), "
@@ -180,13 +189,16 @@ def _same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any,
     return vit, spec, weights
 
 
-def _seen_in_calibration(bundle: Bundle, source: TileSource) -> int:
+def seen_in_calibration(bundle: Bundle, source: TileSource) -> int:
     """Count the tiles of `source` whose pixels the bundle was calibrated on."""
     listed = bundle.path / "calibration.csv"
     if not listed.exists():  # nothing was calibrated
         return 0
-    with open(listed, encoding="utf-8", newline="") as file:
-        calibrated = {row["sha256_pixels"] for row in csv.DictReader(file)}
+    try:
+        with open(listed, encoding="utf-8", newline="") as file:
+            calibrated = {row["sha256_pixels"] for row in csv.DictReader(file)}
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise BundleError(f"bundle {bundle.path}: calibration.csv cannot be read ({error}); export it again") from None
     return sum(source.digests.get(key) in calibrated for key in source.keys)
 
 
@@ -209,9 +221,24 @@ def _ranges(bundle: Bundle) -> Any:
         ranges = Ranges.load(bundle.path / "ranges.npz")
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
-    if not all(np.isfinite(values).all() for values in ranges.absmax.values()):
-        raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are not finite; export it again")
+    if not all(np.isfinite(values).all() and (values >= 0).all() for values in ranges.absmax.values()):
+        raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are no magnitudes; export it again")
     return ranges
+
+
+def _check_same_scales(bundle: Bundle, net: Any) -> None:
+    """Raise BundleError unless the rebuilt program has the scales that the bundle names, layer by layer."""
+    from .passes.quantize import scales
+
+    recorded, found = bundle.manifest["program"], scales(net)
+    for name in sorted(recorded.keys() | found.keys()):
+        named, rebuilt = recorded.get(name), found.get(name)
+        known = isinstance(named, list) and rebuilt is not None and len(named) == len(rebuilt)
+        if not known or not np.allclose(named or [], rebuilt or [], rtol=5e-3, atol=0):  # FP16 itself steps by 1e-3
+            raise BundleError(
+                f"bundle {bundle.path}: its program cannot be rebuilt (scales of {name}: {rebuilt}, its manifest says "
+                f"{named}); export it again"
+            )
 
 
 def _check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -19,13 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import __version__
 from .errors import UsageError, WeightsError, did_you_mean
 from .models import ModelSpec
 
 SEED = 0
-SHIPPED = Path(__file__).parent / "shipped"
-"""A folder a model whose weights come with edgepath."""
 LAYERS = ("SwiGLUPacked", "SiLU", "GELU")
 _CONFIG, _STATE = "config.json", "model.safetensors"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -55,25 +52,18 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
     """Return the timm model in evaluation mode and FP32, its spec, and what its weights are.
 
     `weights` is a `.safetensors`, `.pth`, `.pt` or `.bin` file, a hub snapshot folder (`config.json` and
-    `model.safetensors`), or `random`; None takes the model's own: those that ship with edgepath or are on the hub, or
-    for a model without any, random ones from a fixed seed. A folder's `config.json` decides mean and std; the spec that
-    is returned has them.
+    `model.safetensors`), or `random`; None takes the model's own: from the hub, or for a model without any, random ones
+    from a fixed seed. A folder's `config.json` decides mean and std; the spec that is returned has them.
 
     Raises WeightsError for weights that are missing, gated, unreadable, of another shape or not finite.
     """
-    shipped = SHIPPED / spec.name
-    if weights == "random" or (weights is None and not spec.hub and not shipped.is_dir()):
+    if weights == "random" or (weights is None and not spec.hub):
         vit = random_model(spec)
         return vit, spec, Weights(f"random, seed {SEED}", state_sha256(vit), random=True)
     if weights == "":
         raise WeightsError('weights "": give a file, a hub snapshot folder, or random')
-    if weights is not None:
-        path = Path(weights)
-        source = path.resolve().name
-    elif shipped.is_dir():
-        path, source = shipped, f"shipped with edgepath {__version__}"
-    else:
-        path, source = _from_hub(spec), f"hub {spec.hub}"
+    path = Path(weights) if weights is not None else _from_hub(spec)
+    source = path.resolve().name if weights is not None else f"hub {spec.hub}"
     if not path.exists():
         raise WeightsError(f"weights {path}: no such file or folder; give a file, a hub snapshot folder, or random")
     if path.is_dir():
@@ -96,7 +86,10 @@ def build(spec: ModelSpec) -> nn.Module:
         model: nn.Module = timm.create_model(spec.timm_name, pretrained=False, **arguments)
     except (TypeError, AssertionError) as error:
         # timm passes arguments on to whatever class the name stands for; one that takes no img_size is no plain ViT.
-        raise UsageError(f"model {spec.name}: timm cannot build it for {spec.size} px tiles ({error})") from None
+        why = str(error) or type(error).__name__
+        raise UsageError(
+            f"model {spec.name}: timm cannot build it as an embedding of {spec.size} px tiles ({why}); choose another"
+        ) from None
     return model
 
 
@@ -273,6 +266,11 @@ def _fill(vit: nn.Module, state: Mapping[str, Tensor], who: str, spec: ModelSpec
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise WeightsError(f"{who}: not the weights of {spec.name}: {'; '.join(odd[:3])}{more}")
+    for name, value in state.items():
+        if not value.is_floating_point():
+            raise WeightsError(
+                f"{who}: {name} holds {str(value.dtype).removeprefix('torch.')}, not floating-point numbers"
+            )
     full = {name: value.float() for name, value in state.items()}
     for name, value in full.items():
         if not torch.isfinite(value).all():

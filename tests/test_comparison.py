@@ -15,7 +15,7 @@ from edgepath.comparison import HEADER, pair_rows, twins
 from edgepath.drift import measure
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
-from edgepath.heatmap import draw_pairs
+from edgepath.heatmap import check_plot, draw_pairs
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
@@ -73,7 +73,8 @@ def test_twins_are_those_of_a_loop() -> None:
 def test_picture_is_dark_where_bundles_lie_apart(tmp_path: Path) -> None:
     def result(drift: float) -> dict[str, object]:
         pairs = [{"of": ["a", "b"], "cosine_mean": 1 - drift}]
-        return {"bundles": {"a": "", "b": ""}, "noise_floor": 1e-4, "pairs": pairs}
+        source = {"count": 3, "name": "tiles"}
+        return {"bundles": {"a": "", "b": ""}, "noise_floor": 1e-4, "pairs": pairs, "source": source}
 
     shades = []
     for drift in (1e-7, 1e-4, 1e-1):
@@ -94,3 +95,37 @@ def test_what_cannot_be_compared_is_refused(exports: Exports, tmp_path: Path) ->
     ).bundle
     with pytest.raises(UsageError, match=r"contract\.embedding of tiny-onnx-fp32 is cls, of tiny-onnx-fp32 cls\+mean"):
         edgepath.compare([bundle, other])
+
+
+def test_equal_tiles_are_each_others_twins() -> None:
+    rng = np.random.default_rng(0)
+    same = np.repeat(rng.standard_normal((1, 384)), 12, axis=0).astype(np.float32)
+    noisy = (same + 1e-7 * rng.standard_normal(same.shape)).astype(np.float32)
+    assert twins(same, noisy) == 1.0
+
+
+def test_what_a_reader_must_know_is_said(exports: Exports) -> None:
+    done = edgepath.compare([exports("onnx-int8").bundle, exports("onnx-fp32").bundle], tiles="synthetic:12")
+    assert any("Weights: random" in caution for caution in done["cautions"])
+    assert any("12 tiles only" in note for note in done["notes"])
+    seen = [note for note in done["notes"] if "calibrated on for tiny-onnx-int8" in note]
+    assert len(seen) == 1
+
+
+def test_picture_spoils_no_bundle_and_replaces_nothing_unasked(exports: Exports, tmp_path: Path) -> None:
+    bundles = [exports(target).bundle.path for target in ("onnx-int8", "onnx-fp32")]
+    (tmp_path / "old.png").write_text("precious")
+    (tmp_path / "folder.png").mkdir()
+    cases = {
+        bundles[0] / "x.png": "lies in the bundle",
+        tmp_path / "old.png": "exists; give --force",
+        tmp_path / "folder.png": "give a file that ends in",
+        tmp_path / "none" / "x.png": "give a file that ends in",
+        tmp_path / "x.jpg": "give a file that ends in",
+        tmp_path / ("x" * 300 + ".png"): "plot .* cannot be written|exists",
+    }
+    for path, said in cases.items():
+        with pytest.raises(UsageError, match=said):
+            check_plot(path, bundles, force=False)
+    check_plot(tmp_path / "old.png", bundles, force=True)
+    assert (tmp_path / "old.png").read_text() == "precious"

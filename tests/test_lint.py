@@ -101,6 +101,63 @@ def transposed_weight(model: ModelProto) -> str:
     return product.name
 
 
+def unsigned_by_default(model: ModelProto) -> str:
+    one = node(model, "QuantizeLinear")
+    del one.input[2:]  # ONNX: without a zero-point, uint8
+    return one.name
+
+
+def weight(model: ModelProto) -> NodeProto:
+    """The DequantizeLinear of a square weight."""
+    shapes = {one.name: list(one.dims) for one in model.graph.initializer}
+    nodes = (one for one in model.graph.node if one.op_type == "DequantizeLinear" and one.input[0] in shapes)
+    return next(one for one in nodes if shapes[one.input[0]] == [96, 96])
+
+
+def axis_of_inputs(model: ModelProto) -> str:
+    one = weight(model)
+    next(attribute for attribute in one.attribute if attribute.name == "axis").i = 0
+    return one.name
+
+
+def seven_scales(model: ModelProto) -> str:
+    one = weight(model)
+    one.input[1] = constant(model, "seven", np.ones(7, np.float16))
+    return one.name
+
+
+def one_scale(model: ModelProto) -> str:
+    one = weight(model)
+    one.input[1] = constant(model, "one", np.array(0.01, np.float16))
+    return one.name
+
+
+def computed_scale(model: ModelProto) -> str:
+    one = node(model, "QuantizeLinear")
+    one.input[1] = "computed"
+    model.graph.node.insert(
+        0, helper.make_node("Neg", [constant(model, "raw", np.array(-1, np.float16))], ["computed"])
+    )
+    return one.name
+
+
+def integer_product(model: ModelProto) -> str:
+    data = constant(model, "bytes", np.ones((2, 2), np.uint8))
+    model.graph.node.append(helper.make_node("MatMulInteger", [data, data], ["integers"], name="dynamic"))
+    return "dynamic"
+
+
+def branches(model: ModelProto) -> str:
+    graph = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("bytes", onnx.TensorProto.BOOL, [])])
+    held = numpy_helper.from_array(np.array(True), "bytes")
+    graph.initializer.append(held)
+    condition = constant(model, "condition", np.array(True))
+    model.graph.node.append(
+        helper.make_node("If", [condition], ["either"], name="if", then_branch=graph, else_branch=graph)
+    )
+    return "graph"
+
+
 def quantized_softmax(model: ModelProto) -> str:
     softmax, some = node(model, "Softmax"), node(model, "DequantizeLinear")
     softmax.input[0] = some.output[0]
@@ -108,7 +165,8 @@ def quantized_softmax(model: ModelProto) -> str:
 
 
 def quantized_sum(model: ModelProto) -> str:
-    added, some = node(model, "Add"), node(model, "DequantizeLinear")
+    added = next(one for one in reversed(model.graph.node) if one.op_type == "Add")
+    some = node(model, "DequantizeLinear")
     added.input[0] = added.input[1] = some.output[0]
     return added.name
 
@@ -121,6 +179,7 @@ def norm_taken_apart(model: ModelProto) -> str:
         helper.make_node("Sub", [x, "mean"], ["centred"], name="centre"),
         helper.make_node("Mul", ["centred", "centred"], ["squares"], name="square"),
         helper.make_node("ReduceMean", ["squares"], ["variance"], name="variance"),
+        helper.make_node("Sqrt", ["variance"], ["deviation"], name="root"),
     ]
     model.graph.node.extend(parts)
     return "variance"
@@ -145,13 +204,20 @@ def shared(model: ModelProto) -> str:
     [
         (zero_point, "error", "symmetric"),
         (unsigned, "error", "symmetric"),
+        (unsigned_by_default, "error", "symmetric"),
+        (axis_of_inputs, "error", "granularity"),
+        (seven_scales, "error", "granularity"),
+        (one_scale, "warning", "granularity"),
+        (computed_scale, "error", "scale"),
+        (integer_product, "error", "operators"),
+        (branches, "warning", "operators"),
         (zero_scale, "error", "scale"),
         (tiny_scale, "warning", "scale"),
         (scale_a_channel, "error", "granularity"),
         (activation_in_floating_point, "error", "both inputs"),
         (transposed_weight, "error", "both inputs"),
-        (quantized_softmax, "error", "floating point"),
-        (quantized_sum, "error", "floating point"),
+        (quantized_softmax, "warning", "floating point"),
+        (quantized_sum, "warning", "floating point"),
         (norm_taken_apart, "error", "fused norm"),
         (old_opset, "error", "opset"),
         (shared, "warning", "shared zero-point"),
@@ -168,10 +234,51 @@ def test_each_way_to_break_a_graph_is_found_where_it_is(
     assert len(finding_rows(findings)) == len(findings)
 
 
+def spread(model: ModelProto) -> None:
+    """A variance on its own, without the root that a norm takes."""
+    x = node(model, "LayerNormalization").input[0]
+    parts = [
+        helper.make_node("ReduceMean", [x], ["mean"]),
+        helper.make_node("Sub", [x, "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "centred"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["variance"]),
+    ]
+    model.graph.node.extend(parts)
+
+
+def scale_from_a_node(model: ModelProto) -> None:
+    one = node(model, "QuantizeLinear")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["held"], value_float=0.02))
+    model.graph.node.insert(1, helper.make_node("Identity", ["held"], ["passed on"]))
+    one.input[1] = "passed on"
+
+
+@pytest.mark.parametrize("change", [spread, scale_from_a_node])
+def test_what_is_sane_is_left_alone(exports: Exports, tmp_path: Path, change: Callable[[ModelProto], None]) -> None:
+    model = load(exports, "jetson-int8")
+    change(model)
+    assert found_in(model, tmp_path) == []
+
+
+def test_damaged_graphs_are_one_line(exports: Exports, tmp_path: Path) -> None:
+    model = load(exports, "jetson-int8")
+    del node(model, "DequantizeLinear").input[1:]
+    onnx.save(model, tmp_path / "broken.onnx")
+    with pytest.raises(UsageError, match="not a valid ONNX graph") as caught:
+        lint(tmp_path / "broken.onnx")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="not a whole ONNX file"):
+        lint(exports("jetson-int8").bundle.path / "bundle.json")
+
+
 def test_what_is_no_graph_is_one_line(exports: Exports, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a graph")
     (tmp_path / "empty.onnx").write_bytes(b"")
-    for name, said in (("text.onnx", "not a"), ("empty.onnx", "holds no node"), ("none.onnx", "no such ONNX file")):
+    for name, said in (
+        ("text.onnx", "not a whole ONNX file"),
+        ("empty.onnx", "holds no node"),
+        ("none.onnx", "no such ONNX file"),
+    ):
         with pytest.raises(UsageError, match=said) as caught:
             lint(tmp_path / name)
         assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
+from edgepath import probe
 from edgepath.errors import UsageError
 from edgepath.probe import balanced_accuracy, cross_validate, retrieve
 
@@ -95,6 +96,43 @@ def test_retrieval_is_what_a_loop_over_places_finds() -> None:
 def test_what_gives_no_figure_is_refused(values: np.ndarray, labels: list[str], method: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         cross_validate(values, labels, method=method)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("groups", "folds", "said"),
+    [
+        (["s1"] * 30 + ["s2"] * 30, 5, "2 groups, .* 5 folds need as many groups"),
+        (["s1"] * 30 + [f"s{i}" for i in range(2, 32)], 5, "1 of them with tumour"),
+        (["s1"] * 59, 5, "59 groups for 60 labels"),
+        (None, 1, "1 folds; at least 2"),
+    ],
+)
+def test_groups_and_folds_that_cannot_be_are_refused(groups: list[str] | None, folds: int, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        cross_validate(embeddings(1.0), LABELS, method="linear", groups=groups, folds=folds)
+
+
+def test_interval_keeps_every_class() -> None:
+    # Two pure groups: a resample with only one of them would be that class's recall, not balanced accuracy.
+    truth = np.array(["a"] * 50 + ["b"] * 5)
+    predicted = np.array(["a"] * 50 + ["b"] * 2 + ["a"] * 3)
+    low, high = probe._interval(truth, predicted, np.array([0] * 50 + [1] * 5), seed=0)
+    assert low == pytest.approx(0.7)
+    assert high == pytest.approx(0.7)
+
+
+def test_equal_tiles_are_each_others_twins() -> None:
+    rng = np.random.default_rng(0)
+    same = np.repeat(rng.standard_normal((1, 384)), 12, axis=0).astype(np.float32)
+    noisy = (same + 1e-7 * rng.standard_normal(same.shape)).astype(np.float32)
+    assert retrieve({"A": same, "B": noisy}).top1 == 1.0
+
+
+def test_embeddings_without_a_direction_are_refused() -> None:
+    with pytest.raises(UsageError, match="an embedding of B is not finite, or zero"):
+        retrieve({"A": np.ones((3, 4)), "B": np.zeros((3, 4))})
+    with pytest.raises(UsageError, match="give two or more alike"):
+        retrieve({"A": np.ones((0, 4)), "B": np.ones((0, 4))})
 
 
 def test_scanners_with_other_places_are_refused() -> None:

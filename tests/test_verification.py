@@ -15,7 +15,7 @@ import edgepath
 from edgepath import doctor
 from edgepath.bundle import Bundle
 from edgepath.drift import measure
-from edgepath.errors import BundleError, MissingRuntime, TileError, UsageError
+from edgepath.errors import BundleError, EdgepathError, MissingRuntime, TileError, UsageError
 from edgepath.exporting import Exported
 from edgepath.models import ModelSpec
 from edgepath.weights import load_model, random_model
@@ -219,3 +219,83 @@ def test_embedding_of_another_length_is_one_line(altered: Altered, tmp_path: Pat
     with pytest.raises(BundleError, match="its artifact gives 96 numbers a tile, its contract says 95"):
         edgepath.embed(bundle, "synthetic:2", out=tmp_path / "f.npz")
     assert not (tmp_path / "f.npz").exists()
+
+
+def unquantized(folder: Path) -> None:
+    rewritten(recipe__precision__linear="fp32")(folder)
+
+
+def other_smoothing(folder: Path) -> None:
+    rewritten(recipe__quantize__smooth_alpha=0.1)(folder)
+
+
+def negative_range(folder: Path) -> None:
+    with np.load(folder / "ranges.npz") as file:
+        values = dict(file)
+    name = next(key for key in values if key != "tiles")
+    np.savez_compressed(folder / "ranges.npz", **(values | {name: -values[name]}))
+
+
+def missing_range(folder: Path) -> None:
+    with np.load(folder / "ranges.npz") as file:
+        values = dict(file)
+    del values[next(key for key in values if key != "tiles")]
+    np.savez_compressed(folder / "ranges.npz", **values)
+
+
+@pytest.mark.parametrize("change", [unquantized, other_smoothing, negative_range, missing_range])
+def test_another_program_than_the_bundles_is_not_measured(altered: Altered, change: Callable[[Path], None]) -> None:
+    with pytest.raises(BundleError, match=r"cannot be rebuilt|no magnitudes") as caught:
+        edgepath.verify(altered("onnx-int8", change), tiles="synthetic:2:5", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def strings_for_embeddings(folder: Path) -> None:
+    np.savez(folder / "golden" / "program.npz", embeddings=np.array(["a"] * 24))
+
+
+def no_golden_tiles(folder: Path) -> None:
+    np.savez_compressed(folder / "golden" / "tiles.npz", tiles=np.zeros((0, 224, 224, 3), np.uint8))
+
+
+def unreadable_calibration(folder: Path) -> None:
+    (folder / "calibration.csv").write_text("other,columns\n1,2\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        strings_for_embeddings,
+        no_golden_tiles,
+        unreadable_calibration,
+        rewritten(model__mean=["a", "b", "c"]),
+        rewritten(model__extra=1),
+        rewritten(model__timm_args="none"),
+    ],
+)
+def test_parts_that_are_not_what_they_were_are_one_line(altered: Altered, change: Callable[[Path], None]) -> None:
+    with pytest.raises(EdgepathError) as caught:
+        edgepath.verify(altered("onnx-int8", change), tiles="synthetic:2:5", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", "two\nlines"), ("name", "../up"), ("contract__dim", 0), ("program", []), ("drift__noise_floor", {})],
+)
+def test_manifest_with_what_no_bundle_says_is_refused(altered: Altered, key: str, value: object) -> None:
+    with pytest.raises(BundleError) as caught:
+        altered("onnx-int8", rewritten(**{key: value}))
+    assert "\n" not in str(caught.value)
+
+
+def test_left_out_tiles_are_named(exports: Exports, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    from edgepath.console import print_verification
+    from edgepath.synthesis import synthesize
+
+    Image.fromarray(synthesize(1)[0]).save(tmp_path / "good.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:100])
+    print_verification(edgepath.verify(exports("onnx-fp32").bundle, tiles=tmp_path, skip_bad=True, device="cpu"))
+    assert "skipped torn.png: " in capsys.readouterr().err

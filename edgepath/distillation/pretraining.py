@@ -98,7 +98,7 @@ def load_options(overrides: Mapping[str, Any] | None = None) -> Options:
     values = read_toml(Path(__file__).with_name("teacher.toml"))
     for key, value in (overrides or {}).items():
         table, _, name = key.partition(".")
-        if name not in values.get(table, {}):
+        if not isinstance(values.get(table), dict) or name not in values[table]:
             raise RecipeError(f"teacher recipe: {key} is not a key")
         values[table][name] = value
     return build_table(Options, values, "teacher recipe")
@@ -158,10 +158,31 @@ def _check(options: Options, spec: ModelSpec) -> None:
         raise RecipeError(
             f"teacher recipe: views.crop = {crop}; a multiple of {patch} from {fewest * patch} on is needed"
         )
-    least = {"steps": 1, "batch": 2, "warmup": 0, "fit_tiles": 2}
-    for name, lowest in least.items():
-        if (value := getattr(options.training, name)) < lowest:
-            raise RecipeError(f"teacher recipe: training.{name} = {value}; at least {lowest} is needed")
+    views, training, run = options.views, options.training, options.run
+    least = {
+        "training.steps": (training.steps, 1),
+        "training.batch": (training.batch, 2),
+        "training.seed": (training.seed, 0),
+        "training.warmup": (training.warmup, 0),
+        "training.fit_tiles": (training.fit_tiles, 2),
+        "training.learning_rate": (training.learning_rate, 0),
+        "run.checkpoint_every": (run.checkpoint_every, 1),
+        "run.log_every": (run.log_every, 1),
+        "run.threads": (run.threads, 1),
+    }
+    for key, (value, lowest) in least.items():
+        if not value >= lowest:
+            raise RecipeError(f"teacher recipe: {key} = {value}; at least {lowest} is needed")
+    for key, pair, top in (("scale", views.scale, 1.0), ("blur_pixels", views.blur_pixels, 20.0)):
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
+            raise RecipeError(
+                f"teacher recipe: views.{key} = {list(pair)}; two numbers above 0 are needed, up to {top:g}"
+            )
+    for key in ("stain_strength", "stain_hue", "scanner", "blur_probability", "masked"):
+        if not 0 <= (share := getattr(views, key)) <= 1:
+            raise RecipeError(f"teacher recipe: views.{key} = {share}; a number from 0 to 1 is needed")
+    if not training.clip > 0 or not options.loss.temperature > 0:
+        raise RecipeError("teacher recipe: training.clip and loss.temperature; numbers above 0 are needed")
 
 
 def cut(tile: np.ndarray, views: Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +268,7 @@ class _Pretraining:
         rate = cosine(self.step, training.steps, training.learning_rate, training.learning_rate_end, training.warmup)
         views, clean = seen.to(self.device).flatten(0, 1), clean.to(self.device).flatten(0, 1)
         side = views.shape[1] // self.net.patch
-        drawn = torch.rand(len(views), side, side, generator=torch.Generator().manual_seed(self.step))
+        drawn = torch.rand(len(views), side, side, generator=self._generator())
         tile, patch, vectors = self.net(views, (drawn < self.options.views.masked).to(self.device))
         wanted = self.net.targets(clean)
         tile_loss, patch_loss = F.mse_loss(tile, wanted[0]), F.mse_loss(patch, wanted[1])
@@ -270,6 +291,10 @@ class _Pretraining:
             "learning_rate": rate,
             "gradient_norm": float(norm),
         }
+
+    def _generator(self) -> torch.Generator:
+        """Return what a step draws its blanked patches from: a function of seed and step, so a resumed run agrees."""
+        return torch.Generator().manual_seed(self.options.training.seed * 1_000_003 + self.step)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""

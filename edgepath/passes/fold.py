@@ -99,15 +99,25 @@ def fold(vit: nn.Module, spec: ModelSpec, *, embedding: str = "cls", tokens: boo
     """
     if embedding not in ("cls", "cls+mean"):
         raise UsageError(f'embedding "{embedding}" is not known; choose cls or cls+mean')
-    if not isinstance(vit, VisionTransformer) or not vit.has_class_token:
-        raise UsageError(f"model {spec.name}: {type(vit).__name__} is not a timm VisionTransformer with a class token")
-    for odd in filter(None, map(_unknown_part, vit.blocks)):
-        raise UsageError(f"model {spec.name}: its blocks have a {type(odd).__name__}; only timm's plain Block is known")
+    vit = check_known(vit, spec)
     fold_preprocessing(vit, spec.mean, spec.std)
     last: Any = vit.blocks[-1]
     if embedding == "cls" and not tokens and last.attn.gate is None:
         vit.blocks[-1] = ClsOnlyBlock(last)
     return EdgeModel(vit, embedding, tokens).eval()
+
+
+def check_known(vit: nn.Module, spec: ModelSpec) -> VisionTransformer:
+    """Return the model if `fold` knows its structure; UsageError says what it does not know."""
+    if not isinstance(vit, VisionTransformer):
+        raise UsageError(
+            f"model {spec.name}: {type(vit).__name__} is not timm's VisionTransformer; choose another model"
+        )
+    if not vit.has_class_token:
+        raise UsageError(f"model {spec.name}: it has no class token to stand for a tile; choose another model")
+    for odd in filter(None, map(_unknown_part, vit.blocks)):
+        raise UsageError(f"model {spec.name}: its blocks have a {type(odd).__name__}; only timm's plain Block is known")
+    return vit
 
 
 def fold_preprocessing(vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

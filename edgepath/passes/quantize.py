@@ -73,6 +73,15 @@ def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8) -> EdgeM
     return model
 
 
+def scales(model: nn.Module) -> dict[str, list[float]]:
+    """Return of each quantized layer the scale of its input and the mean of its weights' scales: what a program is."""
+    return {
+        name: [layer.input_scale, float(layer.weight_scale.double().mean())]
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear)
+    }
+
+
 def save_program(model: EdgeModel, path: Path) -> None:
     """Write a quantized model's numbers (integers, scales, and all that stays in floating point) as safetensors."""
     from safetensors.torch import save_file

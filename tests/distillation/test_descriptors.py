@@ -88,3 +88,20 @@ def test_glass_has_no_number_that_is_not_finite() -> None:
     white = torch.full((2, 112, 112, 3), 255, dtype=torch.uint8)
     assert torch.isfinite(tile_descriptors(white, PATCH)).all()
     assert torch.isfinite(tile_descriptors(torch.zeros_like(white), PATCH)).all()
+
+
+def test_every_number_of_a_tile_is_its_formulas(tile: np.ndarray) -> None:
+    found = tile_descriptors(torch.from_numpy(tile[None].copy()), PATCH)[0].numpy()
+    patches, amounts, light = of(tile), stains(tile), tile / 255
+    thresholds, levels = [0.1 * 1.5**i for i in range(8)], [i / 8 for i in range(1, 8)]
+    expected = [*patches.mean(0), *patches.std(0, ddof=1)]
+    expected += [(amounts[..., channel] > t).mean() for t in thresholds for channel in range(2)]
+    expected += [(light[..., channel] > level).mean() for level in levels for channel in range(3)]
+    for one in thresholds[1::3]:
+        expected += [((amounts[..., 0] > one) & (amounts[..., 1] > other)).mean() for other in thresholds[1::3]]
+    grid = patches[:, 3].reshape(16, 16)
+    grid = grid - grid.mean()
+    for lag in (1, 2, 4):
+        across, down = (grid[:, lag:] * grid[:, :-lag]).mean(), (grid[lag:] * grid[:-lag]).mean()
+        expected.append((across + down) / 2 / ((grid**2).mean() + 1e-4))
+    np.testing.assert_allclose(found, np.array(expected), atol=2e-3)

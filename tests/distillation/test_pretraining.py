@@ -132,9 +132,13 @@ def test_loss_that_is_not_finite_names_the_step(tmp_path: Path, monkeypatch: pyt
         ("views.crop", 56, r"views\.crop = 56; a multiple of 14 from 70 on is needed"),
         ("views.crop", 100, r"views\.crop = 100; a multiple of 14"),
         ("training.batch", 0, r"training\.batch = 0; at least 2"),
+        ("views.scale", [0.5], r"views\.scale = \[0\.5\]; two numbers"),
+        ("views.masked", 2.0, r"views\.masked = 2\.0; a number from 0 to 1"),
+        ("run.log_every", 0, r"run\.log_every = 0; at least 1"),
+        ("schema.x", 1, r"schema\.x is not a key"),
         ("training.batch", 9, "8 tiles are too few for a batch of 9"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(tmp_path: Path, key: str, value: int, said: str) -> None:
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path, key: str, value: Any, said: str) -> None:
     with pytest.raises((RecipeError, UsageError), match=said):
         run(tmp_path / "teacher", options={key: value})
