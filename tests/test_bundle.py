@@ -31,7 +31,8 @@ def manifest(backend: str = "onnxruntime", artifact: str = "model.onnx") -> dict
         "contract": {"size": SIZE, "dim": DIM, "tokens": False, "embedding": "cls"},
         "weights": {"source": "here", "sha256": "0" * 64, "random": True},
         "held_out": {"keys": ["a", "b", "c", "d"]},
-        "drift": {"noise_floor": {"cosine_mean": 1.0}},
+        "drift": {"noise_floor": {"cosine_mean": 1.0, "cosine_p01": 1.0}},
+        "program": {},
         "cautions": [],
         "measured": {"cosine": 0.5},
     }
@@ -157,7 +158,7 @@ def test_runner_names_the_extra_that_is_missing(bundle: Bundle) -> None:
         ("tiles", {"tiles": np.zeros((3, SIZE, SIZE, 3), np.uint8)}, "golden set is"),
         ("tiles", {"other": np.zeros(3)}, "tiles.npz cannot be read"),
         ("tiles", {"tiles": np.array([{}], dtype=object)}, "tiles.npz cannot be read"),
-        ("reference", {"embeddings": np.zeros((4, DIM + 1), np.float32)}, "golden set is"),
+        ("reference", {"embeddings": np.zeros((4, DIM + 1), np.float32)}, r"reference.npz is float32 \(4, 4\)"),
         ("reference", None, "reference.npz cannot be read"),
     ],
     ids=["dtype", "count", "key", "pickle", "dim", "not a zip"],

@@ -334,7 +334,8 @@ def test_core_ml_kit_names_macos(tmp_path: Path) -> None:
         contract = {"size": 8, "dim": 3, "tokens": False, "embedding": "cls"}
         parts = {"recipe": recipe.to_json(), "contract": contract, "artifact": {"file": "model.mlpackage"}}
         parts |= {"weights": {"source": "here", "sha256": "0" * 64, "random": True}, "cautions": []}
-        parts |= {"drift": {"noise_floor": {"cosine_mean": 1.0}}, "held_out": {"keys": ["a"]}}
+        parts |= {"drift": {"noise_floor": {"cosine_mean": 1.0, "cosine_p01": 1.0}}, "held_out": {"keys": ["a"]}}
+        parts |= {"program": {}}
         writer.commit({"name": "apple", "model": {"name": "none"}, **parts})
     said = refused(tmp_path / "apple", tmp_path)
     assert said.startswith("check.py: Core ML runs only on macOS")

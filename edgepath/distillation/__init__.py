@@ -16,7 +16,7 @@ Where no foundation model can be had, a teacher is made first:
 
     descriptors  what can be said of tissue without a label
     pretraining  `pretrain`, which trains a vision transformer to tell it
-    evaluation   what a frozen model's class tokens are good for, on real tiles
+    scoring      what a frozen model's class tokens are good for, on real tiles
     demo         the command that makes a trained `demo` student
 
 Source of the method: Filiot et al., arXiv 2501.16239 (H0-mini); formulas: DINO (arXiv 2104.14294), iBOT (arXiv

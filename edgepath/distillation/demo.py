@@ -81,7 +81,7 @@ def figures(test: TileSource, teacher: Path, student: Path) -> dict[str, Any]:
     """Return the figures of teacher, student, random weights and a colour histogram on the test tiles."""
     from ..backends.reference import Runner
     from ..weights import load_model
-    from .evaluation import colour_histogram, evaluate
+    from .scoring import colour_histogram, evaluate
 
     def embedder(spec: ModelSpec, weights: Path | str) -> Runner:
         vit, loaded, _ = load_model(spec, weights)
@@ -116,8 +116,8 @@ def main(
     student_steps: Annotated[int, typer.Option(help="Steps of the student; 0 = as demo.toml says.")] = 0,
 ) -> None:
     """Make the demo student from real and synthetic tiles."""
-    from .evaluation import HEADER, table
     from .pretraining import pretrain
+    from .scoring import HEADER, table
     from .training import distill
 
     train, test = split(open_tiles(tiles))

@@ -120,11 +120,11 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_checkpoint(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgepath.distillation import training
+    from edgepath.distillation import run as run_module
 
-    calls, real = [], training.ibot_loss
+    calls, real = [], run_module.ibot_loss
     monkeypatch.setattr(
-        training, "ibot_loss", lambda *a: (calls.append(1), real(*a) * (float("nan") if len(calls) == 3 else 1))[1]
+        run_module, "ibot_loss", lambda *a: (calls.append(1), real(*a) * (float("nan") if len(calls) == 3 else 1))[1]
     )
     with pytest.raises(EdgepathError, match="step 3: the loss is nan; the last checkpoint is kept"):
         run()

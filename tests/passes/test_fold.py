@@ -188,7 +188,7 @@ def test_part_that_is_not_known_is_refused_by_its_name(attention: str, tiny: Mod
 
 
 def test_model_that_is_no_vision_transformer_is_refused(tiny: ModelSpec) -> None:
-    with pytest.raises(UsageError, match="ResNet is not a timm VisionTransformer"):
+    with pytest.raises(UsageError, match="ResNet is not timm's VisionTransformer"):
         fold(timm.create_model("resnet10t"), tiny)
 
 

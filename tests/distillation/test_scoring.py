@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepath.distillation.evaluation import HEADER, LABELLED, REGISTERED, colour_histogram, evaluate, table
+from edgepath.distillation.scoring import HEADER, LABELLED, REGISTERED, colour_histogram, evaluate, table
 from edgepath.tiles import TileSource, open_tiles
 
 CLASSES = {"osteosarcoma": ("Viable", "Non-Tumor"), "oral_oscc": ("Normal", "OSCC")}
