@@ -132,9 +132,9 @@ def export(
                 vit, spec, loaded, held_out, embedding=embedding, device=device, progress=advance
             )
         net = fold(vit, spec, embedding=embedding, tokens=tokens)
-        repaired = None
+        trained = None
         if recipe.int8:
-            net, repaired = _quantize(recipe, net, chosen, qad, device, writer.path, stages)
+            net, trained = _quantize(recipe, net, chosen, qad, device, writer.path, stages)
         figures = _lower(recipe, net, held_out.read(), reference.embeddings, writer.path, stages)
         report = build_report(
             name=writer.final.name,
@@ -143,7 +143,7 @@ def export(
             weights=loaded.to_json(),
             contract={"size": spec.size, "embedding": embedding, "dim": net.dim, "tokens": tokens},
             calibration=chosen.provenance() if recipe.int8 else None,
-            qad=repaired,
+            qad=trained,
             program=scales(net),
             held_out=held_out.provenance() | {"keys": list(reference.keys)},
             skipped=[*chosen.skipped, *held_out.skipped],

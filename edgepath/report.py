@@ -207,13 +207,14 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
     also = ", and patch tokens" if contract["tokens"] else ""
     qad = report["qad"]
     trained = [["then trained", _trained(qad)]] if qad else []
+    tiles = "further tiles" if calibration else "tiles"
     return [
         ["model", f"{report['model']['name']} ({report['model']['licence']})"],
         ["weights", f"{report['weights']['source']}, sha256 {report['weights']['sha256'][:16]}"],
         ["embedding", f"{contract['embedding']}, {contract['dim']} numbers{also}"],
         ["calibrated on", f"{calibration['count']} tiles of {calibration['name']}" if calibration else "needs none"],
         *trained,
-        ["measured on", f"{report['held_out']['count']} further tiles of {report['held_out']['name']}"],
+        ["measured on", f"{report['held_out']['count']} {tiles} of {report['held_out']['name']}"],
         ["reference", report["reference"]],
         ["artifact", f"{report['artifact']['file']}, {report['artifact']['size_bytes'] / 1e6:.1f} MB"],
         ["artifact run with", report["ran_with"] or NOT_RUN],
