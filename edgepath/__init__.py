@@ -3,6 +3,9 @@
 export        weights -> a checked bundle for one target
 verify        a bundle's drift on its golden tiles, and on tiles of yours
 compare       whether bundles of one model agree, pair by pair
+robustness    whether a bundle finds the same tissue under another stain and scanner as its model does
+curves        how far tiles that are stained, scanned or stored worse move its embeddings
+probe         whether its embeddings are worth as much for a task
 distill       a large teacher and tiles -> a small student
 embed         tiles -> a file of embeddings
 open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
@@ -32,8 +35,11 @@ if TYPE_CHECKING:
     from .models import find_model as find_model
     from .packs import build_pack as build_pack
     from .packs import check_pack as check_pack
+    from .probing import probe as probe
     from .recipe import Recipe as Recipe
     from .recipe import find_recipe as find_recipe
+    from .robust.curves import curves as curves
+    from .robust.measuring import robustness as robustness
     from .tiles import open_tiles as open_tiles
     from .verification import verify as verify
     from .weights import Weights as Weights
@@ -50,6 +56,7 @@ _HOMES = {
     "build_pack": "packs",
     "check_pack": "packs",
     "compare": "comparison",
+    "curves": "robust.curves",
     "distill": "distillation.training",
     "embed": "embedding",
     "export": "exporting",
@@ -58,6 +65,8 @@ _HOMES = {
     "load_model": "weights",
     "open_bundle": "bundle",
     "open_tiles": "tiles",
+    "probe": "probing",
+    "robustness": "robust.measuring",
     "verify": "verification",
 }
 

@@ -35,10 +35,15 @@ EXTRAS = {
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     "tensorrt": ("polygraphy", "torch-tensorrt"),
     "features": ("h5py", "pyarrow"),
+    "probe": ("scikit-learn",),
 }
 # fmt: on
 # Where the name to import is not the distribution's with `-` as `_`.
-_MODULES = {"tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings", "tensorrt-rtx-cu13-libs": "tensorrt_rtx_libs"}
+_MODULES = {
+    "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
+    "tensorrt-rtx-cu13-libs": "tensorrt_rtx_libs",
+    "scikit-learn": "sklearn",
+}
 # What building a backend's artifact takes besides the extra `export`; TensorRT's is an ONNX graph.
 _BUILDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "coreml": "coremltools", "tensorrt": "onnx"}
 # Instructions and units that the runtimes have faster paths for, as Linux spells them.

@@ -63,11 +63,30 @@ class Deploy:
 
 
 @dataclass(frozen=True)
+class RobustnessLoss:
+    """How much less robust than the full-precision model an artifact may be: in cosine, and in shares of tiles."""
+
+    cosine: float = 0.01
+    top1: float = 0.01
+    top10: float = 0.01
+
+
+@dataclass(frozen=True)
+class ProbeLoss:
+    """How much worse than on the full-precision model's embeddings a probe on the artifact's may be."""
+
+    balanced_accuracy: float = 0.01
+    auroc: float = 0.01
+
+
+@dataclass(frozen=True)
 class Accept:
     """The gates: smallest cosine to the full-precision reference, as mean and as 1st percentile over tiles."""
 
     cosine_mean: float
     cosine_p01: float
+    robustness: RobustnessLoss = RobustnessLoss()
+    probe: ProbeLoss = ProbeLoss()
 
 
 @dataclass(frozen=True)
@@ -170,4 +189,8 @@ def _check_buildable(recipe: Recipe) -> None:
 
 
 def _gates(recipe: Recipe) -> list[tuple[str, float]]:
-    return [(f"accept.{key}", value) for key, value in dataclasses.asdict(recipe.accept).items()]
+    accept = dataclasses.asdict(recipe.accept)
+    flat = {key: value for key, value in accept.items() if not isinstance(value, dict)}
+    for table in ("robustness", "probe"):
+        flat |= {f"{table}.{key}": value for key, value in accept[table].items()}
+    return [(f"accept.{key}", value) for key, value in flat.items()]

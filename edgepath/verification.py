@@ -99,7 +99,7 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> di
     embeddings = {
         "reference": reference,
         "program": bundle.golden_embeddings("program"),
-        "artifact": embed_all(runner, tiles, _counter(say, "golden tiles", len(tiles))),
+        "artifact": embed_all(runner, tiles, counter(say, "golden tiles", len(tiles))),
     }
     drift = drifts(embeddings, bundle.manifest["held_out"]["keys"])
     drift["noise_floor"] = bundle.manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
@@ -121,7 +121,7 @@ def _fresh(
     from .reference import pick_device, reference_embeddings
 
     device = pick_device(device)
-    vit, spec, weights = _same_weights(bundle, weights_from)
+    vit, spec, weights = same_weights(bundle, weights_from)
     contract = bundle.manifest["contract"]
     reference = reference_embeddings(
         vit,
@@ -130,7 +130,7 @@ def _fresh(
         source,
         embedding=contract["embedding"],
         device=device,
-        progress=_counter(say, "reference", len(source)),
+        progress=counter(say, "reference", len(source)),
     )
     net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
     if recipe.int8:
@@ -145,7 +145,7 @@ def _fresh(
     runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
     keys: list[str] = []
-    advance = _counter(say, "program and artifact", len(source))
+    advance = counter(say, "program and artifact", len(source))
     for batch in source.batches(BATCH):
         for name, run in runs.items():
             rows[name].append(run(batch.pixels))
@@ -168,7 +168,7 @@ def _fresh(
     }
 
 
-def _same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, Any, Any]:
+def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, Any, Any]:
     """Load the full-precision model, and make sure it is the one the bundle was made from."""
     from .models import ModelSpec
     from .weights import load_model
@@ -253,7 +253,7 @@ def _check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarr
         )
 
 
-def _counter(say: Progress, stage: str, total: int) -> Callable[[int], None]:
+def counter(say: Progress, stage: str, total: int) -> Callable[[int], None]:
     done = 0
 
     def advance(count: int) -> None:

@@ -39,8 +39,9 @@ OPTIONAL = (
 NEED_TORCH = (
     *("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.mil"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "losses", "networks", "processes")),
-    *(f"edgepath.distillation.{name}" for name in ("descriptors", "dryrun", "pretraining", "run")),
+    *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
+    "edgepath.robust.metrics",
 )
 WITHOUT_OPTIONAL = f"""
 import sys

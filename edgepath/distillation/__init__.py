@@ -14,8 +14,8 @@
 
 Where no foundation model can be had, a teacher is made first:
 
-    descriptors  what can be said of tissue without a label
-    pretraining  `pretrain`, which trains a vision transformer to tell it
+    imagenet     what a convolutional network trained on photographs sees in tissue
+    pretraining  `pretrain`, which trains a vision transformer to see the same behind other colours
     scoring      what a frozen model's class tokens are good for, on real tiles
     demo         the command that makes a trained `demo` student
 

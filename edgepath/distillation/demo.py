@@ -1,8 +1,9 @@
 """Make a trained `demo` student: tiles, a teacher, the student, figures, weights; in one command.
 
-    python -m edgepath.distillation.demo TILES OUT
+    python -m edgepath.distillation.demo TILES OUT --stem efficientnet-lite2-9656183e.pth
 
-TILES holds the folders that `split` names. Each stage is kept in OUT; run again, the command goes on where it stopped.
+TILES holds the folders that `split` names; the file of weights is what `imagenet` says. Each stage is kept in OUT; run
+again, the command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ TEST_SLIDE = "574162"
 _DEMO = find_model("demo")
 TEACHER = ModelSpec(
     name="demo-teacher",
-    summary="ViT/14 built like H0-mini, 9.9 M parameters: the teacher of demo",
+    summary="ViT-Ti/14 built like H0-mini, 18 blocks, 8.2 M parameters: the teacher of demo",
     timm_name=_DEMO.timm_name,
-    timm_args={**_DEMO.timm_args, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 5.375},
+    timm_args={**_DEMO.timm_args, "depth": 18},
     mean=_DEMO.mean,
     std=_DEMO.std,
     licence="Apache-2.0",
@@ -98,6 +99,31 @@ def figures(test: TileSource, teacher: Path, student: Path) -> dict[str, Any]:
     )
 
 
+def write_start(teacher: Path, out: Path) -> None:
+    """Write what the student starts from to `out`: the teacher with every third block left out (DistilBERT's start).
+
+    Sanh et al., arXiv 1910.01108, take every other one.
+    """
+    from ..weights import load_model
+    from .networks import build_student
+    from .runfolder import write_student
+
+    theirs = load_model(TEACHER, teacher)[0].state_dict()
+    student = build_student(_DEMO)
+    models: tuple[Any, ...] = (student, build_student(TEACHER))
+    depths = [len(model.blocks) for model in models]
+    kept = [round(i * (depths[1] - 1) / (depths[0] - 1)) for i in range(depths[0])]
+    taken = {}
+    for name in student.state_dict():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            parts[1] = str(kept[int(parts[1])])
+        taken[name] = theirs[".".join(parts)]
+    student.load_state_dict(taken)
+    out.mkdir(exist_ok=True)
+    write_student(out, student, _DEMO)
+
+
 def write_half(student: Path, out: Path) -> None:
     """Write the student's weights in FP16, with their `config.json`, to `out`."""
     from safetensors.torch import load_file, save_file
@@ -111,17 +137,19 @@ def write_half(student: Path, out: Path) -> None:
 def main(
     tiles: Annotated[Path, typer.Argument(help="Folder of the real tiles.")],
     out: Annotated[Path, typer.Argument(help="Folder of the work and its results.")],
+    stem: Annotated[Path, typer.Option(help="EfficientNet-Lite2's weights, which the teacher learns from.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     teacher_steps: Annotated[int, typer.Option(help="Steps of the teacher; 0 = as teacher.toml says.")] = 0,
     student_steps: Annotated[int, typer.Option(help="Steps of the student; 0 = as demo.toml says.")] = 0,
 ) -> None:
     """Make the demo student from real and synthetic tiles."""
+    from .imagenet import load_stem
     from .pretraining import pretrain
     from .scoring import HEADER, table
     from .training import distill
 
     train, test = split(open_tiles(tiles))
-    teacher, student, folder = out / "teacher", out / "student", out / "tiles"
+    teacher, start, student, folder = (out / name for name in ("teacher", "start", "student", "tiles"))
     out.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
         write_training_tiles(train, folder)
@@ -133,6 +161,7 @@ def main(
                 TEACHER,
                 folder,
                 teacher,
+                stem=load_stem(stem),
                 options=steps,
                 device=device,
                 resume=resume,
@@ -140,6 +169,7 @@ def main(
                 progress=progress,
             )
         if not (student / "model.safetensors").exists():
+            write_start(teacher, start)
             steps = {"training.steps": student_steps} if student_steps else {}
             resume = _has_checkpoint(student)
             distill(
@@ -150,6 +180,7 @@ def main(
                 recipe="demo",
                 options=steps,
                 teacher_weights=teacher,
+                student_weights=start,
                 device=device,
                 resume=resume,
                 force=not resume,

@@ -87,3 +87,19 @@ class TeacherHead(nn.Module):
 
     def _project(self, tokens: Tensor) -> Tensor:
         return F.normalize((tokens - self.mean) / self.spread @ self.projection, dim=-1)
+
+
+class Compare(nn.Module):
+    """A student's tokens before its teacher's fixed head: no parameters, and gradients for the tokens.
+
+    A student of its teacher's width then learns the tokens themselves, not what some head makes of them (the teacher's
+    classifier reused: Chen et al., arXiv 2203.14001).
+    """
+
+    def __init__(self, head: TeacherHead) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple, so that it stays the teacher's: no part of the student's state
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits (N, K), cosines, of tokens (N, D)."""
+        return self._head[0].compare(tokens)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import RecipeError, UsageError
 from ..models import ModelSpec
 from ..weights import build
-from .heads import StudentHead, TeacherHead
+from .heads import Compare, StudentHead, TeacherHead
 from .options import Options
 
 
@@ -27,13 +27,10 @@ class Tokens(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, crops: Tensor, blanked: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return both kinds of tokens, no registers; `blanked` patches, bool (N, R, C), show the mean colour."""
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both kinds of tokens, no registers."""
         vit: Any = self.vit
         pixels = (crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        if blanked is not None:
-            patch = crops.shape[1] // blanked.shape[1]
-            pixels = pixels.masked_fill(blanked.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None], 0.0)
         tokens = vit.forward_features(pixels)
         return tokens[:, 0], tokens[:, vit.num_prefix_tokens :]
 
@@ -61,14 +58,25 @@ class Teacher(nn.Module):
 
 
 class Student(nn.Module):
-    """The model that learns, with heads that are thrown away in the end."""
+    """The model that learns, with heads of its own that are thrown away in the end, or with its teacher's."""
 
-    def __init__(self, vit: nn.Module, spec: ModelSpec, options: Options) -> None:
+    def __init__(self, vit: nn.Module, spec: ModelSpec, options: Options, teacher: Teacher) -> None:
         super().__init__()
         self.tokens = Tokens(vit, spec)
         heads, dim = options.heads, width(vit)
-        self.cls_head = StudentHead(dim, heads.hidden, heads.bottleneck, heads.cls_prototypes)
-        self.patch_head = StudentHead(dim, heads.hidden, heads.bottleneck, heads.patch_prototypes)
+        self.cls_head: nn.Module
+        self.patch_head: nn.Module
+        if heads.student == "trained":
+            self.cls_head = StudentHead(dim, heads.hidden, heads.bottleneck, heads.cls_prototypes)
+            self.patch_head = StudentHead(dim, heads.hidden, heads.bottleneck, heads.patch_prototypes)
+            return
+        theirs = width(teacher.tokens.vit)
+        if dim != theirs:
+            raise RecipeError(
+                f'heads.student = "teacher": student {spec.name} has {dim} features, its teacher {theirs}; '
+                'choose two of one width, or "trained"'
+            )
+        self.cls_head, self.patch_head = Compare(teacher.cls_head), Compare(teacher.patch_head)
 
     def forward(self, large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits of all crops (G + L), large ones first, and patch logits of the large ones."""
@@ -130,5 +138,6 @@ def optimizer_groups(net: nn.Module) -> list[dict[str, Any]]:
     parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, value in net.named_parameters():
         single = name.endswith(("pos_embed", "cls_token", "reg_token", "dist_token"))
-        parts[value.ndim > 1 and not single].append(value)
+        if value.requires_grad:
+            parts[value.ndim > 1 and not single].append(value)
     return [{"params": values, "decays": decays} for decays, values in parts.items()]

@@ -34,12 +34,17 @@ class Views:
 
 @dataclass(frozen=True)
 class Heads:
-    """Prototype heads. `teacher_prototypes`: `tokens` takes the teacher's own tokens, `random` draws directions."""
+    """Prototype heads.
+
+    `student`: `trained` is DINO's, `teacher` compares the student's tokens through the teacher's own head.
+    `teacher_prototypes`: `tokens` takes the teacher's own tokens, `random` draws directions.
+    """
 
     cls_prototypes: int
     patch_prototypes: int
     hidden: int
     bottleneck: int
+    student: Literal["trained", "teacher"]
     teacher_prototypes: Literal["random", "tokens"]
     fit_tiles: int
 

@@ -1,8 +1,8 @@
 """`pretrain`: train a teacher without labels, where no foundation model can be had.
 
-From views that were stained and scanned anew, partly blanked, it tells the descriptors (`descriptors`) of the tissue as
-it was, of every patch and of the whole, and tells a view's twin from all other tissue (NT-Xent: SimCLR, Chen et al.,
-arXiv 2002.05709).
+From views that were stained and scanned anew, a vision transformer learns to tell what a convolutional network
+(`imagenet`) sees in the tissue as it was: in every patch, and on average. The class token is not asked through a head:
+its direction is that of the mean features, turned by a fixed rotation, so that what is near in them is near in it.
 """
 
 from __future__ import annotations
@@ -18,28 +18,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EdgepathError, RecipeError
+from ..errors import EdgepathError, RecipeError, UsageError
 from ..models import ModelSpec
 from ..reference import pick_device
 from ..tables import build_table, read_toml
 from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
-from .descriptors import LAGS, patch_descriptors, tile_descriptors
+from .imagenet import WIDTH, Stem
 from .loader import Loader
 from .networks import Tokens, build_student, optimizer_groups, patch_size, width
 from .options import Run
-from .plot import draw_log
-from .runfolder import PLOT, Log, prepare_run, read_log, write_run, write_student
+from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
 from .schedules import cosine
 from .views import blur, crop, recolour, turn
 
 Progress = Callable[[str, int, int], None]
-COLUMNS = ("step", "loss", "tile", "patch", "twins", "twins_found", "learning_rate", "gradient_norm", "tiles_per_s",
-           "waiting_share", "seconds")  # fmt: skip
-TILE_DESCRIPTORS, PATCH_DESCRIPTORS = 91, 21
+COLUMNS = ("step", "loss", "tile", "patch", "learning_rate", "gradient_norm", "tiles_per_s", "waiting_share", "seconds")
 PANELS = (
-    ("loss (squared errors of standardised descriptors; nats)", ("loss", "tile", "patch")),
-    ("share of views whose twin is the nearest", ("twins_found",)),
+    ("loss", ("loss",)),
+    ("class token: 1 - cosine; patches: squared error, 1 = their mean is told", ("tile", "patch")),
 )
 
 
@@ -47,6 +44,7 @@ PANELS = (
 class Views:
     """What is cut out of a tile and what is done to it; see teacher.toml."""
 
+    count: int
     crop: int
     scale: tuple[float, ...]
     stain_strength: float
@@ -54,17 +52,14 @@ class Views:
     scanner: float
     blur_probability: float
     blur_pixels: tuple[float, ...]
-    masked: float
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights of the three losses, and the temperature of the last."""
+    """Weights of the two losses."""
 
     tile: float
     patch: float
-    twins: float
-    temperature: float
 
 
 @dataclass(frozen=True)
@@ -109,6 +104,7 @@ def pretrain(
     tiles: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    stem: Stem,
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
     resume: bool = False,
@@ -117,6 +113,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train a vision transformer on unlabelled tiles and write it to the folder `out`, which then loads as `weights`.
 
+    `stem` is what it learns from (`imagenet.load_stem`).
     `options` changes numbers of teacher.toml. The folder is a run's, as `distill` leaves one. Returns the last row of
     the log and where everything is. Raises as `distill` does.
     """
@@ -126,7 +123,7 @@ def pretrain(
     prepare_run(folder, resume=resume, force=force)
     source = open_tiles(tiles, size=spec.size)
     training, views = chosen.training, chosen.views
-    run = _Pretraining(spec, chosen, source.provenance()["sha256"], torch.device(pick_device(device)))
+    run = _Pretraining(spec, stem, chosen, source.provenance()["sha256"], torch.device(pick_device(device)))
     loader = Loader(
         source,
         lambda tile, rng: cut(tile, views, rng),
@@ -146,20 +143,18 @@ def pretrain(
         save_checkpoint(folder, run.state())
     _loop(run, loader, folder, say)
     write_student(folder, run.net.tokens.vit, spec)
-    draw_log(read_log(folder), folder / PLOT, PANELS)
+    draw_log(folder, PANELS)
     return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
 
 
 def _check(options: Options, spec: ModelSpec) -> None:
     """Refuse numbers that would end in a traceback, or in a loss that means nothing."""
     patch, crop = patch_size(build_student(spec)), options.views.crop
-    fewest = max(LAGS) + 1
-    if crop % patch or crop < fewest * patch:
-        raise RecipeError(
-            f"teacher recipe: views.crop = {crop}; a multiple of {patch} from {fewest * patch} on is needed"
-        )
+    if crop % patch or crop < 2 * patch:
+        raise RecipeError(f"teacher recipe: views.crop = {crop}; a multiple of {patch} from {2 * patch} on is needed")
     views, training, run = options.views, options.training, options.run
     least = {
+        "views.count": (views.count, 1),
         "training.steps": (training.steps, 1),
         "training.batch": (training.batch, 2),
         "training.seed": (training.seed, 0),
@@ -178,77 +173,82 @@ def _check(options: Options, spec: ModelSpec) -> None:
             raise RecipeError(
                 f"teacher recipe: views.{key} = {list(pair)}; two numbers above 0 are needed, up to {top:g}"
             )
-    for key in ("stain_strength", "stain_hue", "scanner", "blur_probability", "masked"):
+    for key in ("stain_strength", "stain_hue", "scanner", "blur_probability"):
         if not 0 <= (share := getattr(views, key)) <= 1:
             raise RecipeError(f"teacher recipe: views.{key} = {share}; a number from 0 to 1 is needed")
-    if not training.clip > 0 or not options.loss.temperature > 0:
-        raise RecipeError("teacher recipe: training.clip and loss.temperature; numbers above 0 are needed")
+    if not training.clip > 0:
+        raise RecipeError(f"teacher recipe: training.clip = {training.clip}; a gradient norm above 0 is needed")
 
 
 def cut(tile: np.ndarray, views: Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Cut two views of a tile, uint8 (2, C, C, 3): as a scanner might have seen them, and as they are."""
-    clean = [turn(crop(tile, views.crop, views.scale, rng), rng) for _ in range(2)]
+    """Cut views of a tile, uint8 (V, C, C, 3): as a scanner might have seen them, and as they are."""
+    clean = [turn(crop(tile, views.crop, views.scale, rng), rng) for _ in range(views.count)]
     seen = [blur(recolour(view, views, rng), views, rng) for view in clean]
     return np.stack(seen), np.stack(clean)
 
 
-class Describer(nn.Module):
-    """A vision transformer with heads that tell descriptors from its tokens, and one that tells twins."""
+class Imitator(nn.Module):
+    """A vision transformer that tells a stem's features: the mean with its class token, the patches' through a head."""
 
     tile_mean: Tensor
     tile_spread: Tensor
     patch_mean: Tensor
     patch_spread: Tensor
+    rotation: Tensor
 
-    def __init__(self, spec: ModelSpec, tile: int, patch: int) -> None:
+    def __init__(self, spec: ModelSpec, stem: Stem) -> None:
         super().__init__()
         vit: Any = build_student(spec)
+        _awaken(vit)
         dim = width(vit)
-        self.tokens = Tokens(vit, spec)
-        self.patch = patch_size(vit)
-        self.tile_head, self.patch_head = nn.Linear(dim, tile), nn.Linear(dim, patch)
-        self.twin_head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 128))
-        for name, count in (("tile", tile), ("patch", patch)):
-            self.register_buffer(f"{name}_mean", torch.zeros(count))
-            self.register_buffer(f"{name}_spread", torch.ones(count))
+        if dim < WIDTH:
+            raise UsageError(f"model {spec.name}: {dim} features cannot hold {WIDTH}; choose a wider one")
+        self.tokens, self.stem, self.patch = Tokens(vit, spec), stem, patch_size(vit)
+        self.patch_head = nn.Linear(dim, WIDTH)
+        turned = torch.linalg.qr(torch.randn(dim, WIDTH, generator=torch.Generator().manual_seed(1)))[0]
+        self.register_buffer("rotation", turned.T.contiguous())
+        for name in ("tile", "patch"):
+            self.register_buffer(f"{name}_mean", torch.zeros(WIDTH))
+            self.register_buffer(f"{name}_spread", torch.ones(WIDTH))
 
-    def forward(self, views: Tensor, blanked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tile descriptors (N, T), patch descriptors (N, P, D) and unit vectors (N, 128) of views.
-
-        `views` is uint8 (N, C, C, 3); `blanked`, bool (N, C/patch, C/patch), says which patches are not shown.
-        """
-        cls, patches = self.tokens(views, blanked)
-        return self.tile_head(cls), self.patch_head(patches), F.normalize(self.twin_head(cls), dim=-1)
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class tokens (N, D) and the patches' standardised features (N, P, 120) of uint8 (N, C, C, 3)."""
+        cls, patches = self.tokens(views)
+        return cls, self.patch_head(patches)
 
     @torch.no_grad()
     def targets(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the standardised descriptors of clean views, uint8 (N, C, C, 3)."""
-        tile, patch = tile_descriptors(clean, self.patch), patch_descriptors(clean, self.patch)
-        wanted = (tile - self.tile_mean) / self.tile_spread, (patch - self.patch_mean) / self.patch_spread
-        return wanted[0].clamp(-5, 5), wanted[1].clamp(-5, 5)
+        """Return what `forward` should of clean views: class tokens' directions, and the patches' features."""
+        features = self.stem(clean, self.patch)
+        tile = (features.mean(1) - self.tile_mean) / self.tile_spread
+        return tile @ self.rotation, ((features - self.patch_mean) / self.patch_spread).clamp(-5, 5)
 
 
-def twins_loss(vectors: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return NT-Xent of unit vectors (2 x N, D), rows i and N + i being twins, and the share whose twin is nearest."""
-    count = len(vectors) // 2
-    similarity = vectors @ vectors.T / temperature
-    similarity = similarity.masked_fill(torch.eye(2 * count, dtype=torch.bool, device=vectors.device), -torch.inf)
-    twin = torch.arange(2 * count, device=vectors.device).roll(count)
-    return F.cross_entropy(similarity, twin), (similarity.argmax(1) == twin).float().mean()
+def _awaken(vit: nn.Module) -> None:
+    """Start wide awake: LayerScale at 0.5, linears that keep their input's spread.
+
+    timm's start, LayerScale at 1e-5 and linears of 0.02, is that of runs of 100,000 steps: nothing moves in the first
+    hundreds.
+    """
+    for name, value in vit.named_parameters():
+        if name.endswith(".gamma"):
+            nn.init.constant_(value, 0.5)
+        elif name.startswith("blocks.") and value.ndim == 2:
+            nn.init.trunc_normal_(value, std=value.shape[1] ** -0.5)
 
 
 class _Pretraining:
     """The model and its optimizer, and the number of steps that are done."""
 
-    def __init__(self, spec: ModelSpec, options: Options, tiles: str, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, stem: Stem, options: Options, tiles: str, device: torch.device) -> None:
         self.options, self.step, self.device = options, 0, device
         self.identity = {"model": spec.name, "tiles": tiles}
         torch.manual_seed(options.training.seed)
-        self.net = Describer(spec, TILE_DESCRIPTORS, PATCH_DESCRIPTORS).to(device).train()
+        self.net = Imitator(spec, stem).to(device).train()
         self.optimizer = torch.optim.AdamW(optimizer_groups(self.net))
 
     def fit(self, source: TileSource) -> None:
-        """Take mean and spread of the descriptors from views of tiles spread evenly over the source."""
+        """Take mean and spread of the features from views of tiles spread evenly over the source."""
         training, views = self.options.training, self.options.views
         count = min(training.fit_tiles, len(source))
         chosen = source.select(np.linspace(0, len(source) - 1, count).astype(int).tolist())
@@ -256,24 +256,23 @@ class _Pretraining:
         for number, batch in enumerate(chosen.batches(16)):
             rng = np.random.default_rng((training.seed, number, 2))
             clean = np.stack([cut(pixels, views, rng)[1][0] for pixels in batch.pixels])
-            tile.append(tile_descriptors(torch.from_numpy(clean), self.net.patch))
-            patch.append(patch_descriptors(torch.from_numpy(clean), self.net.patch).flatten(0, 1))
+            features = self.net.stem(torch.from_numpy(clean).to(self.device), self.net.patch)
+            tile.append(features.mean(1))
+            patch.append(features.flatten(0, 1))
         for name, values in (("tile", torch.cat(tile)), ("patch", torch.cat(patch))):
             getattr(self.net, f"{name}_mean").copy_(values.mean(0))
             getattr(self.net, f"{name}_spread").copy_(values.std(0).clamp_min(1e-3))
 
     def train(self, seen: Tensor, clean: Tensor) -> dict[str, float]:
-        """Take one step on views, uint8 (2, N, C, C, 3), and return its figures."""
+        """Take one step on views, uint8 (V, N, C, C, 3), and return its figures."""
         training, weight = self.options.training, self.options.loss
         rate = cosine(self.step, training.steps, training.learning_rate, training.learning_rate_end, training.warmup)
         views, clean = seen.to(self.device).flatten(0, 1), clean.to(self.device).flatten(0, 1)
-        side = views.shape[1] // self.net.patch
-        drawn = torch.rand(len(views), side, side, generator=self._generator())
-        tile, patch, vectors = self.net(views, (drawn < self.options.views.masked).to(self.device))
+        cls, patches = self.net(views)
         wanted = self.net.targets(clean)
-        tile_loss, patch_loss = F.mse_loss(tile, wanted[0]), F.mse_loss(patch, wanted[1])
-        twins, found = twins_loss(vectors, weight.temperature)
-        total = weight.tile * tile_loss + weight.patch * patch_loss + weight.twins * twins
+        tile_loss = 1 - F.cosine_similarity(cls, wanted[0]).mean()
+        patch_loss = F.mse_loss(patches, wanted[1])
+        total = weight.tile * tile_loss + weight.patch * patch_loss
         if not torch.isfinite(total):
             raise EdgepathError(
                 f"step {self.step + 1}: the loss is {float(total.detach())}; the last checkpoint is kept; lower "
@@ -286,15 +285,11 @@ class _Pretraining:
             group["lr"], group["weight_decay"] = rate, training.weight_decay if group["decays"] else 0.0
         self.optimizer.step()
         self.step += 1
-        figures = {"loss": total, "tile": tile_loss, "patch": patch_loss, "twins": twins, "twins_found": found}
+        figures = {"loss": total, "tile": tile_loss, "patch": patch_loss}
         return {name: float(value.detach()) for name, value in figures.items()} | {
             "learning_rate": rate,
             "gradient_norm": float(norm),
         }
-
-    def _generator(self) -> torch.Generator:
-        """Return what a step draws its blanked patches from: a function of seed and step, so a resumed run agrees."""
-        return torch.Generator().manual_seed(self.options.training.seed * 1_000_003 + self.step)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""

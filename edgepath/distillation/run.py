@@ -57,7 +57,7 @@ class Distillation:
         }
         device = processes.device
         self.teacher = Teacher(frozen, teacher_spec, options).to(device)
-        self.student = Student(vit, self.spec, options).to(device).train()
+        self.student = Student(vit, self.spec, options, self.teacher).to(device).train()
         from_first(self.student)
         self.ema = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.forward: nn.Module = self.student
@@ -127,7 +127,9 @@ class Distillation:
         total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), options.clip)
         if self.step < options.freeze_prototypes:
-            self.student.cls_head.prototypes.grad = self.student.patch_head.prototypes.grad = None
+            for name, value in self.student.named_parameters():
+                if name.endswith("_head.prototypes"):
+                    value.grad = None
         for group in self.optimizer.param_groups:
             group["lr"] = rates["learning_rate"]
             group["weight_decay"] = rates["weight_decay"] if group["decays"] else 0.0

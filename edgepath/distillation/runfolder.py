@@ -16,6 +16,7 @@ from torch import nn
 from .. import __version__
 from ..errors import UsageError
 from ..models import ModelSpec
+from ..plot import Panel, draw_panels
 from ..staging import beside, dead_leftovers
 from .checkpoint import NAME as CHECKPOINT
 from .networks import width
@@ -26,6 +27,10 @@ COLUMNS = (
     "learning_rate", "weight_decay", "ema", "teacher_temperature", "gradient_norm",
     "tiles_per_s", "waiting_share", "seconds",
 )  # fmt: skip
+PANELS = (
+    ("loss (cross-entropy, nats)", ("loss", "dino", "ibot")),
+    ("agreement with the teacher (share of equal nearest prototypes)", ("cls_agreement", "patch_agreement")),
+)
 
 
 def prepare_run(folder: Path, *, resume: bool, force: bool) -> None:
@@ -108,6 +113,14 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     with open(path, encoding="utf-8", newline="") as file:
         lines = [line for line in file if line.endswith("\n")]
     return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+
+
+def draw_log(folder: Path, panels: Sequence[tuple[str, Sequence[str]]] = PANELS) -> None:
+    """Draw columns of a run's log over its steps, one panel (title, columns) over the other, as its `loss.png`."""
+    rows = read_log(folder)
+    steps = [row["step"] for row in rows]
+    drawn = [Panel(title, steps, [(name, [row[name] for row in rows]) for name in names]) for title, names in panels]
+    draw_panels(drawn, folder / PLOT)
 
 
 def _number(value: float) -> str:

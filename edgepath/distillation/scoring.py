@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..probe import cross_validate, retrieve
+from ..protocols import cross_validate, retrieve
 from ..tiles import TileSource
 
 Embed = Callable[[np.ndarray], np.ndarray]

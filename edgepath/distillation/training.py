@@ -14,10 +14,9 @@ from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from .loader import Loader
 from .options import DEFAULT, Options, load_options
-from .plot import draw_log
 from .processes import join_processes, wait_for_all
 from .run import FIGURES, Distillation, Progress
-from .runfolder import PLOT, Log, prepare_run, read_log, write_run, write_student
+from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
 from .views import make_views
 
 
@@ -73,7 +72,7 @@ def distill(
         _loop(run, loader, folder, say)
         if processes.first:
             write_student(folder, run.ema.tokens.vit, run.spec)
-            draw_log(read_log(folder), folder / PLOT)
+            draw_log(folder)
         wait_for_all()
     done = {"path": str(folder), "student": run.spec.name, "steps": run.step, "tiles": len(source)}
     return done | {"writes": processes.first, "last": read_log(folder)[-1]}

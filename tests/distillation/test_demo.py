@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.distillation.demo import SYNTHETIC, split, write_half, write_training_tiles
+from edgepath.distillation.demo import SYNTHETIC, TEACHER, split, write_half, write_start, write_training_tiles
 from edgepath.errors import UsageError
 from edgepath.models import find_model
 from edgepath.tiles import TileSource, open_tiles
@@ -76,3 +76,20 @@ def test_half_precision_weights_load_as_the_student(tmp_path: Path) -> None:
     assert all(torch.equal(value, wanted[name].half().float()) for name, value in vit.state_dict().items())
     assert not weights.random
     assert (tmp_path / "half" / "model.safetensors").stat().st_size <= 12e6
+
+
+def test_the_student_starts_as_the_teacher_without_every_third_block(tmp_path: Path) -> None:
+    from edgepath.distillation.runfolder import write_student
+    from edgepath.weights import random_model
+
+    (tmp_path / "teacher").mkdir()
+    write_student(tmp_path / "teacher", random_model(TEACHER), TEACHER)
+    write_start(tmp_path / "teacher", tmp_path / "start")
+    theirs = load_model(TEACHER, tmp_path / "teacher")[0].state_dict()
+    ours = load_model(find_model("demo"), tmp_path / "start")[0].state_dict()
+    kept = (0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17)
+    for name, value in ours.items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            parts[1] = str(kept[int(parts[1])])
+        assert torch.equal(value, theirs[".".join(parts)]), name

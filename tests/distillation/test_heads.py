@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.distillation.heads import StudentHead, TeacherHead
+from edgepath.distillation.heads import Compare, StudentHead, TeacherHead
 from edgepath.errors import UsageError
 
 TOKENS = torch.randn(60, 24, generator=torch.Generator().manual_seed(0)) * 3 + 5
@@ -52,3 +52,16 @@ def test_the_same_seed_is_the_same_head() -> None:
     one, same, other = (TeacherHead(24, 8, 10, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one(TOKENS), same(TOKENS))
     assert not torch.equal(one(TOKENS), other(TOKENS))
+
+
+def test_comparing_through_the_teachers_head_moves_tokens_only() -> None:
+    head = TeacherHead(24, 8, 10, seed=1)
+    head.fit(TOKENS, from_tokens=False, seed=2)
+    tokens = TOKENS.clone().requires_grad_()
+    compare = Compare(head)
+    logits = compare(tokens)
+    assert torch.equal(logits, head(TOKENS))
+    logits[:, 0].sum().backward()
+    assert tokens.grad is not None
+    assert not list(compare.parameters())
+    assert not compare.state_dict()

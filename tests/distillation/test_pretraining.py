@@ -1,4 +1,4 @@
-"""A teacher learns to tell tissue behind its colours, survives an interruption bit for bit, and loads as weights."""
+"""A teacher learns what a stem sees behind the colours, survives an interruption bit for bit, and loads as weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import TEACHER
+from small_models import WIDE, untrained_stem
 
-from edgepath.distillation import pretraining
-from edgepath.distillation.networks import Tokens, build_student
-from edgepath.distillation.pretraining import cut, load_options, pretrain, twins_loss
+from edgepath.distillation.imagenet import WIDTH, Stem
+from edgepath.distillation.pretraining import Imitator, cut, load_options, pretrain
 from edgepath.distillation.runfolder import read_log
 from edgepath.errors import EdgepathError, RecipeError, UsageError
 from edgepath.synthesis import synthesize
@@ -32,7 +31,8 @@ SMALL = {
 
 def run(out: Path, **changes: Any) -> dict[str, Any]:
     options = SMALL | changes.pop("options", {})
-    return pretrain(TEACHER, "synthetic:8", out, options=options, device="cpu", **changes)
+    stem = changes.pop("stem", None) or untrained_stem()
+    return pretrain(WIDE, "synthetic:8", out, stem=stem, options=options, device="cpu", **changes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -47,9 +47,9 @@ def test_loss_falls_and_the_folder_loads_as_weights(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert done["last"] == rows[-1]
-    _, spec, facts = load_model(TEACHER, tmp_path / "teacher")
+    _, spec, facts = load_model(WIDE, tmp_path / "teacher")
     assert not facts.random
-    assert spec.mean == TEACHER.mean
+    assert spec.mean == WIDE.mean
     assert (tmp_path / "teacher" / "loss.png").stat().st_size > 1000
 
 
@@ -76,18 +76,18 @@ def test_resuming_with_other_numbers_or_tiles_is_refused(tmp_path: Path) -> None
         run(tmp_path / "teacher")
 
 
-def test_twins_loss_is_nt_xent_written_as_a_loop() -> None:
-    torch.manual_seed(0)
-    vectors = torch.nn.functional.normalize(torch.randn(8, 5), dim=-1)
-    loss, found = twins_loss(vectors, 0.2)
-    terms, nearest = [], []
-    for i in range(8):
-        twin = (i + 4) % 8
-        scores = {j: float(vectors[i] @ vectors[j]) / 0.2 for j in range(8) if j != i}
-        terms.append(-scores[twin] + np.log(sum(np.exp(score) for score in scores.values())))
-        nearest.append(max(scores, key=lambda j: scores[j]) == twin)
-    assert float(loss) == pytest.approx(np.mean(terms), rel=1e-5)
-    assert float(found) == pytest.approx(np.mean(nearest))
+def test_class_token_target_keeps_the_angles_between_mean_features() -> None:
+    net = Imitator(WIDE, untrained_stem())
+    net.tile_mean.fill_(0.1)
+    net.tile_spread.fill_(2.0)
+    views = torch.from_numpy(synthesize(3, seed=1)[:, :84, :84].copy())
+    cls, patches = net.targets(views)
+    features = net.stem(views, 14)
+    assert features.shape == patches.shape == (3, 36, WIDTH)
+    assert torch.equal(patches, features.clamp(-5, 5))  # mean 0, spread 1 before `fit`
+    means = (features.mean(1) - 0.1) / 2
+    assert cls.shape == (3, 192)
+    assert torch.allclose(cls @ cls.T, means @ means.T, rtol=1e-4)
 
 
 def test_seen_and_clean_view_are_the_same_place() -> None:
@@ -102,26 +102,16 @@ def test_seen_and_clean_view_are_the_same_place() -> None:
     assert np.abs(coloured.astype(int) - clean).mean() > 3
 
 
-def test_a_blanked_patch_shows_nothing_of_what_was_there() -> None:
-    tokens = Tokens(build_student(TEACHER).eval(), TEACHER)
-    one, other = torch.from_numpy(synthesize(2, seed=5)[:, :56, :56].copy())
-    mixed = one.clone()
-    mixed[14:28, 28:42] = other[14:28, 28:42]
-    blanked = torch.zeros(1, 4, 4, dtype=torch.bool)
-    with torch.no_grad():
-        assert not torch.equal(tokens(one[None])[0], tokens(mixed[None])[0])
-        blanked[0, 1, 2] = True
-        for seen, wanted in zip(tokens(one[None], blanked), tokens(mixed[None], blanked), strict=True):
-            assert torch.equal(seen, wanted)
+def test_loss_that_is_not_finite_names_the_step(tmp_path: Path) -> None:
+    class Broken(Stem):
+        calls = 0
 
+        def forward(self, views: torch.Tensor, patch: int) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(views, patch) * (float("nan") if self.calls > 1 else 1)  # the first call is `fit`'s
 
-def test_loss_that_is_not_finite_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(vectors: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        return vectors.sum() * float("nan"), vectors.sum()
-
-    monkeypatch.setattr(pretraining, "twins_loss", broken)
     with pytest.raises(EdgepathError, match=r"^step 1: the loss is nan; the last checkpoint is kept"):
-        run(tmp_path / "teacher")
+        run(tmp_path / "teacher", stem=Broken(untrained_stem().layers))
     assert (tmp_path / "teacher" / "checkpoint.pt").exists()
 
 
@@ -129,11 +119,12 @@ def test_loss_that_is_not_finite_names_the_step(tmp_path: Path, monkeypatch: pyt
     ("key", "value", "said"),
     [
         ("training.step", 3, r"training\.step is not a key"),
-        ("views.crop", 56, r"views\.crop = 56; a multiple of 14 from 70 on is needed"),
+        ("views.crop", 14, r"views\.crop = 14; a multiple of 14 from 28 on is needed"),
         ("views.crop", 100, r"views\.crop = 100; a multiple of 14"),
         ("training.batch", 0, r"training\.batch = 0; at least 2"),
         ("views.scale", [0.5], r"views\.scale = \[0\.5\]; two numbers"),
-        ("views.masked", 2.0, r"views\.masked = 2\.0; a number from 0 to 1"),
+        ("views.count", 0, r"views\.count = 0; at least 1"),
+        ("views.scanner", 2.0, r"views\.scanner = 2\.0; a number from 0 to 1"),
         ("run.log_every", 0, r"run\.log_every = 0; at least 1"),
         ("schema.x", 1, r"schema\.x is not a key"),
         ("training.batch", 9, "8 tiles are too few for a batch of 9"),

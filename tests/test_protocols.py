@@ -10,9 +10,9 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from edgepath import probe
+from edgepath import protocols
 from edgepath.errors import UsageError
-from edgepath.probe import balanced_accuracy, cross_validate, retrieve
+from edgepath.protocols import balanced_accuracy, cross_validate, retrieve
 
 LABELS = ["tumour"] * 30 + ["stroma"] * 20 + ["fat"] * 10
 
@@ -116,7 +116,9 @@ def test_interval_keeps_every_class() -> None:
     # Two pure groups: a resample with only one of them would be that class's recall, not balanced accuracy.
     truth = np.array(["a"] * 50 + ["b"] * 5)
     predicted = np.array(["a"] * 50 + ["b"] * 2 + ["a"] * 3)
-    low, high = probe._interval(truth, predicted, np.array([0] * 50 + [1] * 5), seed=0)
+    low, high = protocols._interval(
+        lambda rows: balanced_accuracy(truth[rows], predicted[rows]), truth, np.array([0] * 50 + [1] * 5), seed=0
+    )
     assert low == pytest.approx(0.7)
     assert high == pytest.approx(0.7)
 

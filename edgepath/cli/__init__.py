@@ -1,0 +1,35 @@
+"""The command line: parse, call, print. Results go to stdout, talk and progress to stderr.
+
+    making      weights to bundles, tiles to packs, teachers to students
+    checking    what a bundle is worth
+    listing     what there is
+    options     what several commands have
+
+Exit codes: 0 passed, 1 a gate failed, 2 could not run.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+
+from ..errors import EdgepathError
+from . import checking, listing, making
+from .app import app as app
+
+# In the order of --help.
+making.add(app)
+checking.add(app)
+listing.add(app)
+
+
+def main() -> None:
+    """Entry point: errors a user can cause are one line and exit code 2; a bug keeps its traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except EdgepathError as error:
+        typer.echo(f"edgepath: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,209 @@
+"""Commands that make something: bundles, students, packs, files of embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import (
+    print_json,
+    print_pack,
+    print_report,
+    print_table,
+    progress_bars,
+    say_cautions,
+    say_skipped,
+    verdict,
+)
+from .options import AsJson, Embedding, Force, Outputs, Resize, ResizeOption, SkipBad, Threads
+
+
+def export(
+    target: Annotated[str, typer.Option(help="A name of `edgepath targets`, or a recipe file.")],
+    model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")] = "demo",
+    weights: Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = None,
+    calibration: Annotated[
+        str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic`.")
+    ] = "synthetic",
+    calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to calibrate on, at most.")] = 128,
+    embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
+    outputs: Annotated[Outputs, typer.Option(help="`tokens` keeps the patch tokens too.")] = Outputs.embedding,
+    qad: Annotated[int, typer.Option(min=0, help="Steps of quantization-aware distillation (INT8 targets).")] = 0,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    out: Annotated[Path, typer.Option(help="Folder for bundles.")] = Path("build"),
+    device: Annotated[str, typer.Option(help="Where reference and calibration run: auto, cpu, cuda.")] = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn weights into a checked bundle <out>/<model>-<target>/."""
+    from ..exporting import export as run
+
+    with progress_bars() as progress:
+        done = run(
+            target,
+            model=model,
+            weights=weights,
+            calibration=calibration,
+            calibration_tiles=calibration_tiles,
+            embedding=embedding.value if embedding else None,
+            tokens=outputs is Outputs.tokens,
+            qad=qad,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            out=out,
+            force=force,
+            device=device,
+            progress=progress,
+        )
+    if as_json:
+        print_json(done.report | {"path": str(done.bundle.path)})
+    else:
+        print_report(done.report)
+        print(f"{done.bundle.path}: {verdict(done.passed)}")
+    raise typer.Exit(0 if done.passed else 1)
+
+
+def distill(
+    teacher: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
+    student: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
+    tiles: Annotated[str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic:COUNT`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    recipe: Annotated[str, typer.Option(help="`recipe`, `demo`, or a TOML file with what differs.")] = "recipe",
+    change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in training.steps=200.")] = None,
+    teacher_weights: Annotated[str, typer.Option(help="A file, a hub snapshot folder, or `random`.")] = "",
+    student_weights: Annotated[str, typer.Option(help="What the student starts from; default: untrained.")] = "",
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One step, random weights: does it fit, how fast?")
+    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small student to see what a large frozen teacher sees; several GPUs: with torchrun."""
+    from ..distillation.options import parse_changes
+    from ..distillation.training import distill as run
+
+    if dry_run:
+        from ..distillation.dryrun import dry_run as try_out
+        from ..distillation.dryrun import to_rows
+
+        with progress_bars() as progress:
+            changes = parse_changes(change or [])
+            found = try_out(teacher, student, recipe=recipe, options=changes, device=device, progress=progress)
+        if as_json:
+            print_json(found)
+        else:
+            print_table(["", ""], to_rows(found))
+        return
+    with progress_bars() as progress:
+        done = run(
+            teacher,
+            student,
+            tiles,
+            out,
+            recipe=recipe,
+            options=parse_changes(change or []),
+            teacher_weights=teacher_weights or None,
+            student_weights=student_weights or None,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            device=device,
+            resume=resume,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(done)
+    elif done["writes"]:
+        print(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
+
+
+def embed(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    tiles: Annotated[list[str], typer.Argument(help="A folder, a pack, tile files, or `synthetic`.")],
+    out: Annotated[Path, typer.Option(help="Output file: .npz, .h5 or .parquet.")],
+    batch: Annotated[int, typer.Option(min=1, help="Tiles a call.")] = 8,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    threads: Threads = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed tiles with a bundle and write embeddings (N, D) and paths (N)."""
+    from ..embedding import embed as run
+
+    with progress_bars() as progress:
+        done = run(
+            bundle,
+            tiles[0] if len(tiles) == 1 else tiles,
+            out=out,
+            batch=batch,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            threads=threads,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(done)
+        return
+    say_cautions(done["cautions"])
+    say_skipped(done["skipped"])
+    print(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
+
+
+def build_pack(
+    sources: Annotated[list[str], typer.Argument(help="Folders of tiles, packs, or `synthetic`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new pack.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Tiles to select.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 0,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Select a diverse set of tissue tiles and write them, hashed, as a calibration pack."""
+    from ..packs import build_pack as run
+
+    with progress_bars() as progress:
+        info = run(
+            sources,
+            out,
+            count,
+            seed=seed,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            force=force,
+            progress=lambda done, total: progress("select", done, total),
+        )
+    print_pack(info, as_json)
+
+
+def check_pack(
+    pack: Annotated[Path, typer.Argument(help="A calibration pack.")],
+    as_json: AsJson = False,
+) -> None:
+    """Verify a pack: its manifest, its files, every tile's hash."""
+    from ..packs import check_pack as run
+
+    print_pack(run(pack), as_json)
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (
+        export,
+        distill,
+        embed,
+    ):
+        app.command()(command)
+    packs = typer.Typer(no_args_is_help=True, help="Build and check calibration packs.")
+    packs.command("build")(build_pack)
+    packs.command("check")(check_pack)
+    app.add_typer(packs, name="calibrate")

@@ -1,0 +1,185 @@
+"""`probe`: are the artifact's embeddings worth as much for a task as the full-precision model's?"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundle import Bundle, open_bundle
+from .doctor import require
+from .errors import UsageError
+from .exporting import Progress, embed_all
+from .origins import origins
+from .protocols import Method
+from .recipe import Recipe
+from .report import notes
+from .tiles import TileSource, open_tiles
+from .verification import counter, open_runner, same_weights, seen_in_calibration
+
+FULL, ARTIFACT = "full precision", "artifact"
+METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear"}
+_GROUPS = ("patient", "case", "slide", "group")
+
+
+def probe(
+    bundle: str | Path | Bundle,
+    labelled: str | Path,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    weights: str | Path | None = None,
+    resize: str = "refuse",
+    skip_bad: bool = False,
+    threads: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Predict labels from a bundle's embeddings and from its full-precision model's, on the same folds; compare.
+
+    `labelled` is a folder with a folder a class, or a CSV with columns `path` (below the CSV's folder) and `label`,
+    and one of `patient`, `case`, `slide` or `group`, whose tiles then stay in one fold. Returns scores with intervals,
+    the tiles whose prediction changed, and the gates of the recipe's `[accept.probe]`, JSON-able.
+
+    Raises UsageError for labels or groups that no fold can be made of, and what `verify` raises.
+    """
+    require("torch", "export")
+    require("scikit-learn", "probe")
+    from .backends import reference
+    from .protocols import cross_validate
+    from .reference import pick_device
+
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    recipe, contract = Recipe.from_json(bundle.manifest["recipe"]), bundle.manifest["contract"]
+    source, labels, groups = _open(Path(labelled), contract["size"], resize, skip_bad)
+    say = progress or (lambda stage, done, total: None)
+    vit, spec, _ = same_weights(bundle, weights)
+    full = reference.Runner(vit, spec.mean, spec.std, contract["embedding"], pick_device(device))
+    embeddings, ran_with = {}, {}
+    for name, runner in ((FULL, full), (ARTIFACT, open_runner(bundle, recipe, threads))):
+        with runner as run:
+            advance = counter(say, f"embed, {name}", len(source))
+            rows = [embed_all(run, batch.pixels, advance) for batch in source.batches()]
+            embeddings[name], ran_with[name] = np.concatenate(rows), run.runtime
+    kept = [key for key in source.keys if key in source.digests]
+    names = [labels[key] for key in kept]
+    units = [groups[key] for key in kept] if groups else None
+    scores: dict[str, Any] = {}
+    flips = []
+    for method in METHODS:
+        predicted = {}
+        scores[method] = {}
+        for name, values in embeddings.items():
+            score, predicted[name] = cross_validate(values, names, method=method, groups=units, folds=folds, seed=seed)
+            scores[method][name] = score.to_json()
+        flips += [
+            {"tile": key, "method": method, "label": label, FULL: str(was), ARTIFACT: str(now)}
+            for key, label, was, now in zip(kept, names, predicted[FULL], predicted[ARTIFACT], strict=True)
+            if was != now
+        ]
+    judged = gates(recipe, scores)
+    seen = seen_in_calibration(bundle, source)
+    return {
+        "name": bundle.name,
+        "bundle": bundle.digest,
+        "source": source.provenance(),
+        "skipped": source.skipped,
+        "classes": {name: names.count(name) for name in sorted(set(names))},
+        "groups": len(set(units)) if units else None,
+        "folds": folds,
+        "seed": seed,
+        "ran_with": ran_with,
+        "cautions": bundle.manifest["cautions"],
+        "notes": ([f"{seen} of the tiles were calibrated on."] if seen else []) + notes(recipe, ran_with[ARTIFACT]),
+        "scores": scores,
+        "flips": flips,
+        "gates": judged,
+        "passed": all(gate["passed"] for gate in judged),
+    }
+
+
+def gates(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Hold what the artifact lost against the recipe's `[accept.probe]`."""
+    found = []
+    for method, of in scores.items():
+        for figure, allowed in asdict(recipe.accept.probe).items():
+            lost = of[FULL][figure] - of[ARTIFACT][figure]
+            found.append({"gate": figure, "of": method, "lost": lost, "allowed": allowed, "passed": lost <= allowed})
+    return found
+
+
+def _open(labelled: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileSource, dict[str, str], dict[str, str]]:
+    """Return the tiles, each one's label, and each one's group where groups are known."""
+    if labelled.suffix.lower() == ".csv":
+        return _table(labelled, size, resize, skip_bad)
+    source = open_tiles(labelled, size=size, resize=resize, skip_bad=skip_bad)
+    told = origins(source)
+    labels = {key: told[key]["label"] or (key.split("/")[0] if "/" in key else "") for key in source.keys}
+    if bare := [key for key, label in labels.items() if not label]:
+        raise UsageError(f"probe {labelled}: {bare[0]} has no label; give a folder with a folder a class, or a CSV")
+    slides = {key: told[key]["slide"] for key in source.keys}
+    return source, labels, slides if all(slides.values()) else {}
+
+
+def _table(path: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileSource, dict[str, str], dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [{str(k).strip().lower(): (v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
+        raise UsageError(f"probe {path}: cannot be read ({error})") from None
+    if not rows or not {"path", "label"} <= rows[0].keys():
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise UsageError(f"probe {path}: needs columns path and label; found {found}")
+    table = {row["path"].replace("\\", "/").removeprefix("./"): row for row in rows}
+    if bare := [name for name, row in table.items() if not row["label"]]:
+        raise UsageError(f"probe {path}: {bare[0] or 'a row'} has no label")
+    source = open_tiles(path.parent, size=size, resize=resize, skip_bad=skip_bad)
+    if missing := sorted(table.keys() - set(source.keys)):
+        raise UsageError(f"probe {path}: {missing[0]} is no tile below {path.parent} ({len(missing)} such rows)")
+    source = replace(source.select([i for i, key in enumerate(source.keys) if key in table]), name=path.stem)
+    column = next((name for name in _GROUPS if all(row.get(name) for row in table.values())), None)
+    labels = {key: table[key]["label"] for key in source.keys}
+    return source, labels, {key: table[key][column] for key in source.keys} if column else {}
+
+
+HEADER = ["probe", "", "balanced accuracy", "AUROC"]
+
+
+def score_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return two rows a probe, full precision and artifact, each figure with its 95 % interval."""
+    rows = []
+    for method, of in result["scores"].items():
+        for name, score in of.items():
+            cells = [
+                f"{score['balanced_accuracy']:.3f} ({score['low']:.3f} to {score['high']:.3f})",
+                f"{score['auroc']:.3f} ({score['auroc_low']:.3f} to {score['auroc_high']:.3f})",
+            ]
+            rows.append([METHODS[method] if name == FULL else "", name, *cells])
+    return rows
+
+
+def gate_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return the gates: figure, probe, lost, allowed, verdict."""
+    return [
+        [
+            gate["gate"].replace("_", " "),
+            METHODS[gate["of"]],
+            f"{gate['lost']:+.4f}",
+            f"<= {gate['allowed']}",
+            "ok" if gate["passed"] else "FAILED",
+        ]
+        for gate in result["gates"]
+    ]
+
+
+GATE_HEADER = ["gate", "of", "lost", "allowed", ""]
+FLIP_HEADER = ["prediction changed", "probe", "label", FULL, ARTIFACT]
+
+
+def flip_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return the tiles whose prediction is another one on the artifact's embeddings."""
+    return [[f["tile"], METHODS[f["method"]], f["label"], f[FULL], f[ARTIFACT]] for f in result["flips"]]

@@ -1,0 +1,84 @@
+"""Embeddings of slides on disk, as plism-benchmark lays them out: `<folder>/<extractor>/<slide>/features.npy`.
+
+float32 (N, 3 + D), the first columns level, x and y. A slide that is there already is not embedded again, whichever of
+the two tools wrote it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import EdgepathError, UsageError
+from ..staging import beside
+from .slides import Slide, SlideSet
+
+Embed = Callable[[np.ndarray], np.ndarray]
+_BATCH = 8
+
+
+def embed_slides(
+    run: Embed, slides: SlideSet, folder: Path, dim: int, advance: Callable[[int], None]
+) -> dict[str, Path]:
+    """Embed every slide that `folder` does not hold yet, and return each slide's file.
+
+    Raises UsageError for a file that is of other places or of another dimension.
+    """
+    files = {}
+    for slide in slides.slides:
+        path = folder / slide.name / "features.npy"
+        if path.exists():
+            load_features(path, slide, dim)
+            advance(len(slide.places))
+        else:
+            _embed(run, slide, path, advance)
+        files[slide.name] = path
+    return files
+
+
+def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
+    """Return a slide's embeddings, float32 (N, `dim`), of the slide's places in their order."""
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"features {path}: cannot be read ({error}); remove it, and it is made again") from None
+    if table.ndim != 2 or table.shape[1] != 3 + dim:
+        raise UsageError(f"features {path}: {table.shape} numbers; this bundle's have {dim} a tile and 3 for its place")
+    places = np.asarray(table[:, :3])
+    wanted = slide.places.astype(places.dtype)
+    if places.shape == wanted.shape and np.array_equal(places, wanted):
+        return np.asarray(table[:, 3:], np.float32)
+    # plism-benchmark writes all 16,278 tiles of a slide and chooses rows later.
+    rows = {tuple(place): row for row, place in enumerate(places.tolist())}
+    found = [rows.get(tuple(place)) for place in wanted.tolist()]
+    if None in found:
+        missing = sum(row is None for row in found)
+        raise UsageError(
+            f"features {path}: lacks {missing} of the {len(found)} places asked for; remove it, or give another folder"
+        )
+    return np.asarray(table[np.array(found, int), 3:], np.float32)
+
+
+def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None]) -> None:
+    rows = []
+    for batch in slide.tiles.batches(_BATCH):
+        rows.append(run(batch.pixels))
+        advance(len(batch.keys))
+    embeddings = np.concatenate(rows)
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    if len(bad):
+        raise EdgepathError(f"robustness: the embedding of {slide.tiles.keys[bad[0]]} on {slide.name} is not finite")
+    table = np.concatenate([slide.places.astype(np.float32), embeddings.astype(np.float32)], 1)
+    partial = beside(path, "partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            np.save(file, table)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f"features {path}: cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)

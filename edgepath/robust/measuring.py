@@ -1,0 +1,196 @@
+"""`robustness`: does the artifact find the same tissue again as well as the full-precision model does?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Bundle, open_bundle
+from ..doctor import require
+from ..errors import UsageError
+from ..exporting import Progress
+from ..recipe import Recipe
+from ..report import notes
+from ..verification import counter, open_runner, same_weights
+from .featurefolder import embed_slides, load_features
+from .slides import SlideSet, open_slides
+
+FULL, ARTIFACT = "full precision", "artifact"
+_HELD = 1 << 30  # bytes of unit embeddings held at once
+
+
+def robustness(
+    bundle: str | Path | Bundle,
+    *,
+    plism: str | Path | None = None,
+    paired: str | Path | None = None,
+    tiles: Sequence[int] | int | None = None,
+    features: str | Path | None = None,
+    half: bool = False,
+    weights: str | Path | None = None,
+    resize: str = "refuse",
+    threads: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure PLISM's figures for a bundle's artifact and for its full-precision model, and gate on what was lost.
+
+    On synthetic tissue in 13 stainings on 7 scanners, on `plism` (a folder of owkin/plism-dataset's files), or on
+    `paired` (a folder with a folder a scanner). `tiles` says how many places, or which rows. `features` keeps the
+    embeddings, in plism-benchmark's layout, so that an interrupted run goes on; `half` rounds them to float16 before
+    they are compared, as plism-benchmark does. Returns the figures, JSON-able; `result["passed"]` is the verdict.
+
+    Raises TileError for slides that do not fit together, UsageError for features that are not theirs, and what
+    `verify` raises.
+    """
+    require("torch", "export")
+    from ..backends import reference
+    from ..reference import pick_device
+
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    recipe, contract = Recipe.from_json(bundle.manifest["recipe"]), bundle.manifest["contract"]
+    say = progress or (lambda stage, done, total: None)
+    device = pick_device(device)
+    slides = open_slides(plism=plism, paired=paired, tiles=tiles, size=contract["size"], resize=resize)
+    vit, spec, loaded = same_weights(bundle, weights)
+    count = len(slides.slides) * slides.places
+    with ExitStack() as stack:
+        root = Path(features or stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepath-")))
+        if root.resolve().is_relative_to(bundle.path.resolve()):
+            raise UsageError(f"features {root} lie in the bundle, which holds nothing else; give another folder")
+        full = reference.Runner(vit, spec.mean, spec.std, contract["embedding"], device)
+        artifact = open_runner(bundle, recipe, threads)
+        made_on = {FULL: f"{bundle.model}-fp32-{loaded.sha256[:8]}", ARTIFACT: f"{bundle.name}-{bundle.digest[:8]}"}
+        rows, ran_with = {}, {}
+        for name, runner in ((FULL, full), (ARTIFACT, artifact)):
+            with runner as run:
+                advance = counter(say, f"embed, {name}", count)
+                files = embed_slides(run, slides, root / made_on[name], bundle.dim, advance)
+                ran_with[name] = run.runtime
+            rows[name] = measure_slides(slides, files, bundle.dim, half=half, device=device, say=say)
+    return _result(bundle, recipe, slides, rows, ran_with, half)
+
+
+def measure_slides(
+    slides: SlideSet,
+    files: Mapping[str, Path],
+    dim: int,
+    *,
+    half: bool = False,
+    device: str = "cpu",
+    say: Progress = lambda stage, done, total: None,
+) -> list[dict[str, Any]]:
+    """Return PLISM's figures of every pair of slides, from their files of features (see `featurefolder`).
+
+    Slides are compared block by block, so that no more than 1 GiB of them is held.
+    """
+    from .metrics import Slide, compare, pairs, prepare
+
+    of_slide = slides.places * dim * 4
+    block = max(1, _HELD // (2 * of_slide))
+    held: OrderedDict[int, Slide] = OrderedDict()
+
+    def get(index: int) -> Slide:
+        if index not in held:
+            if len(held) >= 2 * block:
+                held.popitem(last=False)
+            slide = slides.slides[index]
+            held[index] = prepare(load_features(files[slide.name], slide, dim), slide.name, half=half, device=device)
+        held.move_to_end(index)
+        return held[index]
+
+    found = []
+    everything = pairs([(slide.staining, slide.scanner) for slide in slides.slides])
+    ordered = sorted(everything, key=lambda pair: (pair[0] // block, pair[1] // block))
+    for number, (a, b, group) in enumerate(ordered):
+        names = [slides.slides[i].name for i in (a, b)]
+        found.append({"of": names, "group": group} | compare(get(a), get(b)))
+        say("compare", number + 1, len(ordered))
+    return found
+
+
+def _result(
+    bundle: Bundle,
+    recipe: Recipe,
+    slides: SlideSet,
+    rows: Mapping[str, list[dict[str, Any]]],
+    ran_with: Mapping[str, str],
+    half: bool,
+) -> dict[str, Any]:
+    from .metrics import leaderboard, summarise
+
+    summaries = {name: summarise(of) for name, of in rows.items()}
+    judged = gates(recipe, summaries[FULL], summaries[ARTIFACT])
+    return {
+        "name": bundle.name,
+        "bundle": bundle.digest,
+        "slides": slides.to_json(),
+        "ran_with": dict(ran_with),
+        "float16": half,
+        "cautions": bundle.manifest["cautions"],
+        "notes": _of_slides(slides) + notes(recipe, ran_with[ARTIFACT]),
+        "figures": summaries,
+        "leaderboard": {name: leaderboard(summary) for name, summary in summaries.items()},
+        "gates": judged,
+        "passed": all(gate["passed"] for gate in judged),
+        "pairs": dict(rows),
+    }
+
+
+def _of_slides(slides: SlideSet) -> list[str]:
+    """What a reader must know of the places."""
+    said = []
+    if slides.kind == "synthetic":
+        said.append("Synthetic tissue: what was lost to full precision counts, not how robust the model is.")
+    if slides.places < 100:
+        said.append(f"{slides.places} places only: a share of them moves in steps of {50 / slides.places:.1f} points.")
+    return said
+
+
+def gates(recipe: Recipe, full: Mapping[str, Any], artifact: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Hold what the artifact lost, in each group's medians, against the recipe's `[accept.robustness]`."""
+    found = []
+    for group, figures in full.items():
+        for figure, allowed in asdict(recipe.accept.robustness).items():
+            lost = figures[figure]["median"] - artifact[group][figure]["median"]
+            row = {"gate": figure, "of": group, "lost": lost, "allowed": allowed, "passed": lost <= allowed}
+            found.append(row)
+    return found
+
+
+HEADER = ["pairs that differ in", "pairs", "", "cosine", "top-1", "top-3", "top-5", "top-10"]
+GATE_HEADER = ["gate", "of pairs that differ in", "lost", "allowed", ""]
+_WORDS = {"scanner": "scanner", "staining": "staining", "both": "both", "all": "anything"}
+
+
+def figure_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return the medians, two rows a group: full precision and artifact."""
+    from .metrics import FIGURES
+
+    rows = []
+    for group in result["figures"][FULL]:
+        for name in (FULL, ARTIFACT):
+            figures = result["figures"][name][group]
+            first = [_WORDS[group], str(figures["pairs"])] if name == FULL else ["", ""]
+            cells = [f"{figures[figure]['median']:.4f}" for figure in FIGURES]
+            rows.append([*first, name, *cells])
+    return rows
+
+
+def gate_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return the gates, as `GATE_HEADER` names their columns."""
+    return [
+        [
+            gate["gate"],
+            _WORDS[gate["of"]],
+            f"{gate['lost']:+.4f}",
+            f"<= {gate['allowed']}",
+            "ok" if gate["passed"] else "FAILED",
+        ]
+        for gate in result["gates"]
+    ]

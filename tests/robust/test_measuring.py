@@ -1,0 +1,109 @@
+"""The artifact is held against full precision on the same slides; a broken quantization fails the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_slides import LOOKS, plism
+
+from edgepath.bundle import Bundle
+from edgepath.errors import UsageError
+from edgepath.exporting import Exported
+from edgepath.robust import measuring
+from edgepath.robust.measuring import ARTIFACT, FULL, HEADER, figure_rows, gate_rows, robustness
+from edgepath.synthesis import synthesize
+
+Exports = Callable[[str], Exported]
+Altered = Callable[[str, Callable[[Path], object]], Bundle]
+PLACES = 12
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 places in three looks, one of which differs in the scanner only and one in the staining only."""
+    folder = tmp_path_factory.mktemp("paired")
+    for staining, scanner in LOOKS:
+        (folder / f"{staining}_{scanner}").mkdir()
+        for i, tile in enumerate(synthesize(PLACES, seed=3, staining=staining, scanner=scanner)):
+            Image.fromarray(tile).save(folder / f"{staining}_{scanner}" / f"{i}.png")
+    return folder
+
+
+def test_both_models_are_measured_on_the_same_slides(exports: Exports, paired: Path) -> None:
+    result = robustness(exports("onnx-fp32").bundle, paired=paired, device="cpu", threads=2)
+    assert result["passed"]
+    assert result["slides"]["slides"] == 3
+    assert set(result["figures"][FULL]) == {"scanner", "staining", "both", "all"}
+    for group, figures in result["figures"][FULL].items():
+        for name, value in figures.items():
+            if name != "pairs":
+                assert result["figures"][ARTIFACT][group][name]["median"] == pytest.approx(value["median"], abs=1e-4)
+    assert 0 < result["figures"][FULL]["all"]["cosine"]["median"] < 1
+    assert result["leaderboard"][FULL] == pytest.approx(result["leaderboard"][ARTIFACT], abs=1e-4)
+    assert any("12 places only" in note for note in result["notes"])
+    assert all(len(row) == len(HEADER) for row in figure_rows(result))
+    assert {row[-1] for row in gate_rows(result)} == {"ok"}
+
+
+def test_an_interrupted_run_goes_on(exports: Exports, tmp_path: Path) -> None:
+    folder, features = plism(tmp_path / "plism"), tmp_path / "features"
+    bundle = exports("onnx-fp32").bundle
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == f"embed, {FULL}" and done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        robustness(bundle, plism=folder, features=features, device="cpu", progress=interrupt)
+    kept = sorted(features.rglob("features.npy"))
+    assert len(kept) == 2
+    before = [path.stat().st_mtime_ns for path in kept]
+    result = robustness(bundle, plism=folder, features=features, device="cpu")
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert len(list(features.rglob("features.npy"))) == 6
+    assert result["slides"]["kind"] == "plism"
+    with pytest.raises(UsageError, match="lie in the bundle"):
+        robustness(bundle, plism=folder, features=bundle.path / "features", device="cpu")
+
+
+def test_slides_held_in_small_blocks_give_the_same_figures(
+    exports: Exports, paired: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = exports("onnx-fp32").bundle
+    whole = robustness(bundle, paired=paired, device="cpu")
+    monkeypatch.setattr(measuring, "_HELD", 1)
+    blocked = robustness(bundle, paired=paired, device="cpu")
+    order = {str(row["of"]): row for row in blocked["pairs"][FULL]}
+    assert all(order[str(row["of"])] == row for row in whole["pairs"][FULL])
+
+
+def tripled(folder: Path) -> None:
+    """Make every activation's scale three times as coarse, before and after rounding alike."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(folder / "model.onnx")
+    made = {name: node for node in model.graph.node for name in node.output}
+    stored = {one.name: one for one in model.graph.initializer}
+    scales = set()
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in made:
+            scales |= {node.input[1], made[node.input[0]].input[1]}
+    assert scales
+    for name in scales:
+        values = numpy_helper.to_array(stored[name])
+        stored[name].CopyFrom(numpy_helper.from_array(np.asarray(values * 30, values.dtype), name))
+    onnx.save(model, folder / "model.onnx")
+
+
+def test_a_broken_quantization_fails_the_gates(exports: Exports, altered: Altered, paired: Path) -> None:
+    good = robustness(exports("onnx-int8").bundle, paired=paired, device="cpu")
+    bad = robustness(altered("onnx-int8", tripled), paired=paired, device="cpu")
+    assert good["passed"]
+    assert not bad["passed"]
+    assert any(row[-1] == "FAILED" for row in gate_rows(bad))
+    assert bad["figures"][FULL] == good["figures"][FULL]

@@ -1,0 +1,174 @@
+"""Registered slides: PLISM's own files, folders by scanner, synthetic tissue; what does not fit together is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgepath.errors import TileError, UsageError
+from edgepath.robust.featurefolder import embed_slides, load_features
+from edgepath.robust.slides import (
+    open_slides,
+    paired_slides,
+    plism_slides,
+    read_rows,
+    synthetic_slides,
+)
+from edgepath.synthesis import synthesize
+
+LOOKS = (("GMH", "S60"), ("GMH", "AT2"), ("KR", "S60"))
+PLACES = ((10, 224, 0), (10, 0, 448), (10, 224, 224), (10, 1120, 0), (10, 0, 0))
+
+
+def plism(folder: Path, places: dict[str, tuple[tuple[int, int, int], ...]] | None = None) -> Path:
+    """Write files as owkin/plism-dataset has them; the tiles of a slide in no particular order."""
+    folder.mkdir()
+    for staining, scanner in LOOKS:
+        name = f"{staining}_{scanner}"
+        with h5py.File(folder / f"{name}_to_GMH_S60.tif.h5", "w") as file:
+            for i, (level, x, y) in enumerate((places or {}).get(name, PLACES)):
+                tile = synthesize(1, seed=1, start=i, staining=staining, scanner=scanner)[0]
+                file[f"tile_{level}_{x}_{y}"] = tile
+    return folder
+
+
+def scanners(folder: Path, names: tuple[str, ...] = ("AT2", "P"), count: int = 3) -> Path:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i, tile in enumerate(synthesize(count, seed=2, staining="GM", scanner="P")):
+            Image.fromarray(tile).save(folder / name / f"place{i}.png")
+    return folder
+
+
+def mean_colour(pixels: np.ndarray) -> np.ndarray:
+    return pixels.mean((1, 2)).astype(np.float32)
+
+
+def test_plism_files_are_read_in_the_order_of_x_and_y(tmp_path: Path) -> None:
+    slides = plism_slides(plism(tmp_path / "plism"))
+    assert [(s.staining, s.scanner) for s in slides.slides] == [("GMH", "AT2"), ("GMH", "S60"), ("KR", "S60")]
+    assert slides.slides[0].places.tolist() == [[10, 0, 0], [10, 0, 448], [10, 224, 0], [10, 224, 224], [10, 1120, 0]]
+    assert slides.slides[0].name == "GMH_AT2_to_GMH_S60.tif"  # as plism-benchmark names it
+    first = slides.slides[0].tiles.read([0])[0]
+    assert np.array_equal(first, synthesize(1, seed=1, start=4, staining="GMH", scanner="AT2")[0])
+    assert slides.to_json()["stainings"] == ["GMH", "KR"]
+
+
+def test_rows_choose_places(tmp_path: Path) -> None:
+    folder = plism(tmp_path / "plism")
+    np.save(tmp_path / "rows.npy", np.array([3, 1]))
+    chosen = plism_slides(folder, read_rows(str(tmp_path / "rows.npy")))
+    assert chosen.slides[1].places.tolist() == [[10, 224, 224], [10, 0, 448]]
+    assert len(chosen.slides[1].tiles) == chosen.places == 2
+    assert plism_slides(folder, 3).places == 3
+    with pytest.raises(UsageError, match="6 tiles of 5; give 2 to 5"):
+        plism_slides(folder, 6)
+    with pytest.raises(UsageError, match=r"two or more whole numbers are needed, each once"):
+        plism_slides(folder, [1, 1])
+    with pytest.raises(UsageError, match=r"rows 1 to 5 of 5 tiles; the first is 0"):
+        plism_slides(folder, [1, 5])
+    with pytest.raises(UsageError, match='--tiles "many": give a number'):
+        read_rows("many")
+    with pytest.raises(UsageError, match=r"--tiles .*none\.npy: cannot be read"):
+        read_rows(str(tmp_path / "none.npy"))
+
+
+def test_features_are_laid_out_as_plism_benchmark_reads_them_and_read_as_it_writes_them(tmp_path: Path) -> None:
+    folder = plism(tmp_path / "plism")
+    slides = plism_slides(folder)
+    calls: list[int] = []
+    files = embed_slides(mean_colour, slides, tmp_path / "features" / "mine", 3, calls.append)
+    path = tmp_path / "features" / "mine" / "GMH_AT2_to_GMH_S60.tif" / "features.npy"
+    table = np.load(path)
+    assert files["GMH_AT2_to_GMH_S60.tif"] == path
+    assert (table.dtype, table.shape) == (np.float32, (5, 6))
+    assert table[:, :3].tolist() == slides.slides[0].places.tolist()
+    assert np.allclose(table[:, 3:], mean_colour(slides.slides[0].tiles.read()))
+    assert sum(calls) == 15
+
+    def never(pixels: np.ndarray) -> np.ndarray:
+        raise AssertionError("embedded again")
+
+    embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append)
+    some = plism_slides(folder, [4, 0])  # of all the tiles that the file holds, those asked for
+    assert np.array_equal(load_features(path, some.slides[0], 3), table[[4, 0], 3:])
+    with pytest.raises(UsageError, match=r"\(5, 6\) numbers; this bundle's have 4 a tile and 3 for its place"):
+        load_features(path, some.slides[0], 4)
+    np.save(path, table[:3])
+    with pytest.raises(UsageError, match="lacks 2 of the 5 places asked for"):
+        embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append)
+    path.write_bytes(b"no array")
+    with pytest.raises(UsageError, match=r"features\.npy: cannot be read"):
+        embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append)
+
+
+def test_plism_slides_of_other_places_are_refused(tmp_path: Path) -> None:
+    folder = plism(tmp_path / "plism", {"KR_S60": (*PLACES[:3], (10, 448, 448))})
+    with pytest.raises(TileError, match=r"KR_S60_to_GMH_S60\.tif\.h5 lacks 2 places of GMH_AT2.* and holds 1 others"):
+        plism_slides(folder)
+
+
+def test_what_is_not_plism_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TileError, match="0 files named STAINING_SCANNER_to_GMH_S60"):
+        plism_slides(tmp_path)
+    folder = plism(tmp_path / "plism")
+    (folder / "KR_S60_to_GMH_S60.tif.h5").write_bytes(b"cut off")
+    with pytest.raises(TileError, match="not a whole HDF5 file"):
+        plism_slides(folder)
+    with h5py.File(folder / "KR_S60_to_GMH_S60.tif.h5", "w") as file:
+        file["tile_1"] = np.zeros(3)
+    with pytest.raises(TileError, match="tile_1 is not named tile_LEVEL_X_Y"):
+        plism_slides(folder)
+    with h5py.File(folder / "KR_S60_to_GMH_S60.tif.h5", "w") as file:
+        for level, x, y in PLACES:
+            file[f"tile_{level}_{x}_{y}"] = np.zeros((112, 112, 3), np.uint8)
+    with pytest.raises(TileError, match=r"is uint8 \(112, 112, 3\); uint8 \(224, 224, 3\) is needed"):
+        plism_slides(folder).slides[2].tiles.read()
+
+
+def test_paired_folders(tmp_path: Path) -> None:
+    folder = scanners(tmp_path / "mine", ("AT2", "GMH_P"))
+    slides = paired_slides(folder)
+    assert [(s.name, s.staining, s.scanner) for s in slides.slides] == [("AT2", "", "AT2"), ("GMH_P", "GMH", "P")]
+    assert slides.places == 3
+    (folder / "AT2" / "place2.png").unlink()
+    with pytest.raises(TileError, match=r"place2\.png is in GMH_P but not in AT2 \(1 such files\)"):
+        paired_slides(folder)
+
+
+def test_paired_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TileError, match="no such folder"):
+        paired_slides(tmp_path / "none")
+    with pytest.raises(TileError, match="1 folders in it"):
+        paired_slides(scanners(tmp_path / "one", ("P",)))
+    with pytest.raises(TileError, match="one place only"):
+        paired_slides(scanners(tmp_path / "few", count=1))
+
+
+def test_synthetic_slides_are_one_tissue_in_every_look() -> None:
+    slides = synthetic_slides(2)
+    assert len(slides.slides) == 91
+    assert len(slides.scanners) == 7
+    by_name = {slide.name: slide.tiles.read([0])[0] for slide in slides.slides if slide.staining == "GMH"}
+    assert np.array_equal(by_name["GMH_S60"], synthesize(1, seed=0, staining="GMH", scanner="S60")[0])
+    assert not np.array_equal(by_name["GMH_AT2"], by_name["GMH_S60"])
+    again = synthetic_slides(2)
+    name = slides.slides[0].name
+    assert again.slides[0].name == name
+    assert np.array_equal(again.slides[0].tiles.read(), slides.slides[0].tiles.read())
+
+
+def test_one_source_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="both PLISM and paired tiles; give one"):
+        open_slides(plism=tmp_path, paired=tmp_path)
+    with pytest.raises(UsageError, match="paired tiles are all taken"):
+        open_slides(paired=tmp_path, tiles=4)
+    with pytest.raises(UsageError, match="rows are for PLISM"):
+        open_slides(tiles=[1, 2])
+    with pytest.raises(UsageError, match="1 places; a tile needs others"):
+        open_slides(tiles=1)
+    assert open_slides(tiles=3).places == 3
