@@ -261,6 +261,7 @@ def _lower(
 ) -> dict[str, Any]:
     """Make the artifact, run program and artifact on the golden tiles, and put golden set and kit beside it."""
     from .lowering import Program
+    from .parts import differences
 
     program = Program(net)
     with stages.stage("program", len(golden)) as advance:
@@ -273,12 +274,15 @@ def _lower(
         checker = import_module(f".backends.{recipe.checked_with}", __package__)
         with stages.stage("run artifact", len(golden)) as advance, checker.Runner(artifact) as runner:
             embeddings["artifact"], ran_with = embed_all(runner, golden, advance), runner.runtime
+    with stages.stage("parts"):
+        differing = differences(net, artifact)
     _write_golden(folder / "golden", golden, embeddings)
     _write_kit(folder / "kit", recipe)
     return {
         "artifact": {"file": artifact.relative_to(folder).as_posix(), "size_bytes": _size(artifact)},
         "ran_with": ran_with,
         "embeddings": embeddings,
+        "differences": differing,
     }
 
 

@@ -51,18 +51,19 @@ def build_report(
     ran_with: str | None,
     reference: str,
     embeddings: Mapping[str, np.ndarray],
+    differences: Sequence[str],
     cost: Mapping[str, Any],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return everything a bundle says about itself, JSON-able; `embeddings` as `drifts` takes them."""
     drift = drifts(embeddings, held_out["keys"])
-    judged = gates(recipe, drift)
+    judged = [*gates(recipe, drift), parts_gate(differences)]
     return {
         "schema": 1,
         "name": name,
         "passed": all(gate["passed"] for gate in judged),
         "cautions": cautions(weights, calibration, held_out),
-        "notes": notes(recipe, ran_with),
+        "notes": [f"The artifact is not its program: {line}." for line in differences] + notes(recipe, ran_with),
         "drift": drift,
         "gates": judged,
         "model": dict(model),
@@ -112,6 +113,11 @@ def gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[dict[str, Any]]:
         for key in ("cosine_mean", "cosine_p01")
         for required in [recipe.to_json()["accept"][key]]
     ]
+
+
+def parts_gate(differing: Sequence[str]) -> dict[str, Any]:
+    """Return the gate that an artifact is its program, part by part: `measured` is how many parts are not."""
+    return {"gate": "other parts", "of": "lowering", "measured": len(differing), "required": 0, "passed": not differing}
 
 
 def cautions(
@@ -194,8 +200,8 @@ def gate_rows(gates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         [
             gate["gate"],
             gate["of"],
-            f"{gate['measured']:.6f}",
-            f">= {gate['required']}",
+            str(gate["measured"]) if gate["of"] == "lowering" else f"{gate['measured']:.6f}",
+            f"{'<=' if gate['of'] == 'lowering' else '>='} {gate['required']}",
             "ok" if gate["passed"] else "FAILED",
         ]
         for gate in gates

@@ -16,9 +16,10 @@ from .drift import measure
 from .errors import BundleError, MissingRuntime, TileError, UsageError
 from .exporting import BATCH, PROGRAM, Progress, embed_all, quantized
 from .recipe import Recipe
-from .report import drifts, gates, notes
+from .report import drifts, gates, notes, parts_gate
 from .tiles import TileSource, open_tiles
 
+_LINES = 5  # of what differs
 _EVALUATOR_NEEDS = ("torch", "coremltools")
 
 
@@ -71,10 +72,13 @@ def verify(
 
 def _of_tiles(fresh: dict[str, Any] | None) -> list[str]:
     """What a reader must know of the given tiles."""
-    if not fresh or not (seen := fresh["seen_in_calibration"]):
+    if not fresh:
         return []
-    count = fresh["source"]["count"]
-    return [f"{seen} of the {count} given tiles were calibrated on: they say nothing about tiles the device will see."]
+    said = [f"The artifact is not its program: {line}." for line in fresh["differences"][:_LINES]]
+    if seen := fresh["seen_in_calibration"]:
+        of = f"{seen} of the {fresh['source']['count']} given tiles were calibrated on"
+        said.append(f"{of}: they say nothing about tiles the device will see.")
+    return said
 
 
 def open_runner(bundle: Bundle, recipe: Recipe, threads: int = 0) -> Runner:
@@ -117,7 +121,7 @@ def _fresh(
 ) -> dict[str, Any]:
     """Measure drift on tiles the bundle has not seen; the program is rebuilt from the weights and `ranges.npz`."""
     from .lowering import Program
-    from .passes.fold import fold
+    from .parts import differences
     from .reference import pick_device, reference_embeddings
 
     device = pick_device(device)
@@ -132,16 +136,10 @@ def _fresh(
         device=device,
         progress=counter(say, "reference", len(source)),
     )
-    net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
-    if recipe.int8:
-        try:
-            net = _quantized(bundle, recipe, net)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # ranges of other layers, shapes or types
-            why = next(iter(str(error).splitlines()), type(error).__name__)
-            raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({why}); export it again") from None
+    net = rebuild(bundle, recipe, vit, spec)
     program = Program(net)
-    _check_same_scales(bundle, net)
     _check_same_program(bundle, program)
+    differing = differences(net, bundle.artifact)
     runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
     keys: list[str] = []
@@ -164,8 +162,34 @@ def _fresh(
         "skipped": source.skipped,
         "reference": reference.runtime,
         "drift": drift,
-        "gates": gates(recipe, drift),
+        "gates": [*gates(recipe, drift), parts_gate(differing)],
+        "differences": differing,
     }
+
+
+def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_only: bool = False) -> Any:
+    """Return a bundle's program from its model, or with `smoothed_only` its full-precision twin, layer for layer.
+
+    Raises BundleError where ranges or scales are not those that the bundle names.
+    """
+    from .passes.fold import fold
+    from .passes.smooth import smooth
+
+    contract = bundle.manifest["contract"]
+    net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
+    if not recipe.int8:
+        _check_same_scales(bundle, net)  # it has none
+        return net
+    try:
+        if smoothed_only:
+            smooth(net, _ranges(bundle), alpha=recipe.quantize.smooth_alpha)
+            return net
+        net = _quantized(bundle, recipe, net)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # ranges of other layers, shapes or types
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({why}); export it again") from None
+    _check_same_scales(bundle, net)
+    return net
 
 
 def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, Any, Any]:

@@ -63,6 +63,7 @@ def report(found: dict[str, np.ndarray] | None = None, recipe: Recipe = RECIPE, 
         "reference": "PyTorch 2.14.1 FP32, CPU",
         "cost": {"seconds": {"calibrate": 1.5, "lower": 2.25}, "peak_memory_bytes": 3 << 29},
         "versions": {"edgepath": "0.1.0"},
+        "differences": [],
     }
     return build_report(embeddings=embeddings() if found is None else found, **(values | changes))
 
@@ -299,3 +300,12 @@ def test_few_tiles_are_said() -> None:
     assert cautions(trained, None, few) == [
         "Measured on 12 tiles only: drift on others may be larger; verify it with --tiles FOLDER."
     ]
+
+
+def test_an_artifact_that_is_not_its_program_fails_and_says_where() -> None:
+    found = report(differences=["vit.norm: epsilon 0.001, the program's is 1e-06"])
+    assert found["passed"] is False
+    assert found["gates"][-1]["measured"] == 1
+    page = to_markdown(found)
+    assert "The artifact is not its program: vit.norm: epsilon 0.001" in page
+    assert "| other parts | lowering | 1 | <= 0 | FAILED |" in page

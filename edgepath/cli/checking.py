@@ -229,6 +229,42 @@ def probe(
     raise typer.Exit(0 if result["passed"] else 1)
 
 
+def debug(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    tiles: Annotated[str | None, typer.Option(help="Up to 64 tiles; default: the golden ones.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw layers and blocks to this PNG.")] = None,
+    weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
+    resize: ResizeOption = Resize.refuse,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where drift comes from, layer by layer, and whether the artifact's numbers are the program's."""
+    from ..debugging import BLOCK_HEADER, LAYER_HEADER, block_rows, draw_debug, layer_rows
+    from ..debugging import debug as run
+
+    if plot is not None:
+        from ..heatmap import check_plot
+
+        check_plot(plot, [bundle], force=force)
+    with progress_bars() as progress:
+        result = run(bundle, tiles=tiles, weights=weights, resize=resize.value, progress=progress)
+    if plot is not None:
+        draw_debug(result, plot)
+    parts = result["parts"]
+    if as_json:
+        print_json(result)
+    else:
+        say_cautions(result["cautions"])
+        print(f"{result['tiles']['count']} tiles of {result['tiles']['name']}")
+        print_table(LAYER_HEADER, layer_rows(result))
+        print_table(BLOCK_HEADER, block_rows(result))
+        for line in parts["differences"]:
+            print(f"not the program's: {line}")
+        count = f"{parts['products']} products and {parts['norms']} norms"
+        print(f"{bundle}: {count}, {len(parts['differences']) or 'none'} of them not as in the program")
+    raise typer.Exit(1 if parts["differences"] else 0)
+
+
 def lint(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle that holds model.onnx.")],
     as_json: AsJson = False,
@@ -252,5 +288,5 @@ def lint(
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (verify, robustness, curves, probe, compare, lint):
+    for command in (verify, robustness, curves, probe, compare, debug, lint):
         app.command()(command)

@@ -1,0 +1,153 @@
+"""The numbers an artifact is made of, read back from its files and held against the program it was lowered from.
+
+End to end, rounding to 8 bits hides a small mistake: two exact executions of one program lie further apart than a norm
+with a wrong epsilon moves it. So a lowering is proved part by part: the integers and scales of every linear, the input
+scale it rounds with, and the weights and epsilon of every norm. What is computed with them is the runtime's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..passes.fold import EdgeModel
+
+# FP16 keeps 11 bits, and below 6.1e-5 steps of 6e-8 (onnxruntime's converter raises what is smaller to one step).
+_RELATIVE, _ABSOLUTE = 2.0**-11, 1e-7
+_EPSILON = 0.05  # FP16 holds 1e-6 as 1.01e-6
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product with weights: `weight` (out, in) for a linear, (out, 3, P, P) for the patch convolution.
+
+    int8 where it is quantized; then `scale` (out,) is its weights', `input_scales` those it quantizes and dequantizes
+    its input with.
+    """
+
+    weight: np.ndarray
+    scale: np.ndarray | None = None
+    input_scales: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm: `weight` and `bias` (width,)."""
+
+    epsilon: float
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Products and norms in the order they run in; an artifact's may have no names."""
+
+    products: tuple[Product, ...]
+    norms: tuple[Norm, ...]
+
+
+def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
+    """Return a program's parts by the names of its layers."""
+    import torch
+    from torch import nn
+
+    from ..passes.quantize import QuantizedLinear
+
+    products: dict[str, Product] = {}
+    norms: dict[str, Norm] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            scales = (layer.input_scale, layer.input_scale)
+            products[name] = Product(layer.weight.numpy(), layer.weight_scale.numpy(), scales)
+        elif isinstance(layer, (nn.Linear, nn.Conv2d)):
+            products[name] = Product(layer.weight.detach().numpy())
+        elif isinstance(layer, nn.LayerNorm):
+            weight = torch.ones(layer.normalized_shape) if layer.weight is None else layer.weight.detach()
+            bias = torch.zeros(layer.normalized_shape) if layer.bias is None else layer.bias.detach()
+            norms[name] = Norm(layer.eps, weight.numpy(), bias.numpy())
+    return products, norms
+
+
+def read_parts(artifact: Path) -> Parts:
+    """Return the parts of a `.onnx`, `.xml` (OpenVINO) or `.mlpackage`. Raises BundleError for what cannot be read."""
+    if artifact.suffix == ".onnx":
+        from .onnx import read
+    elif artifact.suffix == ".xml":
+        from .openvino import read
+    else:
+        from .mil import read
+    return read(artifact)
+
+
+def differences(model: EdgeModel, artifact: Path) -> list[str]:
+    """Return, a line each, in what an artifact is not its program; none where it is."""
+    products, norms = named_parts(model)
+    found = read_parts(artifact)
+    said = _counted("products with weights", len(products), len(found.products))
+    said += _counted("norms", len(norms), len(found.norms))
+    if said:
+        return said
+    order = _paired(list(products), list(products.values()), found.products)
+    for name, product in products.items():
+        said += [f"{name}: {what}" for what in _product(product, found.products[order[name]])]
+    for (name, norm), other in zip(norms.items(), found.norms, strict=True):
+        said += [f"{name}: {what}" for what in _norm(norm, other)]
+    return said
+
+
+def _paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
+    """Return which of an artifact's products is which layer: by order, but for query and keys, which come in any."""
+    order = {name: i for i, name in enumerate(names)}
+    for i, name in enumerate(names[:-1]):
+        if name.endswith("attn.q") and theirs[i].weight.shape != ours[i].weight.shape:
+            order[name], order[names[i + 1]] = i + 1, i
+    return order
+
+
+def _counted(what: str, ours: int, theirs: int) -> list[str]:
+    return [] if ours == theirs else [f"{theirs} {what}, the program has {ours}"]
+
+
+def _product(ours: Product, theirs: Product) -> list[str]:
+    if ours.weight.shape != theirs.weight.shape:
+        return [f"weights of shape {theirs.weight.shape}, the program's are {ours.weight.shape}"]
+    if (ours.scale is None) != (theirs.scale is None):
+        return ["quantized" if ours.scale is None else "not quantized"]
+    if ours.scale is None:
+        return [] if _close(ours.weight, theirs.weight) else [f"other weights ({_worst(ours.weight, theirs.weight)})"]
+    said = []
+    if odd := int((ours.weight != theirs.weight).sum()):
+        said.append(f"{odd} of {ours.weight.size} integers differ")
+    assert theirs.scale is not None and ours.input_scales is not None and theirs.input_scales is not None
+    if not np.array_equal(ours.scale, theirs.scale):
+        said.append(f"scales of its weights differ ({_worst(ours.scale, theirs.scale)})")
+    for what, wanted, scale in zip(("quantized", "dequantized"), ours.input_scales, theirs.input_scales, strict=True):
+        if not np.isclose(wanted, scale, rtol=1e-6, atol=0):
+            said.append(f"its input is {what} with {scale:.6g}, the program's scale is {wanted:.6g}")
+    return said
+
+
+def _norm(ours: Norm, theirs: Norm) -> list[str]:
+    said = []
+    if not np.isclose(ours.epsilon, theirs.epsilon, rtol=_EPSILON, atol=0):
+        said.append(f"epsilon {theirs.epsilon:.3g}, the program's is {ours.epsilon:.3g}")
+    for what in ("weight", "bias"):
+        wanted, value = getattr(ours, what), getattr(theirs, what)
+        if wanted.shape != value.shape or not _close(wanted, value):
+            said.append(f"another {what}")
+    return said
+
+
+def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    return bool(np.allclose(theirs.astype(np.float64), ours.astype(np.float64), rtol=_RELATIVE, atol=_ABSOLUTE))
+
+
+def _worst(ours: np.ndarray, theirs: np.ndarray) -> str:
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    apart, whole = float(np.linalg.norm(theirs - ours)), float(np.linalg.norm(ours))
+    return f"relative L2 {apart / max(whole, 1e-30):.2g}"

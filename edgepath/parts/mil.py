@@ -1,0 +1,51 @@
+"""Parts of a Core ML package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BundleError
+from ..mil.program import Operation, Program, load_program
+from . import Norm, Parts, Product
+
+
+def read(path: Path) -> Parts:
+    """Return the parts of a package as edgepath writes it. Raises BundleError for a product in another form."""
+    program = load_program(path)
+    products = [_product(program, one) for one in program.operations if one.kind in ("linear", "conv")]
+    norms = [_norm(program, one) for one in program.operations if one.kind == "layer_norm"]
+    return Parts(tuple(products), tuple(norms))
+
+
+def _product(program: Program, operation: Operation) -> Product:
+    name = operation.inputs["weight"][0]
+    maker = program.made_by.get(name)
+    if maker is None:
+        return Product(_value(program, name, operation))
+    if maker.kind != "constexpr_blockwise_shift_scale":
+        raise BundleError(f"{program.where(operation)}: weights unpacked by {maker.kind}; export it again")
+    weight = _value(program, maker.inputs["data"][0], operation)
+    scale = _value(program, maker.inputs["scale"][0], operation).ravel().astype(np.float32)
+    after = program.made_by.get(operation.inputs["x"][0])
+    before = program.made_by.get(after.inputs["input"][0]) if after is not None and after.kind == "dequantize" else None
+    if after is None or before is None or before.kind != "quantize":
+        raise BundleError(f"{program.where(operation)}: its input is not quantized, its weights are; export it again")
+    scales = [float(_value(program, one.inputs["scale"][0], one).ravel()[0]) for one in (before, after)]
+    return Product(weight, scale, (scales[0], scales[1]))
+
+
+def _norm(program: Program, operation: Operation) -> Norm:
+    epsilon, weight, bias = (
+        _value(program, operation.inputs[key][0], operation) for key in ("epsilon", "gamma", "beta")
+    )
+    return Norm(float(epsilon.ravel()[0]), weight, bias)
+
+
+def _value(program: Program, name: str, operation: Operation) -> np.ndarray:
+    constant = program.constants.get(name)
+    value = constant.read() if constant is not None else None
+    if not isinstance(value, np.ndarray):
+        raise BundleError(f"{program.where(operation)}: {name} is computed, numbers were expected; export it again")
+    return value

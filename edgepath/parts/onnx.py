@@ -1,0 +1,53 @@
+"""Parts of an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BundleError
+from ..onnxgraph import PRODUCTS, Graph, read_graph
+from . import Norm, Parts, Product
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+def read(path: Path) -> Parts:
+    """Return the parts of a graph as edgepath writes it. Raises BundleError for a product in another form."""
+    graph = read_graph(path)
+    products = [_product(graph, node, path) for node in graph.of(*PRODUCTS) if graph.is_weight(node.input[1])]
+    norms = [_norm(graph, node, path) for node in graph.of("LayerNormalization")]
+    return Parts(tuple(products), tuple(norms))
+
+
+def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
+    maker = graph.made_by.get(node.input[1])
+    dequantized = maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+    weight = _value(graph, node.input[1] if dequantized is None else dequantized.input[0], path)
+    if graph.output_axis(node, weight.ndim) != 0:
+        weight = weight.T
+    if dequantized is None:
+        return Product(weight)
+    after = graph.made_by.get(node.input[0])
+    before = graph.made_by.get(after.input[0]) if after is not None else None
+    if after is None or before is None or (after.op_type, before.op_type) != ("DequantizeLinear", "QuantizeLinear"):
+        raise BundleError(f"{path.name}: the input of {node.name} is not quantized, its weights are; export it again")
+    scales = [float(_value(graph, one.input[1], path)) for one in (before, after)]
+    return Product(weight, _value(graph, dequantized.input[1], path).astype(np.float32), (scales[0], scales[1]))
+
+
+def _norm(graph: Graph, node: NodeProto, path: Path) -> Norm:
+    known: dict[str, Any] = {one.name: one.f for one in node.attribute}
+    weight = _value(graph, node.input[1], path)
+    bias = _value(graph, node.input[2], path) if len(node.input) > 2 else np.zeros_like(weight)
+    return Norm(float(known.get("epsilon", 1e-5)), weight, bias)
+
+
+def _value(graph: Graph, name: str, path: Path) -> np.ndarray:
+    value = graph.array(name)
+    if value is None:
+        raise BundleError(f"{path.name}: {name} is computed, a constant was expected; export it again")
+    return value

@@ -1,0 +1,97 @@
+"""Parts of an OpenVINO IR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError
+from . import Norm, Parts, Product
+
+_LEVELS = 127  # a range of 8 bits ends at 127 steps
+
+
+def read(path: Path) -> Parts:
+    """Return the parts of an IR as edgepath writes it. Raises BundleError for a product or norm in another form."""
+    import openvino
+
+    try:
+        model = openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise BundleError(f"{path.name}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from None
+    products, norms = [], []
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind in ("MatMul", "Convolution") and _constant(_input(node, 1)):
+            products.append(_product(node, path))
+        elif kind == "MVN":
+            norms.append(_norm(node, path))
+    return Parts(tuple(products), tuple(norms))
+
+
+def _product(node: Any, path: Path) -> Product:
+    source, scale = _input(node, 1), None
+    if source.get_type_name() == "Multiply" and _integers(source):
+        scale = _value(_input(source, 1), path).ravel().astype(np.float32)
+        source = _input(source, 0)
+    weight = _value(source, path)
+    if node.get_type_name() == "MatMul" and not node.get_attributes()["transpose_b"]:
+        weight = weight.T
+    if scale is None:
+        return Product(weight)
+    return Product(weight.astype(np.int8), scale, _input_scales(_input(node, 0), node, path))
+
+
+def _input_scales(dequantized: Any, node: Any, path: Path) -> tuple[float, float]:
+    """Follow Multiply <- Subtract <- Convert ... <- FakeQuantize, and return the scales of both its ends."""
+    at = dequantized
+    while at.get_type_name() in ("Multiply", "Subtract", "Convert"):
+        at = _input(at, 0)
+    if at.get_type_name() != "FakeQuantize" or dequantized.get_type_name() != "Multiply":
+        raise BundleError(f"{path.name}: the input of {node.get_friendly_name()} is not quantized; export it again")
+    high = float(_value(_input(at, 2), path))
+    return high / _LEVELS, float(_value(_input(dequantized, 1), path))
+
+
+def _norm(node: Any, path: Path) -> Norm:
+    values = []
+    at = node
+    for kind in ("Multiply", "Add"):  # weight, then bias
+        users = [one.get_node() for one in at.output(0).get_target_inputs()]
+        if len(users) != 1 or users[0].get_type_name() != kind:
+            raise BundleError(f"{path.name}: {node.get_friendly_name()} is no norm with weight and bias")
+        at = users[0]
+        values.append(_value(_input(at, 1), path).ravel())
+    return Norm(float(node.get_attributes()["eps"]), values[0], values[1])
+
+
+def _input(node: Any, index: int) -> Any:
+    return node.input_value(index).get_node()
+
+
+def _integers(multiply: Any) -> bool:
+    """Tell whether a Multiply dequantizes int8 constants."""
+    at = _input(multiply, 0)
+    while at.get_type_name() == "Convert":
+        at = _input(at, 0)
+    return at.get_type_name() == "Constant" and str(at.get_element_type()) == "<Type: 'int8_t'>"
+
+
+def _constant(node: Any) -> bool:
+    """Tell whether a value is computed of constants alone, by the few operations that unpack weights."""
+    if node.get_type_name() == "Constant":
+        return True
+    if node.get_type_name() in ("Convert", "Reshape"):
+        return _constant(_input(node, 0))
+    return node.get_type_name() == "Multiply" and all(_constant(_input(node, i)) for i in (0, 1))
+
+
+def _value(node: Any, path: Path) -> np.ndarray:
+    """Return the value of a constant, through the operations that only convert or reshape it."""
+    while node.get_type_name() in ("Convert", "Reshape"):
+        node = _input(node, 0)
+    if node.get_type_name() != "Constant":
+        raise BundleError(f"{path.name}: {node.get_friendly_name()} is computed, a constant was expected")
+    return np.array(node.get_data())

@@ -1,0 +1,219 @@
+"""A fault in an artifact is found where it is, in the files of every runtime; and nothing else is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgepath
+from edgepath.bundle import Bundle
+from edgepath.exporting import Exported
+from edgepath.mil.program import load_program
+from edgepath.parts import differences, named_parts, read_parts
+from edgepath.recipe import Recipe
+from edgepath.verification import rebuild, same_weights
+
+Exports = Callable[[str], Exported]
+Altered = Callable[[str, Callable[[Path], object]], Bundle]
+TARGETS = (
+    *("onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"),
+    *("jetson-fp16", "jetson-int8", "coreml-fp16", "coreml-int8"),
+)
+PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
+QKV = "vit.blocks.0.attn.qkv"
+
+
+def program_of(bundle: Bundle) -> Any:
+    vit, spec, _ = same_weights(bundle, None)
+    return rebuild(bundle, Recipe.from_json(bundle.manifest["recipe"]), vit, spec)
+
+
+def found_in(bundle: Bundle) -> list[str]:
+    return differences(program_of(bundle), bundle.artifact)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_artifact_is_its_program(exports: Exports, target: str) -> None:
+    done = exports(target)
+    assert found_in(done.bundle) == []
+    products, norms = named_parts(program_of(done.bundle))
+    read = read_parts(done.bundle.artifact)
+    assert (len(read.products), len(read.norms)) == (len(products), len(norms)) == (10, 5)
+    int8 = target.endswith("int8")
+    assert sum(product.weight.dtype == np.int8 for product in read.products) == (9 if int8 else 0)
+    assert done.report["gates"][-1] == {
+        "gate": "other parts", "of": "lowering", "measured": 0, "required": 0, "passed": True
+    }  # fmt: skip
+
+
+class Faults:
+    """The four faults, as a change to the files of one kind of artifact."""
+
+    def __init__(self, stored: dict[str, np.ndarray], scale: np.ndarray, file: str) -> None:
+        self.stored, self.scale, self.file = stored, scale, file
+
+    def swapped(self, folder: Path) -> None:
+        one, other = (self.stored[name].tobytes() for name in PROJ)
+        data = bytearray((folder / self.file).read_bytes())
+        assert data.count(one) == data.count(other) == 1
+        places = data.index(one), data.index(other)
+        data[places[0] : places[0] + len(one)], data[places[1] : places[1] + len(one)] = other, one
+        (folder / self.file).write_bytes(data)
+
+    def transposed(self, folder: Path) -> None:
+        self._replace(folder, self.stored[QKV], np.ascontiguousarray(self.stored[QKV].T))
+
+    def scaled(self, folder: Path) -> None:
+        self._replace(folder, self.scale, (self.scale * 1.25).astype(self.scale.dtype))
+
+    def _replace(self, folder: Path, old: np.ndarray, new: np.ndarray) -> None:
+        data = (folder / self.file).read_bytes()
+        assert data.count(old.tobytes()) == 1
+        (folder / self.file).write_bytes(data.replace(old.tobytes(), new.tobytes()))
+
+
+def faults(bundle: Bundle) -> Faults:
+    """Return the numbers of a bundle's program as its artifact stores them."""
+    products, _ = named_parts(program_of(bundle))
+    turned = bundle.backend != "coreml"  # ONNX and OpenVINO store (in, out)
+    stored = {
+        name: np.ascontiguousarray(product.weight.T if turned else product.weight)
+        for name, product in products.items()
+        if product.scale is not None
+    }
+    half = bundle.backend in ("coreml", "tensorrt")
+    scale = products[QKV].scale
+    assert scale is not None
+    kept = scale.astype(np.float16 if half else np.float32)
+    file = {"openvino": "model.bin", "coreml": "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"}
+    return Faults(stored, kept, file.get(bundle.backend, "model.onnx"))
+
+
+@pytest.mark.parametrize("target", ["onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("swapped", rf"^{re.escape(PROJ[0])}: \d+ of 9216 integers differ$"),
+        ("transposed", rf"^{re.escape(QKV)}: \d+ of 27648 integers differ$"),
+        ("scaled", rf"^{re.escape(QKV)}: scales of its weights differ \(relative L2 0\.25\)$"),
+    ],
+)
+def test_a_swapped_transposed_or_scaled_weight_is_found(
+    exports: Exports, altered: Altered, target: str, fault: str, said: str
+) -> None:
+    change = getattr(faults(exports(target).bundle), fault)
+    found = found_in(altered(target, change))
+    assert len(found) == (2 if fault == "swapped" else 1)
+    assert re.search(said, found[0])
+
+
+def onnx_epsilon(folder: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    norm = [node for node in model.graph.node if node.op_type == "LayerNormalization"][1]
+    next(one for one in norm.attribute if one.name == "epsilon").f = 1e-3
+    onnx.save(model, folder / "model.onnx")
+
+
+def openvino_epsilon(folder: Path) -> None:
+    text = (folder / "model.xml").read_text()
+    places = [match.span() for match in re.finditer(r'(?<=eps=")[^"]+', text)]
+    assert len(places) == 5
+    (folder / "model.xml").write_text(text[: places[1][0]] + "0.001" + text[places[1][1] :])
+
+
+def coreml_epsilon(folder: Path) -> None:
+    from coremltools.proto import Model_pb2
+
+    path = folder / "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
+    spec = Model_pb2.Model()
+    spec.ParseFromString(path.read_bytes())
+    function = spec.mlProgram.functions["main"]
+    operations = function.block_specializations[function.opset].operations
+    norm = [one for one in operations if one.type == "layer_norm"][1]
+    name = norm.inputs["epsilon"].arguments[0].name
+    const = next(one for one in operations if one.outputs and one.outputs[0].name == name)
+    const.attributes["val"].immediateValue.tensor.bytes.values = np.float16(1e-3).tobytes()
+    path.write_bytes(spec.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("target", "change"),
+    [
+        ("onnx-int8", onnx_epsilon),
+        ("onnx-fp32", onnx_epsilon),
+        ("jetson-int8", onnx_epsilon),
+        ("openvino-int8", openvino_epsilon),
+        ("openvino-fp16", openvino_epsilon),
+        ("coreml-int8", coreml_epsilon),
+        ("coreml-fp16", coreml_epsilon),
+    ],
+)
+def test_another_epsilon_is_found(altered: Altered, target: str, change: Callable[[Path], None]) -> None:
+    bundle = altered(target, change)
+    assert found_in(bundle) == ["vit.blocks.0.norm2: epsilon 0.001, the program's is 1e-06"]
+
+
+def input_scale(folder: Path) -> None:
+    """Quantize and dequantize one layer's input with scales of their own."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(folder / "model.onnx")
+    node = [one for one in model.graph.node if one.op_type == "QuantizeLinear"][3]
+    old = next(one for one in model.graph.initializer if one.name == node.input[1])
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.asarray(numpy_helper.to_array(old) * 3, np.float32), "other_scale")
+    )
+    node.input[1] = "other_scale"
+    onnx.save(model, folder / "model.onnx")
+
+
+def test_an_input_rounded_with_another_scale_is_found(altered: Altered) -> None:
+    (line,) = found_in(altered("onnx-int8", input_scale))
+    assert re.fullmatch(r"vit\.blocks\.0\.mlp\.fc2: its input is quantized with \S+, the program's scale is \S+", line)
+
+
+def test_verify_fails_by_the_parts_what_no_cosine_shows(altered: Altered, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = altered("openvino-int8", openvino_epsilon)
+    result = edgepath.verify(bundle, tiles="synthetic:8:5", device="cpu", threads=2)
+    assert not result["passed"]
+    assert [gate["gate"] for gate in result["tiles"]["gates"] if not gate["passed"]] == ["other parts"]
+    assert any("vit.blocks.0.norm2: epsilon 0.001" in note for note in result["notes"])
+
+
+def test_a_float_weight_in_another_place_is_found(exports: Exports, altered: Altered) -> None:
+    products, _ = named_parts(program_of(exports("onnx-fp32").bundle))
+    weight = np.ascontiguousarray(products[PROJ[0]].weight.T)
+
+    def change(folder: Path) -> None:
+        data = (folder / "model.onnx").read_bytes()
+        assert data.count(weight.tobytes()) == 1
+        (folder / "model.onnx").write_bytes(data.replace(weight.tobytes(), np.ascontiguousarray(weight.T).tobytes()))
+
+    (line,) = found_in(altered("onnx-fp32", change))
+    assert line.startswith(f"{PROJ[0]}: other weights (relative L2 1.")
+
+
+def test_a_layer_too_few_is_counted(altered: Altered) -> None:
+    def change(folder: Path) -> None:
+        import onnx
+
+        model = onnx.load(folder / "model.onnx")
+        norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+        norm.op_type = "Identity"
+        del norm.input[1:], norm.attribute[:]
+        onnx.save(model, folder / "model.onnx")
+
+    assert found_in(altered("onnx-fp32", change)) == ["4 norms, the program has 5"]
+
+
+def test_packages_hold_int8(exports: Exports) -> None:
+    program = load_program(exports("coreml-int8").bundle.artifact)
+    assert sum(one.kind == "constexpr_blockwise_shift_scale" for one in program.operations) == 9
