@@ -9,6 +9,7 @@ probe         whether its embeddings are worth as much for a task
 distill       a large teacher and tiles -> a small student
 embed         tiles -> a file of embeddings
 open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
+torch_module  a bundle as a `torch.nn.Module`, for benchmarks that take an encoder
 open_tiles    a folder, pack, list or the synthetic source, as batches of tiles
 build_pack    a diverse, hashed calibration pack from folders of tiles
 check_pack    whether a pack is still what its manifest says
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .adapters import torch_module as torch_module
     from .bundle import Bundle as Bundle
     from .bundle import open_bundle as open_bundle
     from .comparison import compare as compare
@@ -67,6 +69,7 @@ _HOMES = {
     "open_tiles": "tiles",
     "probe": "probing",
     "robustness": "robust.measuring",
+    "torch_module": "adapters",
     "verify": "verification",
 }
 

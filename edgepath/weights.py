@@ -52,18 +52,24 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
     """Return the timm model in evaluation mode and FP32, its spec, and what its weights are.
 
     `weights` is a `.safetensors`, `.pth`, `.pt` or `.bin` file, a hub snapshot folder (`config.json` and
-    `model.safetensors`), or `random`; None takes the model's own: from the hub, or for a model without any, random ones
-    from a fixed seed. A folder's `config.json` decides mean and std; the spec that is returned has them.
+    `model.safetensors`), or `random`; None takes the model's own: from the hub, those that ship with edgepath, or for a
+    model without any, random ones from a fixed seed. A folder's `config.json` decides mean and std; the spec that is
+    returned has them.
 
     Raises WeightsError for weights that are missing, gated, unreadable, of another shape or not finite.
     """
-    if weights == "random" or (weights is None and not spec.hub):
+    shipped = shipped_weights(spec.name) if weights is None and not spec.hub else None
+    if weights == "random" or (weights is None and not spec.hub and shipped is None):
         vit = random_model(spec)
         return vit, spec, Weights(f"random, seed {SEED}", state_sha256(vit), random=True)
     if weights == "":
         raise WeightsError('weights "": give a file, a hub snapshot folder, or random')
-    path = Path(weights) if weights is not None else _from_hub(spec)
-    source = path.resolve().name if weights is not None else f"hub {spec.hub}"
+    if shipped is not None:
+        path, source = shipped, f"{spec.name}, shipped with edgepath"
+    elif weights is not None:
+        path, source = Path(weights), Path(weights).resolve().name
+    else:
+        path, source = _from_hub(spec), f"hub {spec.hub}"
     if not path.exists():
         raise WeightsError(f"weights {path}: no such file or folder; give a file, a hub snapshot folder, or random")
     if path.is_dir():
@@ -75,6 +81,12 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
         source += resampled
     _fill(vit, state, f"weights {path}", spec)
     return vit.eval(), spec, Weights(source, state_sha256(vit), random=False)
+
+
+def shipped_weights(name: str) -> Path | None:
+    """Return the folder of the weights that ship with edgepath under a model's name, None where there are none."""
+    folder = Path(__file__).with_name("shipped") / name
+    return folder if (folder / _STATE).is_file() else None
 
 
 def build(spec: ModelSpec) -> nn.Module:

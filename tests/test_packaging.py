@@ -41,7 +41,7 @@ NEED_TORCH = (
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "losses", "networks", "processes")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
-    "edgepath.robust.metrics",
+    *("edgepath.adapters", "edgepath.robust.metrics"),
 )
 WITHOUT_OPTIONAL = f"""
 import sys

@@ -265,6 +265,36 @@ def debug(
     raise typer.Exit(1 if parts["differences"] else 0)
 
 
+def add_report(
+    bundle: Annotated[Path, typer.Argument(help="The bundle that was copied to the device.")],
+    report: Annotated[Path, typer.Argument(help="device-report.json, as kit/check.py wrote it there.")],
+) -> None:
+    """Keep what a device measured, beside the bundle."""
+    from ..devicereports import HEADER, report_rows
+    from ..devicereports import add_report as run
+
+    added = run(bundle, report)
+    print_table(HEADER, report_rows([added]))
+    raise typer.Exit(0 if added["passed"] else 1)
+
+
+def show_reports(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what devices measured of a bundle."""
+    from ..bundle import open_bundle
+    from ..devicereports import HEADER, device_reports, report_rows
+
+    found = device_reports(open_bundle(bundle))
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(HEADER, report_rows(found))
+    else:
+        print(f"{bundle}: no device has reported; run kit/check.py on one, then edgepath report add")
+
+
 def lint(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle that holds model.onnx.")],
     as_json: AsJson = False,
@@ -290,3 +320,7 @@ def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (verify, robustness, curves, probe, compare, debug, lint):
         app.command()(command)
+    reports = typer.Typer(no_args_is_help=True, help="Keep and show what devices measured (kit/check.py).")
+    reports.command("add")(add_report)
+    reports.command("show")(show_reports)
+    app.add_typer(reports, name="report")
