@@ -22,7 +22,7 @@ from .tiles import TileSource, open_tiles
 from .verification import counter, open_runner, same_weights, seen_in_calibration
 
 FULL, ARTIFACT = "full precision", "artifact"
-METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear"}
+METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear", "eva": "eva's linear head"}
 _GROUPS = ("patient", "case", "slide", "group")
 
 
@@ -32,6 +32,7 @@ def probe(
     *,
     folds: int = 5,
     seed: int = 0,
+    eva_steps: int = 0,
     weights: str | Path | None = None,
     resize: str = "refuse",
     skip_bad: bool = False,
@@ -42,7 +43,8 @@ def probe(
     """Predict labels from a bundle's embeddings and from its full-precision model's, on the same folds; compare.
 
     `labelled` is a folder with a folder a class, or a CSV with columns `path` (below the CSV's folder) and `label`,
-    and one of `patient`, `case`, `slide` or `group`, whose tiles then stay in one fold. Returns scores with intervals,
+    and one of `patient`, `case`, `slide` or `group`, whose tiles then stay in one fold. `eva_steps` adds kaiko-eva's
+    linear head, trained for so many steps (12,500 in eva). Returns scores with intervals,
     the tiles whose prediction changed, and the gates of the recipe's `[accept.probe]`, JSON-able.
 
     Raises UsageError for labels or groups that no fold can be made of, and what `verify` raises.
@@ -70,11 +72,14 @@ def probe(
     units = [groups[key] for key in kept] if groups else None
     scores: dict[str, Any] = {}
     flips = []
-    for method in METHODS:
+    methods = [method for method in METHODS if method != "eva" or eva_steps]
+    for method in methods:
         predicted = {}
         scores[method] = {}
         for name, values in embeddings.items():
-            score, predicted[name] = cross_validate(values, names, method=method, groups=units, folds=folds, seed=seed)
+            score, predicted[name] = cross_validate(
+                values, names, method=method, groups=units, folds=folds, seed=seed, steps=eva_steps
+            )
             scores[method][name] = score.to_json()
         flips += [
             {"tile": key, "method": method, "label": label, FULL: str(was), ARTIFACT: str(now)}
@@ -92,6 +97,7 @@ def probe(
         "groups": len(set(units)) if units else None,
         "folds": folds,
         "seed": seed,
+        "eva_steps": eva_steps,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
         "notes": ([f"{seen} of the tiles were calibrated on."] if seen else []) + notes(recipe, ran_with[ARTIFACT]),

@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import UsageError
 
-Method = Literal["knn", "linear"]
+Method = Literal["knn", "linear", "eva"]
 NEIGHBOURS = 5
 _RESAMPLES = 2000
 _TIE = 1e-9  # cosines that differ by less are equal
@@ -67,12 +67,14 @@ def cross_validate(
     groups: Sequence[str] | None = None,
     folds: int = 5,
     seed: int = 0,
+    steps: int | None = None,
 ) -> tuple[Score, np.ndarray]:
     """Predict every tile's label by a model fitted on the other folds; return the score and the predictions (N,).
 
     `embeddings` is float32 (N, D). `knn` votes among the 5 nearest by cosine; `linear` is logistic regression on
-    standardized features (L2, C = 1). Folds are stratified by label and shuffled by `seed`; tiles of one of `groups`
-    (a slide, a patient) stay in one fold. The interval is a bootstrap over tiles, or over groups where there are some.
+    standardized features (L2, C = 1); `eva` is kaiko-eva's linear head (`evahead`), `steps` of it. Folds are stratified
+    by label and shuffled by `seed`; tiles of one of `groups` (a slide, a patient) stay in one fold. The interval is a
+    bootstrap over tiles, or over groups where there are some.
 
     Raises UsageError for a single class, fewer tiles of a class than folds, or embeddings that are not finite.
     """
@@ -86,7 +88,7 @@ def cross_validate(
     truth = np.asarray(labels)
     predicted, shares = np.empty_like(truth), np.zeros((len(truth), len(names)))
     for train, test in splitter.split(embeddings, truth, groups):
-        fitted = _estimator(method).fit(embeddings[train], truth[train])
+        fitted = _estimator(method, steps, seed).fit(embeddings[train], truth[train])
         predicted[test] = fitted.predict(embeddings[test])
         shares[np.ix_(test, np.searchsorted(names, fitted.classes_))] = fitted.predict_proba(embeddings[test])
     units = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -141,8 +143,8 @@ def retrieve(embeddings: Mapping[str, np.ndarray]) -> Retrieval:
 
 
 def _check(embeddings: np.ndarray, labels: Sequence[str], counts: Mapping[str, int], folds: int, method: str) -> None:
-    if method not in ("knn", "linear"):
-        raise UsageError(f'probe: method "{method}"; known: knn, linear')
+    if method not in ("knn", "linear", "eva"):
+        raise UsageError(f'probe: method "{method}"; known: knn, linear, eva')
     if len(embeddings) != len(labels) or embeddings.ndim != 2:
         raise UsageError(f"probe: embeddings of shape {embeddings.shape} for {len(labels)} labels; give one a tile")
     if not np.isfinite(embeddings).all():
@@ -169,7 +171,11 @@ def _check_groups(labels: Sequence[str], groups: Sequence[str], folds: int) -> N
         )
 
 
-def _estimator(method: Method) -> Any:
+def _estimator(method: Method, steps: int | None, seed: int) -> Any:
+    if method == "eva":
+        from .evahead import STEPS, EvaHead
+
+        return EvaHead(steps=steps or STEPS, seed=seed)
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline

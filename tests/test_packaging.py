@@ -41,7 +41,7 @@ NEED_TORCH = (
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "losses", "networks", "processes")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
-    *("edgepath.adapters", "edgepath.robust.metrics"),
+    *("edgepath.adapters", "edgepath.evahead", "edgepath.robust.metrics"),
 )
 WITHOUT_OPTIONAL = f"""
 import sys

@@ -40,10 +40,10 @@ def test_neighbours_vote_as_in_scikit_learn() -> None:
     assert score.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, expected))
 
 
-@pytest.mark.parametrize("method", ["knn", "linear"])
+@pytest.mark.parametrize("method", ["knn", "linear", "eva"])
 def test_score_tells_classes_that_lie_apart_from_noise(method: str) -> None:
-    apart, _ = cross_validate(embeddings(8.0), LABELS, method=method)  # type: ignore[arg-type]
-    mixed, _ = cross_validate(embeddings(0.0), LABELS, method=method)  # type: ignore[arg-type]
+    apart, _ = cross_validate(embeddings(8.0), LABELS, method=method, steps=400)  # type: ignore[arg-type]
+    mixed, _ = cross_validate(embeddings(0.0), LABELS, method=method, steps=400)  # type: ignore[arg-type]
     assert apart.balanced_accuracy > 0.95
     assert 0.2 < mixed.balanced_accuracy < 0.5  # three classes
     assert mixed.high - mixed.low > 0.1
@@ -142,3 +142,18 @@ def test_scanners_with_other_places_are_refused() -> None:
         retrieve({"A": np.ones((3, 4))})
     with pytest.raises(UsageError, match="give two or more alike"):
         retrieve({"A": np.ones((3, 4)), "B": np.ones((4, 4))})
+
+
+def test_evas_head_is_the_best_it_was_on_tiles_it_did_not_train_on() -> None:
+    from edgepath.evahead import EvaHead
+
+    values, truth = embeddings(4.0), np.array(LABELS)
+    first, again = (EvaHead(steps=600, seed=1).fit(values, truth) for _ in range(2))
+    shares = first.predict_proba(values)
+    assert shares.shape == (60, 3)
+    assert np.allclose(shares.sum(1), 1)
+    assert np.array_equal(shares, again.predict_proba(values))
+    assert first.classes_.tolist() == ["fat", "stroma", "tumour"]
+    assert balanced_accuracy(truth, first.predict(values)) > 0.9
+    untrained = EvaHead(steps=1, seed=1).fit(values, truth)
+    assert balanced_accuracy(truth, untrained.predict(values)) < balanced_accuracy(truth, first.predict(values))
