@@ -63,7 +63,8 @@ def print_report(report: dict[str, Any]) -> None:
 
 def print_verification(result: dict[str, Any]) -> None:
     say_cautions([*result["cautions"], *result["notes"]])
-    for name, part in (("golden tiles", result["golden"]), ("given tiles", result["tiles"])):
+    parts = {"golden tiles": result["golden"], "captured tiles": result["captured"], "given tiles": result["tiles"]}
+    for name, part in parts.items():
         if part is not None:
             say_skipped(part.get("skipped", ()))
             print(f"{name} ({result['ran_with']})")

@@ -15,6 +15,7 @@ from .doctor import require
 from .drift import measure
 from .errors import BundleError, MissingRuntime, TileError, UsageError
 from .exporting import BATCH, PROGRAM, Progress, embed_all, quantized
+from .golden import Golden, open_golden
 from .recipe import Recipe
 from .report import drifts, gates, notes, parts_gate
 from .tiles import TileSource, open_tiles
@@ -28,6 +29,7 @@ def verify(
     *,
     tiles: str | Path | Sequence[str | Path] | None = None,
     weights: str | Path | None = None,
+    golden: str | Path | None = None,
     resize: str = "refuse",
     skip_bad: bool = False,
     threads: int = 0,
@@ -38,9 +40,11 @@ def verify(
 
     Always on the golden tiles in the bundle (torch is not needed for that, but where Core ML is evaluated it is). With
     `tiles`, also on those: the full-precision model is loaded again (from `weights` where the bundle was made from a
-    file) and must have the hash the bundle names. `result["passed"]` is the verdict. An artifact whose device is not
-    here runs with what the recipe checks it with (a Jetson's graph with ONNX Runtime, a Core ML package with an
-    evaluator of its operations), and `result["ran_with"]` says so.
+    file) and must have the hash the bundle names. `golden` is a set that `reference capture` wrote, on a GPU perhaps:
+    drift is measured on its tiles too, against its embeddings. `result["passed"]` is the verdict.
+
+    An artifact whose device is not here runs with what the recipe checks it with (a Jetson's graph with ONNX Runtime, a
+    Core ML package with an evaluator of its operations), and `result["ran_with"]` says so.
 
     Raises BundleError for a bundle that is altered or incomplete, MissingRuntime where nothing here can run it.
     """
@@ -49,22 +53,25 @@ def verify(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     recipe = Recipe.from_json(bundle.manifest["recipe"])
     say = progress or (lambda stage, done, total: None)
+    captured = None if golden is None else open_golden(golden, bundle)
     source = None
     if tiles is not None:
         require("torch", "export")
         source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
     with open_runner(bundle, recipe, threads) as runner:
-        golden = _golden(bundle, recipe, runner, say)
+        own = _golden(bundle, recipe, runner, say)
+        other = None if captured is None else _captured(recipe, captured, runner, say)
         fresh = None if source is None else _fresh(bundle, recipe, runner, source, weights, device, say)
         ran_with = runner.runtime
-    parts = [part for part in (golden, fresh) if part is not None]
+    parts = [part for part in (own, other, fresh) if part is not None]
     return {
         "name": bundle.name,
         "bundle": bundle.digest,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
         "notes": notes(recipe, ran_with) + _of_tiles(fresh),
-        "golden": golden,
+        "golden": own,
+        "captured": other,
         "tiles": fresh,
         "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
     }
@@ -108,6 +115,14 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> di
     drift = drifts(embeddings, bundle.manifest["held_out"]["keys"])
     drift["noise_floor"] = bundle.manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
     return {"drift": drift, "gates": gates(recipe, drift)}
+
+
+def _captured(recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> dict[str, Any]:
+    """Measure drift against embeddings that were captured elsewhere."""
+    advance = counter(say, "captured tiles", len(captured.tiles))
+    embeddings = {"reference": captured.embeddings, "artifact": embed_all(runner, captured.tiles, advance)}
+    drift = drifts(embeddings, captured.keys)
+    return {"reference": captured.facts["runtime"], "drift": drift, "gates": gates(recipe, drift)}
 
 
 def _fresh(

@@ -14,6 +14,7 @@ from .options import AsJson, Resize, ResizeOption, SkipBad, Threads
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
     tiles: Annotated[str | None, typer.Option(help="A folder or pack of other tiles, or `synthetic`.")] = None,
+    golden: Annotated[Path | None, typer.Option(help="A golden set of `edgepath reference capture`.")] = None,
     weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
@@ -28,6 +29,7 @@ def verify(
         result = run(
             bundle,
             tiles=tiles,
+            golden=golden,
             weights=weights,
             resize=resize.value,
             skip_bad=skip_bad,

@@ -158,6 +158,41 @@ def embed(
     print(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
 
 
+def capture(
+    model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
+    tiles: Annotated[str, typer.Option(help="Best a pack of 64 tiles; or a folder, or `synthetic:COUNT`.")],
+    out: Annotated[Path, typer.Option(help="The golden set, an .npz file.")],
+    weights: Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = None,
+    embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda.")] = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed tiles in full precision, on a GPU where there is one, for `edgepath verify --golden` elsewhere."""
+    from ..golden import capture as run
+
+    with progress_bars() as progress:
+        done = run(
+            model,
+            tiles,
+            out,
+            weights=weights,
+            embedding=embedding.value if embedding else None,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            device=device,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(done)
+        return
+    say_skipped(done["skipped"])
+    print(f"{done['file']}: {done['source']['count']} tiles, {done['weights']['source']}, {done['runtime']}")
+
+
 def build_pack(
     sources: Annotated[list[str], typer.Argument(help="Folders of tiles, packs, or `synthetic`.")],
     out: Annotated[Path, typer.Option(help="Folder of the new pack.")],
@@ -207,3 +242,6 @@ def add(app: typer.Typer) -> None:
     packs.command("build")(build_pack)
     packs.command("check")(check_pack)
     app.add_typer(packs, name="calibrate")
+    references = typer.Typer(no_args_is_help=True, help="Full-precision embeddings to hold bundles against.")
+    references.command("capture")(capture)
+    app.add_typer(references, name="reference")

@@ -17,6 +17,7 @@ Where no foundation model can be had, a teacher is made first:
     imagenet     what a convolutional network trained on photographs sees in tissue
     pretraining  `pretrain`, which trains a vision transformer to see the same behind other colours
     scoring      what a frozen model's class tokens are good for, on real tiles
+    card         the demo student's model card
     demo         the command that makes a trained `demo` student
 
 Source of the method: Filiot et al., arXiv 2501.16239 (H0-mini); formulas: DINO (arXiv 2104.14294), iBOT (arXiv

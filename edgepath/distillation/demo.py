@@ -143,6 +143,7 @@ def main(
     student_steps: Annotated[int, typer.Option(help="Steps of the student; 0 = as demo.toml says.")] = 0,
 ) -> None:
     """Make the demo student from real and synthetic tiles."""
+    from .card import to_card
     from .imagenet import load_stem
     from .pretraining import pretrain
     from .scoring import HEADER, table
@@ -198,6 +199,7 @@ def main(
         "figures": found,
     }
     (out / "demo" / "figures.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (out / "demo" / "README.md").write_text(to_card(facts))
     print_table(HEADER, table(found))
 
 

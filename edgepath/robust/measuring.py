@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,11 @@ def robustness(
             raise UsageError(f"features {root} lie in the bundle, which holds nothing else; give another folder")
         full = reference.Runner(vit, spec.mean, spec.std, contract["embedding"], device)
         artifact = open_runner(bundle, recipe, threads)
-        made_on = {FULL: f"{bundle.model}-fp32-{loaded.sha256[:8]}", ARTIFACT: f"{bundle.name}-{bundle.digest[:8]}"}
+        model, known_as = f"{loaded.sha256} {spec.mean} {spec.std}", bundle.model.replace(":", "-")
+        made_on = {
+            FULL: f"{known_as}-fp32-{hashlib.sha256(model.encode()).hexdigest()[:8]}{slides.identity()}",
+            ARTIFACT: f"{bundle.name}-{bundle.digest[:8]}{slides.identity()}",
+        }
         rows, ran_with = {}, {}
         for name, runner in ((FULL, full), (ARTIFACT, artifact)):
             with runner as run:

@@ -5,6 +5,7 @@ A slide is a tile source with a staining and a scanner; all slides of a set hold
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..errors import TileError, UsageError
 from ..synthesis import SCANNERS, STAININGS, synthesize
 from ..tiles import TileSource, open_tiles
@@ -52,6 +54,18 @@ class SlideSet:
         looks = {"slides": len(self.slides), "places": self.places}
         stainings = sorted({slide.staining for slide in self.slides})
         return {"kind": self.kind, "name": self.name, **looks, "stainings": stainings, "scanners": self.scanners}
+
+    def identity(self) -> str:
+        """Return what embeddings of these slides are kept under: nothing for PLISM's, which are the same everywhere.
+
+        Of paired tiles a hash over all pixels, which decodes them; of synthetic ones the version that draws them.
+        """
+        if self.kind == "plism":
+            return ""
+        if self.kind == "synthetic":
+            return f"-synthetic-{__version__}"
+        pixels = [slide.tiles.provenance()["sha256"] for slide in self.slides]
+        return f"-{hashlib.sha256(''.join(pixels).encode()).hexdigest()[:8]}"
 
     @property
     def scanners(self) -> list[str]:

@@ -107,3 +107,15 @@ def test_a_broken_quantization_fails_the_gates(exports: Exports, altered: Altere
     assert not bad["passed"]
     assert any(row[-1] == "FAILED" for row in gate_rows(bad))
     assert bad["figures"][FULL] == good["figures"][FULL]
+
+
+def test_kept_features_are_not_those_of_other_tiles(exports: Exports, paired: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bundle, features = exports("onnx-fp32").bundle, tmp_path / "features"
+    robustness(bundle, paired=paired, features=features, device="cpu")
+    again = shutil.copytree(paired, tmp_path / "other")
+    for path in again.rglob("0.png"):
+        Image.fromarray(synthesize(1, seed=8)[0]).save(path)
+    robustness(bundle, paired=again, features=features, device="cpu")
+    assert len(list(features.iterdir())) == 4  # two models on two sets
