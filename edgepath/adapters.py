@@ -41,7 +41,7 @@ class TorchModule(nn.Module):
 
     def __init__(self, bundle: Bundle, runner: Any) -> None:
         super().__init__()
-        self._runner = runner
+        self._runner = runner.__enter__()
         self.name, self.ran_with = bundle.name, runner.runtime
         self.size, self.embed_dim = int(bundle.manifest["contract"]["size"]), bundle.dim
         self.mean = tuple(map(float, bundle.manifest["model"]["mean"]))
@@ -58,6 +58,10 @@ class TorchModule(nn.Module):
         pixels = self._pixels(images)
         rows = self._runner(pixels.cpu().numpy())
         return torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(images.device)
+
+    def close(self) -> None:
+        """Let go of the runtime; the module cannot be called after that."""
+        self._runner.__exit__(None, None, None)
 
     def transform(self, image: Image.Image | np.ndarray) -> Tensor:
         """Turn an RGB image into a tensor, uint8 (3, S, S): as it is, or resized where it has another size."""

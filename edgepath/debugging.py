@@ -48,9 +48,10 @@ def debug(
     Raises what `verify` raises.
     """
     require("torch", "export")
-    from .parts import differences, named_parts
+    from .parts import differences, named_parts, require_reader
 
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    require_reader(bundle.artifact)
     recipe = Recipe.from_json(bundle.manifest["recipe"])
     say = progress or (lambda stage, done, total: None)
     if tiles is None:

@@ -59,7 +59,11 @@ def device_reports(bundle: Bundle) -> list[dict[str, Any]]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         digest, reports = kept["bundle"], [dict(one) for one in kept["reports"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if kept["schema"] != SCHEMA:
+            raise ValueError(f"schema {kept['schema']}")
+        for one in reports:
+            _check(one, path)
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); move it away and add the reports again") from None
     if digest != bundle.digest:
         raise BundleError(f"{path}: its reports are of another bundle of this name; move it away")
@@ -100,6 +104,11 @@ def _read_report(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"report {path}: cannot be read ({why}); give device-report.json of kit/check.py") from None
+    _check(found, path)
+    return dict(found)
+
+
+def _check(found: Any, path: Path) -> None:
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UsageError(f"report {path}: is no device report of schema {SCHEMA}; kit/check.py writes one")
     for key, kind in _NEEDED.items():
@@ -109,7 +118,6 @@ def _read_report(path: Path) -> dict[str, Any]:
         report_rows([found])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"report {path}: is not whole ({error!r}); kit/check.py writes one") from None
-    return found
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

@@ -46,7 +46,8 @@ class EvaHead:
             F.cross_entropy(head(values[rows]), truth[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if step % EVERY == 0 or step == self.steps:
-                score = _balanced(head(values[known]).argmax(1), truth[known])
+                # Without any tile to choose by, the last weights are the best there are.
+                score = _balanced(head(values[known]).argmax(1), truth[known]) if len(known) else float(step)
                 if score > best:
                     best, self._weight, self._bias = score, head.weight.detach().clone(), head.bias.detach().clone()
         return self
@@ -64,14 +65,14 @@ class EvaHead:
 
     @staticmethod
     def _kept_out(truth: Tensor, generator: torch.Generator) -> Tensor:
-        """Choose a fifth of every class, one tile at least."""
+        """Choose a fifth of every class, one tile at least where that leaves another."""
         chosen = torch.zeros(len(truth), dtype=torch.bool)
-        for number in truth.unique():
+        for number in set(truth.tolist()):
             of = torch.nonzero(truth == number)[:, 0]
             order = torch.randperm(len(of), generator=generator)
-            chosen[of[order[: max(1, len(of) // 5)]]] = True
+            chosen[of[order[: max(min(1, len(of) - 1), len(of) // 5)]]] = True
         return chosen
 
 
 def _balanced(predicted: Tensor, truth: Tensor) -> float:
-    return float(torch.stack([(predicted[truth == n] == n).float().mean() for n in truth.unique()]).mean())
+    return float(torch.stack([(predicted[truth == n] == n).float().mean() for n in set(truth.tolist())]).mean())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,8 @@ def capture(
     """Embed tiles with the full-precision model (FP32, TF32 off), write both, and return the facts.
 
     `tiles` is best a calibration pack of 64 (`edgepath calibrate build -n 64`), which spreads them over sources,
-    stainings and scanners. Raises UsageError for an output in the way or more than 1,024 tiles, and what `load_model` raises.
+    stainings and scanners. Raises UsageError for an output in the way or more than 1,024 tiles, and what `load_model`
+    raises.
     """
     require("torch", "export")
     from .models import find_model
@@ -93,8 +93,13 @@ def capture(
     partial = beside(path, "partial")
     try:
         with open(partial, "wb") as file:
-            arrays = {"tiles": pixels, "embeddings": found.embeddings, "keys": np.array(found.keys)}
-            np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
+            np.savez_compressed(
+                file,
+                tiles=pixels,
+                embeddings=found.embeddings,
+                keys=np.array(found.keys),
+                facts=np.array(json.dumps(facts)),
+            )
         os.replace(partial, path)
     except OSError as error:
         raise UsageError(f"golden set {path}: cannot be written ({error.strerror})") from None
@@ -111,17 +116,21 @@ def open_golden(path: str | Path, bundle: Bundle) -> Golden:
                 file["tiles"], file["embeddings"], tuple(file["keys"].tolist()), json.loads(str(file["facts"]))
             )
         facts, count = golden.facts, len(golden.keys)
-        named = (facts["weights"]["sha256"], facts["embedding"], facts["runtime"], facts["schema"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        looks = str([facts["model"]["mean"], facts["model"]["std"]])
+        named = (facts["weights"]["sha256"], facts["embedding"], looks, facts["runtime"], facts["schema"])
+    except Exception as error:  # zip, zlib and NumPy each have errors of their own for damaged bytes
         raise UsageError(f"golden set {path}: cannot be read ({error}); capture it again") from None
     size, dim = bundle.manifest["contract"]["size"], bundle.dim
-    wanted = (bundle.manifest["weights"]["sha256"], bundle.manifest["contract"]["embedding"])
-    for what, ours, theirs in zip(("weights", "embedding"), wanted, named, strict=False):
+    model = bundle.manifest["model"]
+    looks = str([model.get("mean"), model.get("std")])
+    wanted = (bundle.manifest["weights"]["sha256"], bundle.manifest["contract"]["embedding"], looks)
+    for what, ours, theirs in zip(("weights", "embedding", "mean and std"), wanted, named, strict=False):
         if ours != theirs:
             raise UsageError(
-                f"golden set {path}: {what} {str(theirs)[:12]}, {bundle.name} has {str(ours)[:12]}; give one of this model"
+                f"golden set {path}: {what} {str(theirs)[:12]}, {bundle.name} has {str(ours)[:12]}; capture another"
             )
-    shapes = (golden.tiles.dtype, golden.tiles.shape, golden.embeddings.dtype, golden.embeddings.shape)
-    if named[3] != SCHEMA or shapes != (np.uint8, (count, size, size, 3), np.float32, (count, dim)) or not count:
-        raise UsageError(f"golden set {path}: holds {shapes}, schema {named[3]}; capture it again")
+    shapes = [f"{values.dtype} {values.shape}" for values in (golden.tiles, golden.embeddings)]
+    needed = [f"uint8 {(count, size, size, 3)}", f"float32 {(count, dim)}"]
+    if named[-1] != SCHEMA or shapes != needed or not count:
+        raise UsageError(f"golden set {path}: holds {' and '.join(shapes)}, schema {named[-1]}; capture it again")
     return golden

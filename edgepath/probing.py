@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -52,18 +53,27 @@ def probe(
     require("torch", "export")
     require("scikit-learn", "probe")
     from .backends import reference
-    from .protocols import cross_validate
+    from .protocols import cross_validate, split_folds
     from .reference import pick_device
 
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     recipe, contract = Recipe.from_json(bundle.manifest["recipe"]), bundle.manifest["contract"]
     source, labels, groups = _open(Path(labelled), contract["size"], resize, skip_bad)
     say = progress or (lambda stage, done, total: None)
+    split_folds(
+        [labels[key] for key in source.keys],
+        [groups[key] for key in source.keys] if groups else None,
+        folds=folds,
+        seed=seed,
+    )  # before hours of work
     vit, spec, _ = same_weights(bundle, weights)
-    full = reference.Runner(vit, spec.mean, spec.std, contract["embedding"], pick_device(device))
     embeddings, ran_with = {}, {}
-    for name, runner in ((FULL, full), (ARTIFACT, open_runner(bundle, recipe, threads))):
-        with runner as run:
+    with ExitStack() as stack:
+        artifact = stack.enter_context(open_runner(bundle, recipe, threads))
+        full = stack.enter_context(
+            reference.Runner(vit, spec.mean, spec.std, contract["embedding"], pick_device(device))
+        )
+        for name, run in ((FULL, full), (ARTIFACT, artifact)):
             advance = counter(say, f"embed, {name}", len(source))
             rows = [embed_all(run, batch.pixels, advance) for batch in source.batches()]
             embeddings[name], ran_with[name] = np.concatenate(rows), run.runtime
@@ -124,10 +134,15 @@ def _open(labelled: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileS
         return _table(labelled, size, resize, skip_bad)
     source = open_tiles(labelled, size=size, resize=resize, skip_bad=skip_bad)
     told = origins(source)
-    labels = {key: told[key]["label"] or (key.split("/")[0] if "/" in key else "") for key in source.keys}
+    labels = {key: told[key]["label"] for key in source.keys}
+    if not any(labels.values()):  # no table names any: the folders do
+        labels = {key: key.split("/")[0] if "/" in key else "" for key in source.keys}
     if bare := [key for key, label in labels.items() if not label]:
         raise UsageError(f"probe {labelled}: {bare[0]} has no label; give a folder with a folder a class, or a CSV")
     slides = {key: told[key]["slide"] for key in source.keys}
+    if any(slides.values()) and not all(slides.values()):
+        bare = [key for key, slide in slides.items() if not slide]
+        raise UsageError(f"probe {labelled}: the slide of {bare[0]} is not known, others' are; name all in a CSV")
     return source, labels, slides if all(slides.values()) else {}
 
 
@@ -141,13 +156,19 @@ def _table(path: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileSour
         found = ", ".join(rows[0]) if rows else "no rows"
         raise UsageError(f"probe {path}: needs columns path and label; found {found}")
     table = {row["path"].replace("\\", "/").removeprefix("./"): row for row in rows}
+    if len(table) < len(rows):
+        names = [row["path"] for row in rows]
+        twice = next(name for name in names if names.count(name) > 1 or name not in table)
+        raise UsageError(f"probe {path}: {twice} stands in it twice; a tile has one label")
     if bare := [name for name, row in table.items() if not row["label"]]:
         raise UsageError(f"probe {path}: {bare[0] or 'a row'} has no label")
     source = open_tiles(path.parent, size=size, resize=resize, skip_bad=skip_bad)
     if missing := sorted(table.keys() - set(source.keys)):
         raise UsageError(f"probe {path}: {missing[0]} is no tile below {path.parent} ({len(missing)} such rows)")
     source = replace(source.select([i for i, key in enumerate(source.keys) if key in table]), name=path.stem)
-    column = next((name for name in _GROUPS if all(row.get(name) for row in table.values())), None)
+    column = next((name for name in _GROUPS if name in rows[0]), None)
+    if column and (bare := [name for name, row in table.items() if not row.get(column)]):
+        raise UsageError(f"probe {path}: {bare[0]} has no {column}; name it for every tile, or leave the column out")
     labels = {key: table[key]["label"] for key in source.keys}
     return source, labels, {key: table[key][column] for key in source.keys} if column else {}
 

@@ -78,16 +78,11 @@ def cross_validate(
 
     Raises UsageError for a single class, fewer tiles of a class than folds, or embeddings that are not finite.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    names, counts = np.unique(np.asarray(labels), return_counts=True)
-    _check(embeddings, labels, dict(zip(names.tolist(), counts.tolist(), strict=True)), folds, method)
-    if groups is not None:
-        _check_groups(labels, groups, folds)
-    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    names = np.unique(np.asarray(labels))
+    _check(embeddings, labels, method)
     truth = np.asarray(labels)
     predicted, shares = np.empty_like(truth), np.zeros((len(truth), len(names)))
-    for train, test in splitter.split(embeddings, truth, groups):
+    for train, test in split_folds(labels, groups, folds=folds, seed=seed):
         fitted = _estimator(method, steps, seed).fit(embeddings[train], truth[train])
         predicted[test] = fitted.predict(embeddings[test])
         shares[np.ix_(test, np.searchsorted(names, fitted.classes_))] = fitted.predict_proba(embeddings[test])
@@ -96,6 +91,32 @@ def cross_validate(
     areas = _interval(lambda rows: auroc(truth[rows], shares[rows]), truth, units, seed)
     score = Score(balanced_accuracy(truth, predicted), *accuracies, auroc(truth, shares), *areas, len(truth))
     return score, predicted
+
+
+def split_folds(
+    labels: Sequence[str], groups: Sequence[str] | None = None, *, folds: int = 5, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows to fit on and to predict of every fold; tiles of a group are in one fold.
+
+    Raises UsageError where a fold would be empty, or would leave too little to fit on.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    truth = np.asarray(labels)
+    _check_labels(truth, folds)
+    if groups is not None:
+        _check_groups(labels, groups, folds)
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    found = list(splitter.split(np.zeros((len(truth), 1)), truth, groups))
+    for train, test in found:
+        lost = set(truth.tolist()) - set(truth[train].tolist())
+        if not len(test) or lost or len(train) < NEIGHBOURS:
+            why = f"none of {min(lost)}" if lost else f"{len(train)} tiles"
+            raise UsageError(
+                f"probe: with {folds} folds, one would have {len(test)} tiles and leave {why} to fit on; at least "
+                f"{NEIGHBOURS} of all classes are needed: give fewer folds, or more tiles or groups"
+            )
+    return found
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -142,13 +163,18 @@ def retrieve(embeddings: Mapping[str, np.ndarray]) -> Retrieval:
     return Retrieval(float(np.mean(cosines)), top1, top10, count, len(unit))
 
 
-def _check(embeddings: np.ndarray, labels: Sequence[str], counts: Mapping[str, int], folds: int, method: str) -> None:
+def _check(embeddings: np.ndarray, labels: Sequence[str], method: str) -> None:
     if method not in ("knn", "linear", "eva"):
         raise UsageError(f'probe: method "{method}"; known: knn, linear, eva')
     if len(embeddings) != len(labels) or embeddings.ndim != 2:
         raise UsageError(f"probe: embeddings of shape {embeddings.shape} for {len(labels)} labels; give one a tile")
     if not np.isfinite(embeddings).all():
         raise UsageError("probe: an embedding is not finite; embed the tiles again")
+
+
+def _check_labels(truth: np.ndarray, folds: int) -> None:
+    names, numbers = np.unique(truth, return_counts=True)
+    counts = dict(zip(names.tolist(), numbers.tolist(), strict=True))
     if folds < 2:
         raise UsageError(f"probe: {folds} folds; at least 2 are needed")
     if len(counts) < 2:
@@ -197,7 +223,13 @@ def _interval(
     members = [np.flatnonzero(units == unit) for unit in np.unique(units)]
     classes = len(np.unique(truth))
     scores: list[float] = []
+    attempts = 0
     while len(scores) < _RESAMPLES:
+        attempts += 1
+        if attempts > 50 * _RESAMPLES:
+            raise UsageError(
+                f"probe: {len(members)} groups are too few for an interval over {classes} classes; give more groups"
+            )
         rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
         if len(np.unique(truth[rows])) == classes:
             scores.append(figure(rows))

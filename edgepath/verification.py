@@ -16,6 +16,8 @@ from .drift import measure
 from .errors import BundleError, MissingRuntime, TileError, UsageError
 from .exporting import BATCH, PROGRAM, Progress, embed_all, quantized
 from .golden import Golden, open_golden
+from .images import tile_sha256
+from .parts import require_reader
 from .recipe import Recipe
 from .report import drifts, gates, notes, parts_gate
 from .tiles import TileSource, open_tiles
@@ -57,10 +59,11 @@ def verify(
     source = None
     if tiles is not None:
         require("torch", "export")
+        require_reader(bundle.artifact)
         source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
     with open_runner(bundle, recipe, threads) as runner:
         own = _golden(bundle, recipe, runner, say)
-        other = None if captured is None else _captured(recipe, captured, runner, say)
+        other = None if captured is None else _captured(bundle, recipe, captured, runner, say)
         fresh = None if source is None else _fresh(bundle, recipe, runner, source, weights, device, say)
         ran_with = runner.runtime
     parts = [part for part in (own, other, fresh) if part is not None]
@@ -69,7 +72,7 @@ def verify(
         "bundle": bundle.digest,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
-        "notes": notes(recipe, ran_with) + _of_tiles(fresh),
+        "notes": notes(recipe, ran_with) + _of_tiles(fresh) + _of_captured(other),
         "golden": own,
         "captured": other,
         "tiles": fresh,
@@ -86,6 +89,11 @@ def _of_tiles(fresh: dict[str, Any] | None) -> list[str]:
         of = f"{seen} of the {fresh['source']['count']} given tiles were calibrated on"
         said.append(f"{of}: they say nothing about tiles the device will see.")
     return said
+
+
+def _of_captured(captured: dict[str, Any] | None) -> list[str]:
+    seen = captured["seen_in_calibration"] if captured else 0
+    return [f"{seen} of the captured tiles were calibrated on: they say little about others."] if seen else []
 
 
 def open_runner(bundle: Bundle, recipe: Recipe, threads: int = 0) -> Runner:
@@ -117,12 +125,17 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> di
     return {"drift": drift, "gates": gates(recipe, drift)}
 
 
-def _captured(recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> dict[str, Any]:
+def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> dict[str, Any]:
     """Measure drift against embeddings that were captured elsewhere."""
     advance = counter(say, "captured tiles", len(captured.tiles))
     embeddings = {"reference": captured.embeddings, "artifact": embed_all(runner, captured.tiles, advance)}
     drift = drifts(embeddings, captured.keys)
-    return {"reference": captured.facts["runtime"], "drift": drift, "gates": gates(recipe, drift)}
+    return {
+        "reference": captured.facts["runtime"],
+        "seen_in_calibration": sum(tile_sha256(tile) in calibrated_on(bundle) for tile in captured.tiles),
+        "drift": drift,
+        "gates": gates(recipe, drift),
+    }
 
 
 def _fresh(
@@ -230,15 +243,20 @@ def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, 
 
 def seen_in_calibration(bundle: Bundle, source: TileSource) -> int:
     """Count the tiles of `source` whose pixels the bundle was calibrated on."""
+    calibrated = calibrated_on(bundle)
+    return sum(source.digests.get(key) in calibrated for key in source.keys)
+
+
+def calibrated_on(bundle: Bundle) -> set[str]:
+    """Return the sha256 of the pixels of every tile a bundle was calibrated on."""
     listed = bundle.path / "calibration.csv"
     if not listed.exists():  # nothing was calibrated
-        return 0
+        return set()
     try:
         with open(listed, encoding="utf-8", newline="") as file:
-            calibrated = {row["sha256_pixels"] for row in csv.DictReader(file)}
+            return {row["sha256_pixels"] for row in csv.DictReader(file)}
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise BundleError(f"bundle {bundle.path}: calibration.csv cannot be read ({error}); export it again") from None
-    return sum(source.digests.get(key) in calibrated for key in source.keys)
 
 
 def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:

@@ -57,7 +57,12 @@ def test_what_is_no_golden_set_is_one_line(exports: Exports, golden: Path, tmp_p
     held = np.load(golden)
     np.savez(tmp_path / "fewer.npz", **{**held, "tiles": held["tiles"][:3]})
     np.savez(tmp_path / "less.npz", tiles=held["tiles"])
-    for name in ("cut", "fewer", "less", "none"):
+    damaged = bytearray(golden.read_bytes())
+    damaged[5000:6000] = bytes(1000)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    np.save(tmp_path / "plain.npy", held["tiles"])
+    (tmp_path / "plain.npy").rename(tmp_path / "plain.npz")
+    for name in ("cut", "fewer", "less", "none", "damaged", "plain"):
         with pytest.raises(UsageError, match=rf"golden set .*{name}\.npz: "):
             open_golden(tmp_path / f"{name}.npz", bundle)
 
@@ -70,3 +75,11 @@ def test_outputs_in_the_way_and_too_many_tiles_are_refused(exports: Exports, gol
         capture("tiny", "synthetic:2", tmp_path / "golden.zip", device="cpu")
     with pytest.raises(UsageError, match="1025 tiles; give at most 1024"):
         capture("tiny", "synthetic:1025", tmp_path / "many.npz", device="cpu")
+
+
+def test_captured_tiles_that_were_calibrated_on_are_counted(exports: Exports, tmp_path: Path) -> None:
+    bundle = exports("onnx-int8").bundle  # of the 96 tiles of seed 0
+    capture("tiny", "synthetic:20", tmp_path / "seen.npz", device="cpu")
+    result = edgepath.verify(bundle, golden=tmp_path / "seen.npz")
+    assert 0 < result["captured"]["seen_in_calibration"] < 20
+    assert any("of the captured tiles were calibrated on" in note for note in result["notes"])

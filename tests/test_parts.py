@@ -188,6 +188,17 @@ def test_verify_fails_by_the_parts_what_no_cosine_shows(altered: Altered, capsys
     assert any("vit.blocks.0.norm2: epsilon 0.001" in note for note in result["notes"])
 
 
+def test_another_bias_is_found(exports: Exports, altered: Altered) -> None:
+    bias = program_of(exports("openvino-int8").bundle).get_submodule(QKV).bias.numpy()
+
+    def change(folder: Path) -> None:
+        data = (folder / "model.bin").read_bytes()
+        assert data.count(bias.tobytes()) == 1
+        (folder / "model.bin").write_bytes(data.replace(bias.tobytes(), (bias * 2).tobytes()))
+
+    assert found_in(altered("openvino-int8", change)) == [f"{QKV}: another bias (relative L2 1)"]
+
+
 def test_a_float_weight_in_another_place_is_found(exports: Exports, altered: Altered) -> None:
     products, _ = named_parts(program_of(exports("onnx-fp32").bundle))
     weight = np.ascontiguousarray(products[PROJ[0]].weight.T)

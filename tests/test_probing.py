@@ -81,6 +81,8 @@ def table(folder: Path, text: str) -> Path:
         ("path,label\npale/99.png,x\n", r"pale/99\.png is no tile below"),
         ("path,label\npale/0.png,x\npale/1.png,x\n", "all tiles are x; two classes"),
         ("path,label\npale/0.png,x\npale/1.png,y\n", "1 tiles are x; 5 folds need as many"),
+        ("path,label\npale/0.png,x\npale/0.png,y\n", r"pale/0\.png stands in it twice"),
+        ("path,label,case\npale/0.png,x,1\npale/1.png,y,\n", r"pale/1\.png has no case; name it for every tile"),
     ],
 )
 def test_tables_no_fold_can_be_made_of_are_refused(exports: Exports, labelled: Path, text: str, said: str) -> None:

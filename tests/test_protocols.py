@@ -157,3 +157,22 @@ def test_evas_head_is_the_best_it_was_on_tiles_it_did_not_train_on() -> None:
     assert balanced_accuracy(truth, first.predict(values)) > 0.9
     untrained = EvaHead(steps=1, seed=1).fit(values, truth)
     assert balanced_accuracy(truth, untrained.predict(values)) < balanced_accuracy(truth, first.predict(values))
+
+
+def test_folds_that_nothing_could_be_fitted_on_are_refused() -> None:
+    from edgepath.protocols import split_folds
+
+    with pytest.raises(UsageError, match="with 3 folds, one would have 2 tiles and leave 4 tiles to fit on"):
+        split_folds(list("aaabbb"), folds=3)
+    groups = np.repeat(list("vwxyz"), (2, 20, 20, 3, 1)).tolist()
+    labels = np.repeat(list("abbab"), (2, 20, 20, 3, 1)).tolist()
+    with pytest.raises(UsageError, match=r"with 5 folds, one would have \d+ tiles and leave"):
+        split_folds(labels, groups, folds=5)
+
+
+def test_evas_head_learns_a_class_of_one_tile() -> None:
+    from edgepath.evahead import EvaHead
+
+    values = np.eye(4, 6, dtype=np.float32) * 9
+    assert EvaHead(steps=400).fit(values, np.array(list("aabc"))).predict(values).tolist() == list("aabc")
+    assert EvaHead(steps=400).fit(values[:2], np.array(list("ab"))).predict(values[:2]).tolist() == list("ab")

@@ -242,7 +242,7 @@ def debug(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where drift comes from, layer by layer, and whether the artifact's numbers are the program's."""
+    """Show where drift comes from, layer by layer, and whether the artifact holds the program's linears and norms."""
     from ..debugging import BLOCK_HEADER, LAYER_HEADER, block_rows, draw_debug, layer_rows
     from ..debugging import debug as run
 

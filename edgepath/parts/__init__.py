@@ -1,17 +1,21 @@
 """The numbers an artifact is made of, read back from its files and held against the program it was lowered from.
 
 End to end, rounding to 8 bits hides a small mistake: two exact executions of one program lie further apart than a norm
-with a wrong epsilon moves it. So a lowering is proved part by part: the integers and scales of every linear, the input
-scale it rounds with, and the weights and epsilon of every norm. What is computed with them is the runtime's.
+with a wrong epsilon moves it. So products and norms are compared one by one: the integers, scales and bias of every
+linear and of the patch convolution, the scale its input is rounded with, and the weights and epsilon of every norm.
+The rest (class token, registers, positions, LayerScale, how values flow) is held by drift; what is computed, by the
+runtime.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..doctor import require
 
 if TYPE_CHECKING:
     from ..passes.fold import EdgeModel
@@ -26,10 +30,11 @@ class Product:
     """A product with weights: `weight` (out, in) for a linear, (out, 3, P, P) for the patch convolution.
 
     int8 where it is quantized; then `scale` (out,) is its weights', `input_scales` those it quantizes and dequantizes
-    its input with.
+    its input with. `bias` (out,) is zero where there is none.
     """
 
     weight: np.ndarray
+    bias: np.ndarray
     scale: np.ndarray | None = None
     input_scales: tuple[float, float] | None = None
 
@@ -63,9 +68,9 @@ def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
     for name, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear):
             scales = (layer.input_scale, layer.input_scale)
-            products[name] = Product(layer.weight.numpy(), layer.weight_scale.numpy(), scales)
+            products[name] = Product(layer.weight.numpy(), _bias(layer), layer.weight_scale.numpy(), scales)
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
-            products[name] = Product(layer.weight.detach().numpy())
+            products[name] = Product(layer.weight.detach().numpy(), _bias(layer))
         elif isinstance(layer, nn.LayerNorm):
             weight = torch.ones(layer.normalized_shape) if layer.weight is None else layer.weight.detach()
             bias = torch.zeros(layer.normalized_shape) if layer.bias is None else layer.bias.detach()
@@ -73,8 +78,22 @@ def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
     return products, norms
 
 
+def _bias(layer: Any) -> np.ndarray:
+    bias: np.ndarray = np.zeros(len(layer.weight), np.float32) if layer.bias is None else layer.bias.detach().numpy()
+    return bias
+
+
+def require_reader(artifact: Path) -> None:
+    """Raise MissingRuntime unless what reads an artifact's files is here."""
+    package, extra = {".onnx": ("onnx", "export"), ".xml": ("openvino", "openvino")}.get(
+        artifact.suffix, ("coremltools", "coreml")
+    )
+    require(package, extra)
+
+
 def read_parts(artifact: Path) -> Parts:
     """Return the parts of a `.onnx`, `.xml` (OpenVINO) or `.mlpackage`. Raises BundleError for what cannot be read."""
+    require_reader(artifact)
     if artifact.suffix == ".onnx":
         from .onnx import read
     elif artifact.suffix == ".xml":
@@ -118,9 +137,11 @@ def _product(ours: Product, theirs: Product) -> list[str]:
         return [f"weights of shape {theirs.weight.shape}, the program's are {ours.weight.shape}"]
     if (ours.scale is None) != (theirs.scale is None):
         return ["quantized" if ours.scale is None else "not quantized"]
+    said = [] if _close(ours.bias, theirs.bias) else [f"another bias ({_worst(ours.bias, theirs.bias)})"]
     if ours.scale is None:
-        return [] if _close(ours.weight, theirs.weight) else [f"other weights ({_worst(ours.weight, theirs.weight)})"]
-    said = []
+        if not _close(ours.weight, theirs.weight):
+            said.append(f"other weights ({_worst(ours.weight, theirs.weight)})")
+        return said
     if odd := int((ours.weight != theirs.weight).sum()):
         said.append(f"{odd} of {ours.weight.size} integers differ")
     assert theirs.scale is not None and ours.input_scales is not None and theirs.input_scales is not None

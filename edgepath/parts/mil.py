@@ -22,8 +22,10 @@ def read(path: Path) -> Parts:
 def _product(program: Program, operation: Operation) -> Product:
     name = operation.inputs["weight"][0]
     maker = program.made_by.get(name)
+    given = operation.inputs.get("bias")
     if maker is None:
-        return Product(_value(program, name, operation))
+        weight = _value(program, name, operation)
+        return Product(weight, _value(program, given[0], operation) if given else np.zeros(len(weight), np.float32))
     if maker.kind != "constexpr_blockwise_shift_scale":
         raise BundleError(f"{program.where(operation)}: weights unpacked by {maker.kind}; export it again")
     weight = _value(program, maker.inputs["data"][0], operation)
@@ -33,7 +35,8 @@ def _product(program: Program, operation: Operation) -> Product:
     if after is None or before is None or before.kind != "quantize":
         raise BundleError(f"{program.where(operation)}: its input is not quantized, its weights are; export it again")
     scales = [float(_value(program, one.inputs["scale"][0], one).ravel()[0]) for one in (before, after)]
-    return Product(weight, scale, (scales[0], scales[1]))
+    bias = _value(program, given[0], operation) if given else np.zeros(len(weight), np.float32)
+    return Product(weight, bias, scale, (scales[0], scales[1]))
 
 
 def _norm(program: Program, operation: Operation) -> Norm:

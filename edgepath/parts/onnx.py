@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BundleError
+from ..errors import BundleError, UsageError
 from ..onnxgraph import PRODUCTS, Graph, read_graph
 from . import Norm, Parts, Product
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def read(path: Path) -> Parts:
     """Return the parts of a graph as edgepath writes it. Raises BundleError for a product in another form."""
-    graph = read_graph(path)
+    try:
+        graph = read_graph(path)
+    except UsageError as error:
+        raise BundleError(str(error).removeprefix("lint ")) from None
     products = [_product(graph, node, path) for node in graph.of(*PRODUCTS) if graph.is_weight(node.input[1])]
     norms = [_norm(graph, node, path) for node in graph.of("LayerNormalization")]
     return Parts(tuple(products), tuple(norms))
@@ -29,14 +32,25 @@ def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
     weight = _value(graph, node.input[1] if dequantized is None else dequantized.input[0], path)
     if graph.output_axis(node, weight.ndim) != 0:
         weight = weight.T
+    bias = _bias(graph, node, len(weight))
     if dequantized is None:
-        return Product(weight)
+        return Product(weight, bias)
     after = graph.made_by.get(node.input[0])
     before = graph.made_by.get(after.input[0]) if after is not None else None
     if after is None or before is None or (after.op_type, before.op_type) != ("DequantizeLinear", "QuantizeLinear"):
         raise BundleError(f"{path.name}: the input of {node.name} is not quantized, its weights are; export it again")
     scales = [float(_value(graph, one.input[1], path)) for one in (before, after)]
-    return Product(weight, _value(graph, dequantized.input[1], path).astype(np.float32), (scales[0], scales[1]))
+    scale = _value(graph, dequantized.input[1], path).astype(np.float32)
+    return Product(weight, bias, scale, (scales[0], scales[1]))
+
+
+def _bias(graph: Graph, node: NodeProto, width: int) -> np.ndarray:
+    """Return what is added to a product: its own third input, or a constant in an Add right after it."""
+    given = graph.array(node.input[2]) if len(node.input) > 2 else None
+    for user in graph.users(node) if given is None else ():
+        constants = [graph.array(name) for name in user.input] if user.op_type == "Add" else []
+        given = next((one for one in constants if one is not None and one.shape == (width,)), None)
+    return np.zeros(width, np.float32) if given is None else given
 
 
 def _norm(graph: Graph, node: NodeProto, path: Path) -> Norm:

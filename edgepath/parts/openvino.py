@@ -39,9 +39,21 @@ def _product(node: Any, path: Path) -> Product:
     weight = _value(source, path)
     if node.get_type_name() == "MatMul" and not node.get_attributes()["transpose_b"]:
         weight = weight.T
+    bias = _bias(node, len(weight), path)
     if scale is None:
-        return Product(weight)
-    return Product(weight.astype(np.int8), scale, _input_scales(_input(node, 0), node, path))
+        return Product(weight, bias)
+    return Product(weight.astype(np.int8), bias, scale, _input_scales(_input(node, 0), node, path))
+
+
+def _bias(node: Any, width: int, path: Path) -> np.ndarray:
+    """Return the constant in an Add right after a product."""
+    for user in (one.get_node() for one in node.output(0).get_target_inputs()):
+        for i in (0, 1) if user.get_type_name() == "Add" else ():
+            if _constant(_input(user, i)):
+                value = _value(_input(user, i), path).ravel()
+                if len(value) == width:
+                    return value
+    return np.zeros(width, np.float32)
 
 
 def _input_scales(dequantized: Any, node: Any, path: Path) -> tuple[float, float]:
@@ -51,8 +63,11 @@ def _input_scales(dequantized: Any, node: Any, path: Path) -> tuple[float, float
         at = _input(at, 0)
     if at.get_type_name() != "FakeQuantize" or dequantized.get_type_name() != "Multiply":
         raise BundleError(f"{path.name}: the input of {node.get_friendly_name()} is not quantized; export it again")
-    high = float(_value(_input(at, 2), path))
-    return high / _LEVELS, float(_value(_input(dequantized, 1), path))
+    low, high = (float(_value(_input(at, i), path)) for i in (1, 2))
+    scale = high / _LEVELS
+    if at.get_attributes()["levels"] != 256 or not np.isclose(low, -128 * scale, rtol=1e-5):
+        raise BundleError(f"{path.name}: {at.get_friendly_name()} rounds to no symmetric 8 bits; export it again")
+    return scale, float(_value(_input(dequantized, 1), path))
 
 
 def _norm(node: Any, path: Path) -> Norm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,19 @@ def curves(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     recipe, contract = Recipe.from_json(bundle.manifest["recipe"]), bundle.manifest["contract"]
     source = open_tiles(tiles, size=contract["size"], resize=resize, skip_bad=skip_bad)
-    if not 2 <= len(source) <= MOST:
+    if len(source) > MOST or len(still := source.read()) < 2:
         raise UsageError(f"curves: {len(source)} tiles; give 2 to {MOST}, each is embedded about 70 times")
     say = progress or (lambda stage, done, total: None)
     vit, spec, _ = same_weights(bundle, weights)
-    still = source.read()
     steps = [(p, degree) for p in PERTURBATIONS for degree in p.degrees[1:]]
     found: dict[str, dict[str, list[dict[str, float]]]] = {p.name: {} for p in PERTURBATIONS}
     ran_with = {}
-    full = reference.Runner(vit, spec.mean, spec.std, contract["embedding"], pick_device(device))
-    for name, runner in ((FULL, full), (ARTIFACT, open_runner(bundle, recipe, threads))):
-        with runner as run:
+    with ExitStack() as stack:
+        artifact = stack.enter_context(open_runner(bundle, recipe, threads))
+        full = stack.enter_context(
+            reference.Runner(vit, spec.mean, spec.std, contract["embedding"], pick_device(device))
+        )
+        for name, run in ((FULL, full), (ARTIFACT, artifact)):
             advance = counter(say, f"embed, {name}", len(still) * (1 + len(steps)))
             known = _unit(embed_all(run, still, advance), name)
             for p in PERTURBATIONS:

@@ -1,7 +1,8 @@
 """Embeddings of slides on disk, as plism-benchmark lays them out: `<folder>/<extractor>/<slide>/features.npy`.
 
 float32 (N, 3 + D), the first columns level, x and y. A slide that is there already is not embedded again, whichever of
-the two tools wrote it.
+the two tools wrote it; where only some places are asked for, the file holds only those, which plism-benchmark cannot
+read.
 """
 
 from __future__ import annotations
@@ -22,21 +23,22 @@ _BATCH = 8
 
 def embed_slides(
     run: Embed, slides: SlideSet, folder: Path, dim: int, advance: Callable[[int], None]
-) -> dict[str, Path]:
-    """Embed every slide that `folder` does not hold yet, and return each slide's file.
+) -> tuple[dict[str, Path], int]:
+    """Embed every slide that `folder` does not hold yet; return each slide's file, and how many were there already.
 
     Raises UsageError for a file that is of other places or of another dimension.
     """
-    files = {}
+    files, kept = {}, 0
     for slide in slides.slides:
         path = folder / slide.name / "features.npy"
         if path.exists():
             load_features(path, slide, dim)
+            kept += 1
             advance(len(slide.places))
         else:
             _embed(run, slide, path, advance)
         files[slide.name] = path
-    return files
+    return files, kept
 
 
 def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..errors import TileError, UsageError
+from ..images import tile_sha256
 from ..synthesis import SCANNERS, STAININGS, synthesize
 from ..tiles import TileSource, open_tiles
 
@@ -53,18 +53,21 @@ class SlideSet:
         """Return what the set is, JSON-able."""
         looks = {"slides": len(self.slides), "places": self.places}
         stainings = sorted({slide.staining for slide in self.slides})
-        return {"kind": self.kind, "name": self.name, **looks, "stainings": stainings, "scanners": self.scanners}
+        places = hashlib.sha256(np.ascontiguousarray(self.slides[0].places, np.int64).tobytes()).hexdigest()
+        known = {"stainings": stainings, "scanners": self.scanners, "places_sha256": places}
+        return {"kind": self.kind, "name": self.name, **looks, **known}
 
     def identity(self) -> str:
         """Return what embeddings of these slides are kept under: nothing for PLISM's, which are the same everywhere.
 
-        Of paired tiles a hash over all pixels, which decodes them; of synthetic ones the version that draws them.
+        Otherwise a hash over pixels: of paired tiles all of them, of synthetic ones a tile of every look.
         """
         if self.kind == "plism":
             return ""
-        if self.kind == "synthetic":
-            return f"-synthetic-{__version__}"
-        pixels = [slide.tiles.provenance()["sha256"] for slide in self.slides]
+        if self.kind == "synthetic":  # the first tile of every look tells which edgepath drew them
+            pixels = [tile_sha256(slide.tiles.read([0])[0]) for slide in self.slides]
+        else:
+            pixels = [slide.tiles.provenance()["sha256"] for slide in self.slides]
         return f"-{hashlib.sha256(''.join(pixels).encode()).hexdigest()[:8]}"
 
     @property
@@ -209,11 +212,12 @@ def _plism_slide(file: Path, size: int) -> Slide:
 
     staining, _, scanner = file.name.removesuffix(PLISM_SUFFIX).partition("_")
     try:
-        opened = h5py.File(file, "r")
+        with h5py.File(file, "r") as opened:
+            names = list(opened)
     except OSError as error:
         raise TileError(f"PLISM {file}: not a whole HDF5 file ({error}); fetch it again") from None
     places: dict[tuple[int, ...], str] = {}
-    for name in opened:
+    for name in names:
         match = _TILE.fullmatch(name)
         if not match:
             raise TileError(f"PLISM {file}: {name} is not named tile_LEVEL_X_Y")
@@ -225,8 +229,11 @@ def _plism_slide(file: Path, size: int) -> Slide:
     lock = threading.Lock()
 
     def load(key: str) -> np.ndarray:
-        with lock:
-            tile: np.ndarray = opened[key][()]
+        try:
+            with lock, h5py.File(file, "r") as opened:  # each time: 91 files are too many to keep open
+                tile = np.asarray(opened[key][()])
+        except (OSError, TypeError, KeyError, AttributeError) as error:
+            raise TileError(f"PLISM {file}: {key} cannot be read ({error}); fetch it again") from None
         if tile.shape != (size, size, 3) or tile.dtype != np.uint8:
             raise TileError(f"PLISM {file}: {key} is {tile.dtype} {tile.shape}; uint8 ({size}, {size}, 3) is needed")
         return tile
@@ -250,6 +257,8 @@ def open_slides(
     """Return the slides of one of the sources, synthetic ones where none is given."""
     if plism is not None and paired is not None:
         raise UsageError("robustness: both PLISM and paired tiles; give one")
+    if resize != "refuse" and paired is None:
+        raise UsageError("robustness: tiles are only resized where they are paired ones; leave out --resize")
     if plism is not None:
         return plism_slides(plism, tiles, size=size)
     if paired is not None:

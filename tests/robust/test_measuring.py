@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from test_slides import LOOKS, plism
 from edgepath.bundle import Bundle
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
+from edgepath.recipe import Recipe
 from edgepath.robust import measuring
 from edgepath.robust.measuring import ARTIFACT, FULL, HEADER, figure_rows, gate_rows, robustness
+from edgepath.robust.metrics import FIGURES, summarise
 from edgepath.synthesis import synthesize
 
 Exports = Callable[[str], Exported]
@@ -66,6 +69,8 @@ def test_an_interrupted_run_goes_on(exports: Exports, tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert len(list(features.rglob("features.npy"))) == 6
     assert result["slides"]["kind"] == "plism"
+    assert result["kept_slides"] == {FULL: 2, ARTIFACT: 0}
+    assert f"{FULL}: 2 of 3 slides were embedded by an earlier run." in result["notes"]
     with pytest.raises(UsageError, match="lie in the bundle"):
         robustness(bundle, plism=folder, features=bundle.path / "features", device="cpu")
 
@@ -119,3 +124,18 @@ def test_kept_features_are_not_those_of_other_tiles(exports: Exports, paired: Pa
         Image.fromarray(synthesize(1, seed=8)[0]).save(path)
     robustness(bundle, paired=again, features=features, device="cpu")
     assert len(list(features.iterdir())) == 4  # two models on two sets
+
+
+def test_one_scanner_that_fails_is_not_hidden_by_the_others(exports: Exports) -> None:
+    recipe = Recipe.from_json(exports("onnx-fp32").bundle.manifest["recipe"])
+    names = [f"GMH_S{i}" for i in range(7)]
+    looks = {name: ("GMH", name.partition("_")[2]) for name in names}
+    full, artifact = [], []
+    for one, other in combinations(names, 2):
+        full.append({"of": [one, other], "group": "scanner"} | dict.fromkeys(FIGURES, 0.9))
+        artifact.append(full[-1] | ({"top10": 0.5} if "GMH_S3" in (one, other) else {}))
+    summaries = [summarise(rows) for rows in (full, artifact)]
+    assert all(gate["passed"] for gate in measuring.gates(recipe, *summaries))
+    (failed,) = [gate for gate in measuring.worst_gates(recipe, full, artifact, looks) if not gate["passed"]]
+    assert failed["of"] == "pairs of scanner S3, the worst"
+    assert failed["lost"] == pytest.approx(0.4)

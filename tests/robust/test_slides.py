@@ -81,7 +81,7 @@ def test_features_are_laid_out_as_plism_benchmark_reads_them_and_read_as_it_writ
     folder = plism(tmp_path / "plism")
     slides = plism_slides(folder)
     calls: list[int] = []
-    files = embed_slides(mean_colour, slides, tmp_path / "features" / "mine", 3, calls.append)
+    files, kept = embed_slides(mean_colour, slides, tmp_path / "features" / "mine", 3, calls.append)
     path = tmp_path / "features" / "mine" / "GMH_AT2_to_GMH_S60.tif" / "features.npy"
     table = np.load(path)
     assert files["GMH_AT2_to_GMH_S60.tif"] == path
@@ -89,11 +89,12 @@ def test_features_are_laid_out_as_plism_benchmark_reads_them_and_read_as_it_writ
     assert table[:, :3].tolist() == slides.slides[0].places.tolist()
     assert np.allclose(table[:, 3:], mean_colour(slides.slides[0].tiles.read()))
     assert sum(calls) == 15
+    assert kept == 0
 
     def never(pixels: np.ndarray) -> np.ndarray:
         raise AssertionError("embedded again")
 
-    embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append)
+    assert embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append) == (files, 3)
     some = plism_slides(folder, [4, 0])  # of all the tiles that the file holds, those asked for
     assert np.array_equal(load_features(path, some.slides[0], 3), table[[4, 0], 3:])
     with pytest.raises(UsageError, match=r"\(5, 6\) numbers; this bundle's have 4 a tile and 3 for its place"):
@@ -126,6 +127,8 @@ def test_what_is_not_plism_is_refused(tmp_path: Path) -> None:
     with h5py.File(folder / "KR_S60_to_GMH_S60.tif.h5", "w") as file:
         for level, x, y in PLACES:
             file[f"tile_{level}_{x}_{y}"] = np.zeros((112, 112, 3), np.uint8)
+    with pytest.raises(UsageError, match="only resized where they are paired"):
+        open_slides(plism=folder, resize="crop")
     with pytest.raises(TileError, match=r"is uint8 \(112, 112, 3\); uint8 \(224, 224, 3\) is needed"):
         plism_slides(folder).slides[2].tiles.read()
 
@@ -172,3 +175,22 @@ def test_one_source_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="1 places; a tile needs others"):
         open_slides(tiles=1)
     assert open_slides(tiles=3).places == 3
+
+
+def test_a_damaged_tile_is_one_line(tmp_path: Path) -> None:
+    folder = plism(tmp_path / "plism")
+    path = folder / "KR_S60_to_GMH_S60.tif.h5"
+    with h5py.File(path, "w") as file:
+        for level, x, y in PLACES:
+            file.create_dataset(f"tile_{level}_{x}_{y}", data=synthesize(1, seed=x)[0], chunks=True, compression="gzip")
+        place = file["tile_10_0_0"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[place.byte_offset : place.byte_offset + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(TileError, match=r"tile_10_0_0 cannot be read \(.*fetch it again"):
+        plism_slides(folder).slides[2].tiles.read()
+    with h5py.File(path, "w") as file:
+        for level, x, y in PLACES:
+            file.create_group(f"tile_{level}_{x}_{y}")
+    with pytest.raises(TileError, match="cannot be read"):
+        plism_slides(folder).slides[2].tiles.read()
