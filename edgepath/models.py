@@ -67,7 +67,7 @@ class ModelSpec:
 _SPECS = (
     ModelSpec(
         name="demo",
-        summary="ViT-Ti/14 built like H0-mini, 5.5 M parameters, random weights",
+        summary="ViT-Ti/14 built like H0-mini, 5.5 M parameters, its weights ship with edgepath",
         timm_name="vit_base_patch14_reg4_dinov2",
         timm_args={**_H0_MINI_ARGS, "embed_dim": 192, "num_heads": 3},
         mean=H0_MINI_MEAN,

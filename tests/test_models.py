@@ -58,7 +58,7 @@ def test_h_optimus_0_is_the_published_architecture() -> None:
 def test_demo_is_h0_minis_structure_at_5_5_million_parameters() -> None:
     demo, h0_mini = find_model("demo"), find_model("h0-mini")
     assert 5.4e6 < parameters(demo) < 5.6e6
-    assert demo.hub == ""  # random weights unless a file is given
+    assert demo.hub == ""  # its weights ship with edgepath
     assert (demo.mean, demo.std, demo.timm_name) == (h0_mini.mean, h0_mini.std, h0_mini.timm_name)
 
 

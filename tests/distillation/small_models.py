@@ -18,6 +18,7 @@ SMALL = {
     "heads.cls_prototypes": 32,
     "heads.patch_prototypes": 64,
     "heads.hidden": 64,
+    "heads.student": "trained",
     "heads.bottleneck": 32,
     "heads.fit_tiles": 8,
     "training.steps": 4,

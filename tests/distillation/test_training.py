@@ -170,6 +170,16 @@ def test_teacher_and_student_that_do_not_fit_are_refused(run: Run, tmp_path: Pat
         run(options={"training.steps": 0})
 
 
+def test_student_of_its_teachers_width_learns_through_its_teachers_head(run: Run, tmp_path: Path) -> None:
+    changes = {"heads.student": "teacher", "training.learning_rate": 1e-3}
+    done = run(student=vit("same", 96), options=changes | {"training.steps": 12, "run.checkpoint_every": 12})
+    rows = read_log(tmp_path / "run")
+    assert done["steps"] == 12
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    with pytest.raises(RecipeError, match=r'heads\.student = "teacher": student small has 48 features, its teacher 96'):
+        run(options=changes, out=tmp_path / "other")
+
+
 def no_class_token() -> Any:
     return vit("gap", 48, class_token=False, reg_tokens=0, no_embed_class=True)
 
