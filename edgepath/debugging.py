@@ -203,7 +203,7 @@ def layer_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rows = sorted(result["layers"], key=lambda row: math.inf if row["sqnr_db"] is None else row["sqnr_db"])
     return [
         [
-            row["layer"],
+            row["layer"].removeprefix("vit."),
             _db(row["sqnr_db"]),
             f"{row['input_max']:.3g}",
             f"{row['input_median_channel']:.3g}",

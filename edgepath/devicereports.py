@@ -6,14 +6,13 @@ A report names the bundle it was measured on by the sha256 of its `bundle.json`;
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, UsageError
-from .staging import beside
+from .staging import replacing
 
 SCHEMA = 1
 _LARGEST = 16 << 20
@@ -47,7 +46,9 @@ def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any
     if found not in known:
         known.append(found)
         known.sort(key=lambda one: str(one["measured_at"]))
-        _write(reports_file(bundle), {"schema": SCHEMA, "bundle": bundle.digest, "reports": known})
+        kept = {"schema": SCHEMA, "bundle": bundle.digest, "reports": known}
+        with replacing(reports_file(bundle), "reports") as partial:
+            partial.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     return found
 
 
@@ -118,14 +119,3 @@ def _check(found: Any, path: Path) -> None:
         report_rows([found])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"report {path}: is not whole ({error!r}); kit/check.py writes one") from None
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    partial = beside(path, "partial")
-    try:
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)

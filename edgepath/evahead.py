@@ -48,7 +48,7 @@ class EvaHead:
             if step % EVERY == 0 or step == self.steps:
                 # Without any tile to choose by, the last weights are the best there are.
                 score = _balanced(head(values[known]).argmax(1), truth[known]) if len(known) else float(step)
-                if score > best:
+                if score >= best:  # of equal ones the later: few tiles are soon all right
                     best, self._weight, self._bias = score, head.weight.detach().clone(), head.bias.detach().clone()
         return self
 

@@ -8,7 +8,6 @@ weights fall under their licence.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from .bundle import Bundle
 from .doctor import require
 from .errors import UsageError
-from .staging import beside
+from .staging import replacing
 from .tiles import open_tiles
 
 SCHEMA = 1
@@ -90,21 +89,9 @@ def capture(
         "runtime": found.runtime,
         "source": source.provenance(),
     }
-    partial = beside(path, "partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez_compressed(
-                file,
-                tiles=pixels,
-                embeddings=found.embeddings,
-                keys=np.array(found.keys),
-                facts=np.array(json.dumps(facts)),
-            )
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f"golden set {path}: cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, "golden set") as partial, open(partial, "wb") as file:
+        keys, told = np.array(found.keys), np.array(json.dumps(facts))
+        np.savez_compressed(file, tiles=pixels, embeddings=found.embeddings, keys=keys, facts=told)
     return facts | {"file": str(path), "skipped": source.skipped}
 
 

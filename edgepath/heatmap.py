@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import UsageError
-from .staging import beside
+from .staging import replacing
 
 CELL, MARGIN, TOP, LEGEND = 120, 20, 50, 60
 _NEAR, _FAR = (255, 255, 255), (178, 60, 20)
@@ -64,14 +63,8 @@ def draw_pairs(result: Mapping[str, Any], path: Path) -> None:
     draw.text((MARGIN, TOP + CELL * len(names) + 14), floor, fill="black", font=font)
     columns = "columns, from the left: " + ", ".join(names)
     draw.text((MARGIN, TOP + CELL * len(names) + 34), columns, fill="#555555", font=small)
-    partial = beside(path, "partial")
-    try:
+    with replacing(path, "plot") as partial:
         image.save(partial, "PNG")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f"plot {path}: cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _colour(drift: float) -> tuple[int, int, int]:

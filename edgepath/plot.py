@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import UsageError
-from .staging import beside
+from .staging import replacing
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 330, 70, 20, 40, 40
 _COLOURS = ("#222222", "#c0392b", "#2471a3", "#b9770e")
@@ -35,14 +33,8 @@ def draw_panels(panels: Sequence[Panel], path: Path, *, columns: int = 1, width:
     draw = ImageDraw.Draw(image)
     for number, panel in enumerate(panels):
         _draw(draw, panel, width * (number % columns), HEIGHT * (number // columns), width)
-    partial = beside(path, "partial")
-    try:
+    with replacing(path, "plot") as partial:
         image.save(partial, "PNG")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f"plot {path}: cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _draw(draw: ImageDraw.ImageDraw, panel: Panel, left: int, down: int, width: int) -> None:

@@ -13,7 +13,8 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,6 +105,22 @@ class NewFolder:
         except self._error as error:
             found = f"{self.final} exists and is not a {self._kind} to replace ({error})"
             raise UsageError(f"{found}; give another name") from None
+
+
+@contextmanager
+def replacing(path: Path, what: str) -> Iterator[Path]:
+    """Yield a file's name to write under; it becomes `path` at the end, or is removed when something goes wrong.
+
+    Raises UsageError, naming `what` it is, where it cannot be written.
+    """
+    partial = beside(path, "partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f"{what} {path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def beside(final: Path, kind: str) -> Path:

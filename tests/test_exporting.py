@@ -169,7 +169,7 @@ def test_missed_gate_keeps_the_bundle_and_marks_it(tmp_path: Path, checkout: Pat
     assert not done.passed
     kept = edgepath.open_bundle(tmp_path / "tiny-onnx-int8")
     assert kept.manifest["passed"] is False
-    assert [gate["passed"] for gate in kept.manifest["gates"]] == [False, True]
+    assert [gate["passed"] for gate in kept.manifest["gates"]] == [False, True, True]
     assert (kept.path / "report.md").read_text().startswith("# tiny-onnx-int8: FAILED\n")
 
 

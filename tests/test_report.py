@@ -151,7 +151,7 @@ def test_one_failed_gate_fails_the_report() -> None:
     assert failed["passed"] is False
     page = to_markdown(failed)
     assert page.startswith("# tiny-onnx-int8: FAILED\n")
-    assert [row[-1] for row in tables(page)[1][2:]] == ["ok", "FAILED"]
+    assert [row[-1] for row in tables(page)[1][2:]] == ["ok", "FAILED", "ok"]
 
 
 # --- cautions

@@ -10,6 +10,8 @@ import typer
 from ..console import print_json, print_table, print_verification, progress_bars, say_cautions, say_skipped, verdict
 from .options import AsJson, Resize, ResizeOption, SkipBad, Threads
 
+_SHOWN = 12  # layers in a table
+
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
@@ -260,7 +262,10 @@ def debug(
     else:
         say_cautions(result["cautions"])
         print(f"{result['tiles']['count']} tiles of {result['tiles']['name']}")
-        print_table(LAYER_HEADER, layer_rows(result))
+        rows = layer_rows(result)
+        print_table(LAYER_HEADER, rows[:_SHOWN])
+        if len(rows) > _SHOWN:
+            print(f"... and {len(rows) - _SHOWN} layers less noisy; --json has all")
         print_table(BLOCK_HEADER, block_rows(result))
         for line in parts["differences"]:
             print(f"not the program's: {line}")

@@ -7,14 +7,13 @@ read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import EdgepathError, UsageError
-from ..staging import beside
+from ..staging import replacing
 from .slides import Slide, SlideSet
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -74,13 +73,7 @@ def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None])
     if len(bad):
         raise EdgepathError(f"robustness: the embedding of {slide.tiles.keys[bad[0]]} on {slide.name} is not finite")
     table = np.concatenate([slide.places.astype(np.float32), embeddings.astype(np.float32)], 1)
-    partial = beside(path, "partial")
-    try:
+    with replacing(path, "features") as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             np.save(file, table)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f"features {path}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
