@@ -26,7 +26,7 @@ TOP = (1, 3, 5, 10)
 FIGURES = ("cosine", *(f"top{k}" for k in TOP))
 GROUPS = ("scanner", "staining", "both", "all")
 """Pairs that differ in the scanner only, in the staining only, in both, and all pairs."""
-_BLOCK = 1024
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
