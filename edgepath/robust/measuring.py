@@ -185,7 +185,7 @@ def worst_gates(
         if len(names) < 2:
             continue
         for figure, allowed in asdict(recipe.accept.robustness).items():
-            lost = {name: [] for name in names}  # type: dict[str, list[float]]
+            lost: dict[str, list[float]] = {name: [] for name in names}
             for one, other in zip(full, artifact, strict=True):
                 for name in {looks[slide][which] for slide in one["of"]} & lost.keys():
                     lost[name].append(one[figure] - other[figure])
