@@ -1,7 +1,8 @@
 """The command line: parse, call, print. Results go to stdout, talk and progress to stderr.
 
     making      weights to bundles, tiles to packs, teachers to students
-    checking    what a bundle is worth
+    checking    is the artifact what it should be
+    robust      does it see what the model sees: stains, scanners, tasks
     listing     what there is
     options     what several commands have
 
@@ -16,12 +17,13 @@ import sys
 import typer
 
 from ..errors import EdgepathError
-from . import checking, listing, making
+from . import checking, listing, making, robust
 from .app import app as app
 
 # In the order of --help.
 making.add(app)
 checking.add(app)
+robust.add(app)
 listing.add(app)
 
 
