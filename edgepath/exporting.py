@@ -142,7 +142,7 @@ def export(
             model=spec.to_json(),
             weights=loaded.to_json(),
             contract={"size": spec.size, "embedding": embedding, "dim": net.dim, "tokens": tokens},
-            calibration=chosen.provenance() if recipe.int8 else None,
+            calibration=chosen.provenance() | {"looks": recipe.quantize.looks} if recipe.int8 else None,
             qad=trained,
             program=scales(net),
             held_out=held_out.provenance() | {"keys": list(reference.keys)},
@@ -234,14 +234,9 @@ def _quantize(
     recipe: Recipe, net: EdgeModel, tiles: TileSource, qad: int, device: str, folder: Path, stages: Stages
 ) -> tuple[EdgeModel, dict[str, Any] | None]:
     """Calibrate on `tiles`, quantize, and keep what was calibrated on in the bundle."""
-    from .passes.calibrate import calibrate
     from .passes.quantize import save_program
 
-    with stages.stage("calibrate", len(tiles)) as advance:
-        batches = (batch.pixels for batch in tiles.batches(BATCH))
-        ranges = calibrate(net, batches, device=device, progress=advance)
-    if ranges.tiles < FEWEST:
-        raise UsageError(f"calibration: only {ranges.tiles} tiles of {tiles.name} can be read, {FEWEST} are needed")
+    ranges = _calibrate(recipe, net, tiles, device, stages)
     ranges.save(folder / "ranges.npz")
     with open(folder / "calibration.csv", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
@@ -254,6 +249,24 @@ def _quantize(
         return net, facts
     with stages.stage("quantize"):
         return quantized(recipe, net, ranges), None
+
+
+def _calibrate(recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, stages: Stages) -> Ranges:
+    """Take ranges on `tiles` and, where the recipe has looks, on them too, and tune every layer across both."""
+    from .passes.tune import LOOKS, see, tune
+
+    with stages.stage("calibrate", len(tiles)) as advance:
+        own = see(net, (batch.pixels for batch in tiles.batches(BATCH)), len(tiles), device=device, progress=advance)
+    if own.ranges.tiles < FEWEST:
+        raise UsageError(f"calibration: only {own.ranges.tiles} tiles of {tiles.name} can be read, {FEWEST} are needed")
+    if not recipe.quantize.looks:
+        return own.ranges
+    looks = open_tiles(LOOKS.format(recipe.quantize.looks), size=net.size)
+    with stages.stage("looks", len(looks)) as advance:
+        other = see(net, (batch.pixels for batch in looks.batches(BATCH)), len(looks), device=device, progress=advance)
+    with stages.stage("tune") as advance:
+        quantize = recipe.quantize
+        return tune(net, own, other, smoothing=bool(quantize.smooth_alpha), weight_bits=quantize.weight_bits)
 
 
 def _lower(

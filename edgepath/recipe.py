@@ -31,10 +31,14 @@ class Precision:
 class Quantize:
     """How the INT8 linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off.
 
+    With `looks`, so many procedural tiles, a staining and a scanner each, are calibrated on besides the given ones, and
+    each layer gets a strength of its own, judged across both (`passes.tune`); `smooth_alpha` only turns smoothing on
+    then. With 0, the given tiles alone set the ranges, and `smooth_alpha` holds for all layers.
     `weight_bits` below 8 limits the weights to the middle values of `int8`; what is stored and how it runs stay.
     """
 
     smooth_alpha: float = 0.5
+    looks: int = 91
     weight_bits: int = 8
 
 
@@ -127,9 +131,9 @@ class Recipe:
         for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
             if not 0.0 <= value <= 1.0:
                 raise RecipeError(f"recipe {recipe.target}: {key} = {value}; expected a number from 0 to 1")
-        if not 2 <= recipe.quantize.weight_bits <= 8:
-            found = recipe.quantize.weight_bits
-            raise RecipeError(f"recipe {recipe.target}: quantize.weight_bits = {found}; expected 2 to 8")
+        for key, least, most in (("weight_bits", 2, 8), ("looks", 0, 1024)):
+            if not least <= (found := getattr(recipe.quantize, key)) <= most:
+                raise RecipeError(f"recipe {recipe.target}: quantize.{key} = {found}; expected {least} to {most}")
         _check_buildable(recipe)
         for plan in recipe.deploy.plan:
             if not re.fullmatch(r"\d+\.\d+", plan.since):

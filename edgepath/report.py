@@ -219,7 +219,7 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
         ["model", f"{report['model']['name']} ({report['model']['licence']})"],
         ["weights", f"{report['weights']['source']}, sha256 {report['weights']['sha256'][:16]}"],
         ["embedding", f"{contract['embedding']}, {contract['dim']} numbers{also}"],
-        ["calibrated on", f"{calibration['count']} tiles of {calibration['name']}" if calibration else "needs none"],
+        ["calibrated on", _calibrated(calibration) if calibration else "needs none"],
         *trained,
         ["measured on", f"{report['held_out']['count']} {tiles} of {report['held_out']['name']}"],
         ["reference", report["reference"]],
@@ -230,6 +230,11 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
             f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB",
         ],
     ]
+
+
+def _calibrated(calibration: Mapping[str, Any]) -> str:
+    looks = f", and {calibration['looks']} procedural ones" if calibration["looks"] else ""
+    return f"{calibration['count']} tiles of {calibration['name']}{looks}"
 
 
 def _trained(qad: Mapping[str, Any]) -> str:

@@ -276,9 +276,10 @@ def _ranges(bundle: Bundle) -> Any:
 
     try:
         ranges = Ranges.load(bundle.path / "ranges.npz")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
-    if not all(np.isfinite(values).all() and (values >= 0).all() for values in ranges.absmax.values()):
+    numbers = [*ranges.absmax.values(), *map(np.array, (*ranges.limits.values(), *ranges.strengths.values()))]
+    if not all(np.isfinite(values).all() and (values >= 0).all() for values in numbers):
         raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are no magnitudes; export it again")
     return ranges
 

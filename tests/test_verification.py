@@ -226,24 +226,37 @@ def unquantized(folder: Path) -> None:
 
 
 def other_smoothing(folder: Path) -> None:
-    rewritten(recipe__quantize__smooth_alpha=0.1)(folder)
+    change_ranges(folder, "strength/", lambda values: values * 0.5)
+
+
+def other_limit(folder: Path) -> None:
+    change_ranges(folder, "limit/", lambda values: values * 1.1)
 
 
 def negative_range(folder: Path) -> None:
-    with np.load(folder / "ranges.npz") as file:
-        values = dict(file)
-    name = next(key for key in values if key != "tiles")
-    np.savez_compressed(folder / "ranges.npz", **(values | {name: -values[name]}))
+    change_ranges(folder, "absmax/", lambda values: -values)
+
+
+def endless_limit(folder: Path) -> None:
+    change_ranges(folder, "limit/", lambda values: values * np.inf)
 
 
 def missing_range(folder: Path) -> None:
+    change_ranges(folder, "absmax/", lambda values: None)
+
+
+def change_ranges(folder: Path, kind: str, change: Callable[[np.ndarray], np.ndarray | None]) -> None:
+    """Change the first array of a kind, or leave it out."""
     with np.load(folder / "ranges.npz") as file:
         values = dict(file)
-    del values[next(key for key in values if key != "tiles")]
-    np.savez_compressed(folder / "ranges.npz", **values)
+    name = next(key for key in values if key.startswith(kind))
+    values[name] = change(values[name])
+    np.savez_compressed(folder / "ranges.npz", **{key: value for key, value in values.items() if value is not None})
 
 
-@pytest.mark.parametrize("change", [unquantized, other_smoothing, negative_range, missing_range])
+@pytest.mark.parametrize(
+    "change", [unquantized, other_smoothing, other_limit, negative_range, endless_limit, missing_range]
+)
 def test_another_program_than_the_bundles_is_not_measured(altered: Altered, change: Callable[[Path], None]) -> None:
     with pytest.raises(BundleError, match=r"cannot be rebuilt|no magnitudes") as caught:
         edgepath.verify(altered("onnx-int8", change), tiles="synthetic:2:5", device="cpu")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,25 +22,76 @@ LARGEST = 65504.0 * 127
 
 @dataclass(frozen=True)
 class Ranges:
-    """Largest magnitude each input channel of each linear took: name -> float32 (in_features,).
+    """Largest magnitude each input channel of each linear took: `absmax`, name -> float32 (in_features,).
 
-    These few numbers and the weights are all that quantization needs, so a bundle keeps them: the quantized
-    program can be rebuilt from the weights without the calibration tiles.
+    `strengths`, name -> (alpha, quiet), and `limits`, name -> the magnitude that 127 stands for, are what `tune` chose
+    for a layer; where it chose nothing, the recipe's strength and the largest magnitude hold. These few numbers and
+    the weights are all that quantization needs, so a bundle keeps them: the quantized program can be rebuilt from the
+    weights without the calibration tiles.
     """
 
     absmax: dict[str, np.ndarray]
     tiles: int
+    strengths: dict[str, tuple[float, float]] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+
+    def limit(self, name: str) -> float:
+        """Return the magnitude of a layer's input that the largest integer stands for."""
+        return self.limits.get(name, float(self.absmax[name].max()))
 
     def save(self, path: Path) -> None:
-        """Write the ranges as `.npz` (one float32 array a layer, and `tiles`)."""
-        np.savez_compressed(path, tiles=np.int64(self.tiles), **self.absmax)  # type: ignore[arg-type]
+        """Write the ranges as `.npz`: `tiles`, and arrays `absmax/<layer>`, `strength/<layer>` and `limit/<layer>`."""
+        arrays: dict[str, Any] = {f"absmax/{name}": values for name, values in self.absmax.items()}
+        arrays |= {f"strength/{name}": np.array(values) for name, values in self.strengths.items()}
+        arrays |= {f"limit/{name}": np.float64(value) for name, value in self.limits.items()}
+        np.savez_compressed(path, tiles=np.int64(self.tiles), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Ranges:
-        """Read what `save` wrote; nothing is unpickled."""
+        """Read what `save` wrote; nothing is unpickled. Raises ValueError for arrays that `save` does not write."""
+        found: dict[str, dict[str, Any]] = {"absmax": {}, "strength": {}, "limit": {}}
         with np.load(path, allow_pickle=False) as file:
-            absmax = {name: file[name] for name in file.files if name != "tiles"}
-            return cls(absmax, int(file["tiles"]))
+            for name in file.files:
+                kind, _, layer = name.partition("/")
+                if kind in found:
+                    found[kind][layer] = file[name]
+                elif name != "tiles":
+                    raise ValueError(f"{name} is not of a set of ranges")
+            tiles = int(file["tiles"])
+        strengths = {name: (float(pair[0]), float(pair[1])) for name, pair in found["strength"].items()}
+        return cls(found["absmax"], tiles, strengths, {name: float(value) for name, value in found["limit"].items()})
+
+
+class Rows:
+    """A few tokens that entered each linear: of each tile the class token, the registers and some patches.
+
+    `of(name)` is float32 (rows, in_features). The prefix tokens are a few beside hundreds of patches, and what the
+    model says goes through them: drawn like the others, they would hardly be seen. Tiles beyond `most` are thinned out
+    evenly, so memory does not grow with their number.
+    """
+
+    def __init__(self, prefix: int, tiles: int, *, patches: int = 7, most: int = 64, seed: int = 0) -> None:
+        self.prefix, self.patches, self.every = prefix, patches, max(1, math.ceil(tiles / most))
+        self._seed = seed
+        self._rows: dict[str, list[Tensor]] = {}
+        self._passed: dict[str, int] = {}
+
+    def take(self, name: str, inputs: Tensor) -> None:
+        """Keep rows of `inputs`, float32 (N, T, in_features), T all tokens or the class token alone."""
+        for tokens in inputs:
+            passed = self._passed[name] = self._passed.get(name, -1) + 1
+            if passed % self.every:
+                continue
+            picked = list(range(min(self.prefix, len(tokens))))
+            if len(tokens) > self.prefix:
+                rng = np.random.default_rng((self._seed, passed))  # the same tokens at every layer
+                count = min(self.patches, len(tokens) - self.prefix)
+                picked += (self.prefix + rng.choice(len(tokens) - self.prefix, count, replace=False)).tolist()
+            self._rows.setdefault(name, []).append(tokens[picked].cpu())
+
+    def of(self, name: str) -> Tensor:
+        """Return what was kept of a layer's input."""
+        return torch.cat(self._rows[name])
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -47,15 +100,20 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def calibrate(
-    model: nn.Module, batches: Iterable[np.ndarray], *, device: str = "cpu", progress: Progress | None = None
+    model: nn.Module,
+    batches: Iterable[np.ndarray],
+    *,
+    rows: Rows | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Ranges:
     """Return the input ranges of the linears of `model` over `batches`, each uint8 (N, S, S, 3).
 
-    Keeps one float32 vector a layer, so memory does not grow with the number of tiles. Raises WeightsError when an
-    activation is not finite.
+    Keeps one float32 vector a layer, and in `rows` a few tokens, so memory does not grow with the number of tiles.
+    Raises WeightsError when an activation is not finite.
     """
     seen: dict[str, Tensor] = {}
-    hooks = [layer.register_forward_pre_hook(_watch(seen, name)) for name, layer in linears(model).items()]
+    hooks = [layer.register_forward_pre_hook(_watch(seen, name, rows)) for name, layer in linears(model).items()]
     count = 0
     model.to(device)
     try:
@@ -81,8 +139,10 @@ def calibrate(
     return Ranges(absmax, count)
 
 
-def _watch(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _watch(seen: dict[str, Tensor], name: str, rows: Rows | None) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if rows is not None:
+            rows.take(name, inputs[0])
         largest = inputs[0].detach().abs().flatten(0, -2).amax(dim=0)
         seen[name] = torch.maximum(seen[name], largest) if name in seen else largest
 

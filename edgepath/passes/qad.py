@@ -173,7 +173,7 @@ def _prepare(net: EdgeModel, ranges: Ranges, weight_bits: int) -> EdgeModel:
     """Put fake quantization in place of the linears; with nothing trained, the program is what `quantize` makes."""
     net = net.requires_grad_(False)
     for name, layer in linears(net).items():
-        start = quantize_linear(layer, float(ranges.absmax[name].max()), weight_bits)
+        start = quantize_linear(layer, ranges.limit(name), weight_bits)
         replace_layer(net, name, FakeQuantLinear(layer, start, weight_max(weight_bits)))
     for part in net.vit.blocks.modules():
         if isinstance(part, nn.LayerNorm):

@@ -69,7 +69,7 @@ def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8) -> EdgeM
         odd = sorted(set(layers) ^ set(ranges.absmax))[0]
         raise UsageError(f"calibration ranges do not fit the model: {odd} is in one of them only")
     for name, layer in layers.items():
-        replace_layer(model, name, quantize_linear(layer, float(ranges.absmax[name].max()), weight_bits))
+        replace_layer(model, name, quantize_linear(layer, ranges.limit(name), weight_bits))
     return model
 
 

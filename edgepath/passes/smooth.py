@@ -8,13 +8,15 @@ folded into whatever made the channel, which in a ViT is always linear in that c
     attn.proj   <- the V rows of qkv (attention weights mix tokens, never channels)
     mlp.fc2     <- the value half of fc1, in a gated MLP (the gate is not linear; a GELU MLP has no such place)
 
-The full-precision function is unchanged.
+The full-precision function is unchanged. What does change is headroom: the more alike channels are made, the less room
+is left above each, and on tissue where a channel is loud that was quiet during calibration, its values are cut off.
+`quiet` bounds that: channels below this quantile of the largest magnitudes count as being at it, so are not raised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,33 +40,44 @@ class Fold:
 def smooth(model: EdgeModel, ranges: Ranges, *, alpha: float = 0.5) -> Ranges:
     """Smooth every linear that has a place to fold into, in place; return the ranges after smoothing.
 
-    `alpha` from 0 to 1 is how much of the difficulty moves into the weights; 0 leaves everything as it is.
+    Where `ranges` say no strength of a layer's own, `alpha` holds: from 0 to 1, how much of the difficulty moves into
+    the weights; 0 leaves everything as it is.
     """
-    if not alpha:
+    if not alpha and not ranges.strengths:
         return ranges
     layers = dict(model.named_modules())
     absmax = dict(ranges.absmax)
     for fold in folds(model):
-        weights = torch.cat([layers[name].weight.detach() for name in fold.consumers])
-        # Consumers of one producer share its channels; where they saw different tokens, the larger range counts.
-        seen = np.max([absmax[name] for name in fold.consumers], axis=0)
-        scale = smoothing_scale(torch.from_numpy(seen), weights.abs().amax(dim=0), alpha)
+        scale = fold_scale(fold, layers, absmax, *ranges.strengths.get(fold.consumers[0], (alpha, 0.0)))
         _divide_rows(fold.producer, fold.rows, scale)
         for name in fold.consumers:
             layers[name].weight.data.mul_(scale)
             absmax[name] = absmax[name] / scale.numpy()
-    return Ranges(absmax, ranges.tiles)
+    return replace(ranges, absmax=absmax)
 
 
-def smoothing_scale(activation: Tensor, weight: Tensor, alpha: float) -> Tensor:
+def fold_scale(
+    fold: Fold, layers: Mapping[str, Any], absmax: Mapping[str, np.ndarray], alpha: float, quiet: float
+) -> Tensor:
+    """Return what a fold's channels are divided by, float32 (channels,); ones for an `alpha` of 0."""
+    weights = torch.cat([layers[name].weight.detach() for name in fold.consumers])
+    if not alpha:
+        return torch.ones(weights.shape[1])
+    # Consumers of one producer share its channels; where they saw different tokens, the larger range counts.
+    seen = torch.from_numpy(np.max([absmax[name] for name in fold.consumers], axis=0))
+    return smoothing_scale(seen, weights.abs().amax(dim=0), alpha, quiet)
+
+
+def smoothing_scale(activation: Tensor, weight: Tensor, alpha: float, quiet: float = 0.0) -> Tensor:
     """Return s, float32 (channels,), from the largest magnitudes per channel; 1 where a channel is dead.
 
     Normalised to a geometric mean of 1, so that what is folded stays in FP16's comfortable range.
     """
     alive = (activation > 0) & (weight > 0)
     scale = torch.ones_like(weight)
-    scale[alive] = activation[alive] ** alpha / weight[alive] ** (1.0 - alpha)
     if alive.any():
+        loud = activation[alive].clamp_min(activation[alive].quantile(quiet)) if quiet else activation[alive]
+        scale[alive] = loud**alpha / weight[alive] ** (1.0 - alpha)
         scale[alive] /= scale[alive].log().mean().exp()
     return scale.clamp(1e-3, 1e3)
 

@@ -153,7 +153,7 @@ def test_ranges_survive_the_disk(ranges: Ranges, tmp_path: Path) -> None:
 
 
 def test_nothing_is_unpickled_from_ranges(tmp_path: Path) -> None:
-    np.savez(tmp_path / "ranges.npz", tiles=np.int64(1), layer=np.array([{}], dtype=object))
+    np.savez(tmp_path / "ranges.npz", **{"tiles": np.int64(1), "absmax/layer": np.array([{}], dtype=object)})
     with pytest.raises(ValueError, match="allow_pickle=False"):
         Ranges.load(tmp_path / "ranges.npz")
 

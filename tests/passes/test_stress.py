@@ -1,0 +1,147 @@
+"""Weights and calibration tiles as bad as they come: what is exported still sees what the full-precision model sees.
+
+H0-mini's 12 blocks at width 96 with random weights, through the passes as an export runs them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgepath.lowering import to_fp16, to_onnx
+from edgepath.models import ModelSpec
+from edgepath.passes.calibrate import Ranges
+from edgepath.passes.fold import EdgeModel, fold
+from edgepath.passes.quantize import quantize
+from edgepath.passes.smooth import smooth
+from edgepath.passes.tune import see, tune
+from edgepath.synthesis import synthesize
+from edgepath.weights import random_model
+
+WIDTH, HALF = 96, 256
+
+
+def embed(model: EdgeModel, tiles: np.ndarray) -> Tensor:
+    with torch.inference_mode():
+        return model(torch.from_numpy(tiles))
+
+
+def drift(found: Tensor, wanted: Tensor) -> float:
+    """1 - mean cosine."""
+    return 1 - float(nn.functional.cosine_similarity(found.double(), wanted.double()).mean())
+
+
+@pytest.fixture(scope="module")
+def deep(tiny: ModelSpec) -> ModelSpec:
+    return replace(tiny, timm_args={**tiny.timm_args, "depth": 12})
+
+
+@pytest.fixture(scope="module")
+def looks() -> np.ndarray:
+    return synthesize(12, seed=1)
+
+
+def tuned(model: EdgeModel, own: np.ndarray, looks: np.ndarray) -> Ranges:
+    return tune(model, see(model, [own], len(own)), see(model, [looks], len(looks)))
+
+
+def quantized(model: EdgeModel, ranges: Ranges) -> EdgeModel:
+    model = copy.deepcopy(model)
+    return quantize(model, smooth(model, ranges))
+
+
+def outlier_channels(vit: nn.Module) -> None:
+    """6 input channels of every linear 100 times larger and their weights as much smaller."""
+    rng = np.random.default_rng(0)
+    for block in vit.blocks:
+        attn, mlp = block.attn, block.mlp
+        pairs = [(block.norm1, 0, attn.qkv, WIDTH), (block.norm2, 0, mlp.fc1, WIDTH)]
+        pairs += [(attn.qkv, 2 * WIDTH, attn.proj, WIDTH), (mlp.fc1, HALF, mlp.fc2, HALF)]
+        for producer, first, consumer, channels in pairs:
+            picked = torch.from_numpy(rng.choice(channels, 6, replace=False))
+            producer.weight[first + picked] *= 100
+            producer.bias[first + picked] *= 100
+            consumer.weight[:, picked] /= 100
+
+
+def massive_token(vit: nn.Module) -> None:
+    """One register enters the blocks with two channels 300 times everything else (Sun et al., arXiv 2402.17762)."""
+    vit.reg_token[0, 2, [11, 60]] = 300 * float(vit.reg_token.std())
+
+
+def near_fp16s_limit(vit: nn.Module) -> None:
+    """The value half of every gated MLP 1,000 times larger, what reads it as much smaller."""
+    for block in vit.blocks:
+        block.mlp.fc1.weight[HALF:] *= 1000
+        block.mlp.fc1.bias[HALF:] *= 1000
+        block.mlp.fc2.weight /= 1000
+
+
+def dead_channels(vit: nn.Module) -> None:
+    """Channels that nothing flows into, and rows that nothing comes out of."""
+    for block in vit.blocks:
+        block.norm1.weight[5] = block.norm1.bias[5] = 0.0
+        block.attn.qkv.weight[2 * WIDTH + 3] = block.attn.qkv.bias[2 * WIDTH + 3] = 0.0
+        block.mlp.fc1.weight[HALF + 9] = block.mlp.fc1.bias[HALF + 9] = 0.0
+        block.mlp.fc2.weight[4] = 0.0
+
+
+STRESSES: tuple[Callable[[nn.Module], None], ...] = (outlier_channels, massive_token, near_fp16s_limit, dead_channels)
+
+
+@pytest.mark.parametrize("stress", STRESSES, ids=lambda stress: stress.__name__)
+def test_stressed_weights_drift_no_more_than_ordinary_ones(
+    stress: Callable[[nn.Module], None], deep: ModelSpec, tiles: np.ndarray, looks: np.ndarray
+) -> None:
+    vit = random_model(deep)
+    with torch.no_grad():
+        stress(vit)
+    model = fold(vit, deep)
+    wanted = embed(model, tiles[12:])
+    assert torch.isfinite(wanted).all()
+    program = quantized(model, tuned(model, tiles[:12], looks))
+    ordinary = fold(random_model(deep), deep)
+    usual = drift(
+        embed(quantized(ordinary, tuned(ordinary, tiles[:12], looks)), tiles[12:]), embed(ordinary, tiles[12:])
+    )
+    assert drift(embed(program, tiles[12:]), wanted) < 2 * usual + 1e-5
+    assert usual < 1e-3
+
+
+@pytest.mark.parametrize("stress", STRESSES, ids=lambda stress: stress.__name__)
+def test_stressed_weights_hold_in_fp16(
+    stress: Callable[[nn.Module], None], deep: ModelSpec, tiles: np.ndarray, looks: np.ndarray
+) -> None:
+    import onnxruntime
+
+    vit = random_model(deep)
+    with torch.no_grad():
+        stress(vit)
+    model = fold(vit, deep)
+    wanted = embed(model, tiles[12:16])
+    half = to_fp16(to_onnx(quantized(model, tuned(model, tiles[:12], looks))))
+    session = onnxruntime.InferenceSession(half.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"tiles": tiles[12:16]})[0])
+    assert torch.isfinite(found).all()
+    assert drift(found, wanted) < 2e-3
+
+
+def test_a_constant_calibration_set_is_made_up_for_by_looks(
+    deep: ModelSpec, tiles: np.ndarray, looks: np.ndarray
+) -> None:
+    """Glass alone says nothing about tissue: without looks, tissue is cut off."""
+    model = fold(random_model(deep), deep)
+    wanted = embed(model, tiles[:12])
+    glass = np.full((8, 224, 224, 3), 242, np.uint8)
+    alone = see(model, [glass], 8).ranges
+    assert all(np.isfinite(values).all() for values in alone.absmax.values())
+    poor = drift(embed(quantized(model, alone), tiles[:12]), wanted)
+    good = drift(embed(quantized(model, tuned(model, glass, looks)), tiles[:12]), wanted)
+    assert good < 1e-3
+    assert poor > 10 * good
