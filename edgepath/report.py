@@ -233,7 +233,7 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _calibrated(calibration: Mapping[str, Any]) -> str:
-    looks = f", and {calibration['looks']} procedural ones" if calibration["looks"] else ""
+    looks = f", and {calibration['looks']} procedural ones" if calibration.get("looks") else ""
     return f"{calibration['count']} tiles of {calibration['name']}{looks}"
 
 
