@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..report import DRIFT_HEADER, DRIFT_LEGEND, GATE_HEADER, drift_rows, fact_rows, gate_rows
-from .elements import escape, paragraph, remarks, section, table, transposed, verdict
+from .elements import escape, paragraph, remarks, section, side_by_side, table, transposed, verdict
 from .tilestrip import Picture, draw_strip
 
 # A page that asks for anything but what is in it gets nothing, whatever a tile is called.
@@ -36,7 +36,7 @@ KINDS = {
     "tasks": ("Tasks", "edgepath probe BUNDLE --labelled DIR --json > p.json"),
     "latency": ("Latency", "edgepath bench BUNDLE --json > bench.json"),
     "devices": (
-        "On devices",
+        "Devices",
         "python3 kit/check.py, on the device; then edgepath report add BUNDLE device-report.json",
     ),
 }
@@ -112,9 +112,9 @@ def _counted(everything: Sequence[Section]) -> dict[str, int]:
 
 
 def _drift(report: Mapping[str, Any]) -> Section:
-    rows = gate_rows(report["gates"])
+    rows = [[row[0].replace("_", " "), *row[1:]] for row in gate_rows(report["gates"])]
     figures = transposed(DRIFT_HEADER, drift_rows(report["drift"]))
-    body = figures + paragraph(DRIFT_LEGEND, "legend") + table(GATE_HEADER, rows, kind="gates")
+    body = side_by_side(figures, table(GATE_HEADER, rows, kind="gates")) + paragraph(DRIFT_LEGEND, "legend")
     return Section("drift", "Drift", body, tuple(map(tuple, rows)), tuple(report["notes"]))
 
 
@@ -144,7 +144,7 @@ def _provenance(report: Mapping[str, Any], digest: str) -> str:
     hashes += [[name, files[name]["sha256"]] for name in sorted(files) if not name.startswith("kit/")]
     body = table(["", ""], [*fact_rows(report), ["exported on", here]], kind="facts")
     if report["skipped"]:
-        body += table(["tile left out", "why"], report["skipped"])
+        body += table(["tile left out", "why"], report["skipped"], kind="names")
     body += "<h3>Versions</h3>\n" + paragraph(", ".join(f"{name} {of}" for name, of in report["versions"].items()))
     body += "<h3>Hashes (SHA-256)</h3>\n" + table(["", ""], hashes, kind="hashes")
     if not digest:

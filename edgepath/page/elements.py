@@ -56,6 +56,11 @@ def transposed(header: Sequence[str], rows: Sequence[Sequence[object]], *, kind:
     return table([str(cell) for cell in turned[0]], turned[1:], kind=kind)
 
 
+def side_by_side(*parts: str) -> str:
+    """Return pieces of HTML beside one another where the page is wide enough, below one another where it is not."""
+    return '<div class="side">\n' + "".join(f"<div>{part}</div>\n" for part in parts) + "</div>\n"
+
+
 def verdict(passed: bool) -> str:
     """Return the word that gates' rows end in."""
     return "ok" if passed else "FAILED"

@@ -17,12 +17,13 @@ from ..robust.curves import HEADER as CURVE_HEADER
 from ..robust.curves import curve_rows
 from ..robust.measuring import ARTIFACT, FULL
 from .document import KINDS, Section
-from .elements import figure, paragraph, table, transposed, verdict
+from .elements import escape, figure, paragraph, side_by_side, table, transposed, verdict
 from .heat import Matrix, draw_differences, draw_scores, less, matrix
 from .lines import Interval, Line, curve, intervals, key
 
 _FLIPS = 40  # listed; all are in the JSON
-_SHOWN = {"cosine": "cosine", "top10": "top-10"}
+_FIGURES = {"cosine": "cosine", "top1": "top-1", "top10": "top-10"}
+_MAPPED = ("cosine", "top10")
 _COLUMNS = (0, 1, 2, 3, 4, 7)  # of the figures' table: without top-3 and top-5
 _HOW = {
     "cosine": "cosine of a place's two embeddings",
@@ -35,13 +36,13 @@ def robustness_section(result: Mapping[str, Any]) -> Section:
     slides, looks = result["slides"], result["slides"]["looks"]
     rows = [[row[i] for i in _COLUMNS] for row in measuring.figure_rows(result)]
     header = [measuring.HEADER[i] for i in _COLUMNS]
-    gates = measuring.gate_rows(result)
+    gates = [[_FIGURES.get(row[0], row[0]), *row[1:]] for row in measuring.gate_rows(result)]
     allowed = {gate["gate"]: float(gate["allowed"]) for gate in result["gates"]}
     what = f"{slides['places']} places on {slides['slides']} slides of {slides['name']}. Medians over pairs of slides."
     body = paragraph(what) + table(header, rows)
-    for name in _SHOWN:
+    for name in _MAPPED:
         body += _maps(result["pairs"], looks, name, allowed[name])
-    body += table(measuring.GATE_HEADER, gates, kind="gates") + _ran_with(result)
+    body += "<h3>Gates</h3>\n" + table(measuring.GATE_HEADER, gates, kind="gates") + _ran_with(result)
     return Section(
         "robustness", f"Robustness: {slides['name']}", body, tuple(map(tuple, gates)), tuple(result["notes"])
     )
@@ -68,7 +69,9 @@ def curves_section(result: Mapping[str, Any]) -> Section:
         "model does."
     )
     body = figure(key(entries) + f'<div class="plots">\n{plots}</div>\n', said)
-    body += "<h3>At the last degree</h3>\n" + table(CURVE_HEADER, curve_rows(result)) + _ran_with(result)
+    rows = zip(curve_rows(result), result["curves"], strict=True)
+    ends = [[f"{row[0]}, {one['degrees'][-1]:g}", *row[2:]] for row, one in rows]
+    body += table(["at the last degree", *CURVE_HEADER[2:]], ends) + _ran_with(result)
     return Section("curves", KINDS["curves"][0], body, (), tuple(result["notes"]))
 
 
@@ -78,18 +81,12 @@ def tasks_section(result: Mapping[str, Any]) -> Section:
     apart = f", {result['groups']} groups, each in one fold" if result["groups"] else ""
     source, gates, flips = result["source"], probing.gate_rows(result), probing.flip_rows(result)
     body = paragraph(f"{source['count']} tiles of {source['name']}: {classes}. {result['folds']} folds{apart}.")
-    body += '<div class="pair">\n' + "".join(
-        figure(_intervals(result["scores"], *of), f"{of[0]}, with its 95 % interval (bootstrap)")
-        for of in (
-            ("balanced accuracy", "balanced_accuracy", "low", "high"),
-            ("AUROC", "auroc", "auroc_low", "auroc_high"),
-        )
-    )
-    body += (
-        "</div>\n" + table(probing.HEADER, probing.score_rows(result)) + table(probing.GATE_HEADER, gates, kind="gates")
-    )
+    plots = "".join(_intervals(result["scores"], *of) for of in _SCORES)
+    body += figure(f'<div class="pair">\n{plots}</div>\n', "Each with its 95 % interval (bootstrap).")
+    scores = table(probing.HEADER, probing.score_rows(result))
+    body += side_by_side(scores, table(probing.GATE_HEADER, gates, kind="gates"))
     body += f"<h3>Predictions that changed: {len(flips)}</h3>\n"
-    body += table(probing.FLIP_HEADER, flips[:_FLIPS]) if flips else ""
+    body += table(probing.FLIP_HEADER, flips[:_FLIPS], kind="names") if flips else ""
     if len(flips) > _FLIPS:
         body += paragraph(f"and {len(flips) - _FLIPS} more, in the JSON of edgepath probe", "legend")
     return Section(
@@ -109,7 +106,8 @@ def latency_section(result: Mapping[str, Any]) -> Section:
     told = {"threads": "threads", "warm_up": "warm-up", "rounds": "rounds"}
     how = [f"{word} {result[name]}" for name, word in told.items() if result.get(name) is not None]
     machine = result.get("machine") or {}
-    on = ", ".join(str(machine[k]) for k in ("cpu", "cores", "gpu", "system") if machine.get(k))
+    words = {"cpu": "{}", "cores": "{} cores", "gpu": "{}", "system": "{}"}
+    on = ", ".join(word.format(machine[name]) for name, word in words.items() if machine.get(name))
     lines = [", ".join(how)] * bool(how) + [f"machine: {on or 'not named'}"]
     body = table(header, rows) + paragraph("; ".join(lines), "legend")
     return Section("latency", KINDS["latency"][0], body, (), tuple(result.get("notes") or ()))
@@ -124,9 +122,13 @@ def devices_section(reports: list[dict[str, Any]]) -> Section:
     return Section("devices", KINDS["devices"][0], transposed(devicereports.HEADER, rows), gates)
 
 
+_SCORES = (
+    ("balanced accuracy", "balanced_accuracy", "low", "high"),
+    ("AUROC", "auroc", "auroc_low", "auroc_high"),
+)
 _LINES = {"cosine": "cosine", "own": "own nearest"}
 _METHODS: Mapping[str, str] = {**METHODS}
-_MODELS = {"full": FULL, "artifact": ARTIFACT}
+_MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
 
 
 def _maps(pairs: Mapping[str, Any], looks: Mapping[str, Sequence[str]], name: str, allowed: float) -> str:
@@ -135,7 +137,9 @@ def _maps(pairs: Mapping[str, Any], looks: Mapping[str, Sequence[str]], name: st
     low, high = min(known), max(known)
     drawn = "".join(draw_scores(found, model, low, high) for found, model in ((full, FULL), (artifact, ARTIFACT)))
     drawn += draw_differences(less(full, artifact), "difference, hundredths", allowed)
-    return figure(f'<div class="maps">\n{drawn}</div>\n', _caption(full, name, low, high, allowed))
+    by = "by staining and scanner" if full.looks else "by pair of slides"
+    maps = figure(f'<div class="maps">\n{drawn}</div>\n', _caption(full, name, low, high, allowed))
+    return f"<h3>{escape(_FIGURES[name].capitalize())} {by}</h3>\n{maps}"
 
 
 def _caption(found: Matrix, name: str, low: float, high: float, allowed: float) -> str:
@@ -144,7 +148,7 @@ def _caption(found: Matrix, name: str, low: float, high: float, allowed: float) 
     else:
         cell = "A cell is a pair of slides"
     return (
-        f"{_SHOWN[name]}: {_HOW[name]}. {cell}. Light blue {low:.2f} to dark blue {high:.2f}, for both models. "
+        f"{_FIGURES[name]}: {_HOW[name]}. {cell}. Light blue {low:.2f} to dark blue {high:.2f}, for both models. "
         "Difference: artifact less full precision, in hundredths; orange was lost, purple gained, darkest from "
         f"{200 * allowed:g} on, twice what the gates allow on average."
     )
@@ -164,4 +168,6 @@ def _ran_with(result: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
