@@ -119,16 +119,14 @@ def _drift(report: Mapping[str, Any]) -> Section:
 
 
 def _body(kind: str, everything: Sequence[Section]) -> str:
-    """One kind's sections; where there is none, the one line that says how to get it."""
+    """A kind's sections; where there is none, the one line that says how to get it."""
     of = [one for one in everything if one.kind == kind]
     if not of:
         title, command = KINDS[kind]
         line = f'<p class="missing">not measured; run: <code>{escape(command)}</code></p>\n'
         return section(kind, title, line)
-    if len(of) == 1:
-        return section(kind, of[0].title, of[0].body)
-    parts = "".join(f"<h3>{escape(one.title)}</h3>\n{one.body}" for one in of)
-    return section(kind, KINDS[kind][0], parts)
+    names = [kind, *(f"{kind}-{number}" for number in range(2, len(of) + 1))]
+    return "".join(section(name, one.title, one.body) for name, one in zip(names, of, strict=True))
 
 
 def _provenance(report: Mapping[str, Any], digest: str) -> str:

@@ -89,3 +89,11 @@ def test_a_device_that_failed_is_a_failed_gate(passed: bool) -> None:
     made = devices_section([report])
     assert [gate[-1] for gate in made.gates] == ["ok" if passed else "FAILED"]
     assert "&lt;a board&gt;" in made.body
+
+
+@pytest.mark.parametrize(("top1", "top10", "shown"), [(0.05, 0.4, "Top-10"), (0.7, 1.0, "Top-1")])
+def test_the_share_that_tells_more_is_mapped(top1: float, top10: float, shown: str, measured: Measured) -> None:
+    result = copy.deepcopy(measured["robustness"])
+    for name, value in (("top1", top1), ("top10", top10)):
+        result["figures"]["full precision"]["all"][name]["median"] = value
+    assert re.findall(r"<h3>(\S+) by staining", robustness_section(result).body) == ["Cosine", shown]
