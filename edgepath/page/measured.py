@@ -132,7 +132,7 @@ _MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
 
 
 def _telling(figures: Mapping[str, Any]) -> str:
-    """Return which of top-1 and top-10 to map: of few places nearly all twins are among ten, of many hardly any first."""
+    """Return which of top-1 and top-10 to map: of few places all twins are among ten, of many hardly any is first."""
     return min(("top10", "top1"), key=lambda name: abs(figures[name]["median"] - 0.5))
 
 
