@@ -127,7 +127,7 @@ _SCORES = (
     ("AUROC", "auroc", "auroc_low", "auroc_high"),
 )
 _LINES = {"cosine": "cosine", "own": "own nearest"}
-_METHODS: Mapping[str, str] = {**METHODS}
+_METHODS: Mapping[str, str] = {str(method): word for method, word in METHODS.items()}
 _MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
 
 

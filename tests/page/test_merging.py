@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from edgepath.bundle import Bundle, open_bundle
 from edgepath.cli import app
+from edgepath.devicereports import add_report
 from edgepath.errors import BundleError, UsageError
 from edgepath.page.merging import write_page
 
@@ -61,6 +64,19 @@ def test_a_failed_gate_anywhere_fails_the_page(bundle: Bundle, results: dict[str
     assert "page.html: FAILED" in done.stdout
     assert "not measured: robustness, curves, latency, devices" in done.stdout
     assert ": FAILED</title>" in (tmp_path / "page.html").read_text()
+
+
+def test_what_devices_measured_is_in_the_page(bundle: Bundle, tmp_path: Path) -> None:
+    report = tmp_path / "device-report.json"
+    check = [sys.executable, str(bundle.path / "kit/check.py"), "--runs", "2", "--out", str(report)]
+    subprocess.run(check, check=True, capture_output=True)
+    add_report(bundle, report)
+    done = write_page(bundle)
+    assert done["passed"]
+    assert "devices" not in done["not_measured"]
+    text = Tags(Path(done["file"]).read_text()).text
+    assert json.loads(report.read_text())["measured_at"] in text
+    assert "devices 1" in text
 
 
 @pytest.mark.parametrize("command", OPTIONS)
