@@ -25,7 +25,7 @@ from edgepath.staging import replacing
 
 GROUPS = {"scanner": "scanner only", "staining": "staining only", "both": "both"}
 FIGURES = {"cosine": "cosine of a place's two embeddings", "top1": "share of tiles whose nearest tile is their twin"}
-WIDTH, GAP, HEAD, FOOT = 390, 20, 8, 30
+WIDTH, GAP, HEAD, FOOT = 400, 24, 8, 30
 STYLE = """
 text { font: 10px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: #59636e; }
 text.title { fill: #1b1f24; font-size: 11px; font-weight: 600; }
@@ -62,7 +62,7 @@ def draw(results: Sequence[Mapping[str, Any]]) -> str:
         start = math.floor(10 * min(row.low for row in rows)) / 10
         svg = intervals(title, rows, start, width=WIDTH)
         height = float(svg.split('viewBox="')[1].split('"')[0].split()[3])
-        at = f'<svg x="{GAP + number * (WIDTH + GAP)}" y="{HEAD}" width="{WIDTH}" height="{height:g}" '
+        at = f'<svg x="{GAP + number * (WIDTH + GAP)}" y="{HEAD}" width="{WIDTH}" height="{height:g}" overflow="visible" '
         panels += svg.replace("<svg ", at, 1)
     wide, high = len(FIGURES) * (WIDTH + GAP) + GAP, height + HEAD + FOOT
     slides = first["slides"]

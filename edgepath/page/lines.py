@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .elements import escape
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 220, 150, 28, 8, 24, 28
-_ROW, _NAMES, _AXIS = 20, 150, 22
+_ROW, _NAMES, _AXIS = 20, 165, 22
 
 
 @dataclass(frozen=True)
