@@ -62,7 +62,8 @@ def draw(results: Sequence[Mapping[str, Any]]) -> str:
         start = math.floor(10 * min(row.low for row in rows)) / 10
         svg = intervals(title, rows, start, width=WIDTH)
         height = float(svg.split('viewBox="')[1].split('"')[0].split()[3])
-        at = f'<svg x="{GAP + number * (WIDTH + GAP)}" y="{HEAD}" width="{WIDTH}" height="{height:g}" overflow="visible" '
+        left = GAP + number * (WIDTH + GAP)
+        at = f'<svg x="{left}" y="{HEAD}" width="{WIDTH}" height="{height:g}" overflow="visible" '
         panels += svg.replace("<svg ", at, 1)
     wide, high = len(FIGURES) * (WIDTH + GAP) + GAP, height + HEAD + FOOT
     slides = first["slides"]
