@@ -56,21 +56,27 @@ def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = 
         if len(bad):
             tile = keys[bad[0]] if keys else f"tile {bad[0]}"
             raise EdgepathError(f"drift: the {name} embedding of {tile} is not finite or zero ({len(bad)} such tiles)")
-    cosines = np.einsum("nd,nd->n", _unit(reference), _unit(candidate)).clip(-1.0, 1.0)
+    found = cosines(reference, candidate)
     a, b = reference.astype(np.float64), candidate.astype(np.float64)
     relative = np.linalg.norm(b - a, axis=1) / np.linalg.norm(a, axis=1)
     k = min(NEIGHBOURS, len(a) - 1)
-    order = np.argsort(cosines, kind="stable")[:5]
+    order = np.argsort(found, kind="stable")[:5]
     return Drift(
         tiles=len(a),
-        cosine_mean=float(cosines.mean()),
-        cosine_p01=float(np.quantile(cosines, 0.01)),
-        cosine_min=float(cosines.min()),
+        cosine_mean=float(found.mean()),
+        cosine_p01=float(np.quantile(found, 0.01)),
+        cosine_min=float(found.min()),
         relative_l2=float(relative.mean()),
         neighbour_overlap=_overlap(_unit(reference), _unit(candidate), k) if k else 1.0,
         neighbours=k,
         worst=tuple(keys[i] for i in order) if keys else (),
     )
+
+
+def cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Return the cosine of every tile's two embeddings, float64 (N,), of two sets that `measure` takes."""
+    found: np.ndarray = np.einsum("nd,nd->n", _unit(reference), _unit(candidate)).clip(-1.0, 1.0)
+    return found
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

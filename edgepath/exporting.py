@@ -23,6 +23,8 @@ from .data import data_folder
 from .doctor import require, versions
 from .errors import UsageError
 from .models import find_model
+from .page.document import to_html
+from .page.tilestrip import pictures
 from .recipe import Recipe, find_recipe
 from .report import build_report, to_markdown
 from .tiles import TileSource, open_tiles
@@ -43,7 +45,7 @@ KITS = {"onnxruntime": "onnx", "openvino": "openvino", "tensorrt": "jetson", "co
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: the bundle on disk, and its report (also in it as `report.json` and `report.md`)."""
+    """A finished export: the bundle on disk, and its report (also in it as `report.json`, `.md`, `.html`)."""
 
     bundle: Bundle
     report: dict[str, Any]
@@ -135,7 +137,8 @@ def export(
         trained = None
         if recipe.int8:
             net, trained = _quantize(recipe, net, chosen, qad, device, writer.path, stages)
-        figures = _lower(recipe, net, held_out.read(), reference.embeddings, writer.path, stages)
+        golden = held_out.read()
+        figures = _lower(recipe, net, golden, reference.embeddings, writer.path, stages)
         report = build_report(
             name=writer.final.name,
             recipe=recipe,
@@ -154,6 +157,7 @@ def export(
         )
         _write(writer.path / "report.json", json.dumps(report, indent=2) + "\n")
         _write(writer.path / "report.md", to_markdown(report))
+        _write(writer.path / "report.html", to_html(report, pictures(report, golden)))
         writer.commit(report)
     return Exported(open_bundle(writer.final), report)
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from .backends.reference import cpu_model
 from .doctor import cpu_features
-from .drift import measure
+from .drift import cosines, measure
 from .recipe import Recipe
 
 NOT_RUN = "not run here"
+WORST = 8  # tiles named as the farthest
 FEW = 16  # tiles, under which the 1st percentile is no more than the worst of a handful
 DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"]
 GATE_HEADER = ["gate", "of", "measured", "required", ""]
@@ -29,7 +30,7 @@ _NO_VNNI = (
     "This CPU has no VNNI: INT8 is no faster here than FP32, and drifts more, as its products can saturate. Judge the "
     "artifact on the CPU it is for."
 )
-_LEGEND = (
+DRIFT_LEGEND = (
     "quantization: program vs full-precision reference. lowering: artifact vs program. noise floor: program vs itself, "
     "its input moved by 1e-6, as summing in another order would. total: artifact vs reference."
 )
@@ -74,6 +75,7 @@ def build_report(
         "qad": qad,
         "program": {name: list(values) for name, values in program.items()},
         "held_out": dict(held_out),
+        "worst": worst_tiles(embeddings, held_out["keys"]),
         "skipped": [list(entry) for entry in skipped],
         "artifact": dict(artifact),
         "ran_with": ran_with,
@@ -99,6 +101,17 @@ def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[st
         tiles = len(embeddings[other]) if other == "nudged" else len(embeddings[one])
         found[name] = measure(embeddings[one][:tiles], embeddings[other], keys[:tiles]).to_json()
     return found
+
+
+def worst_tiles(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
+    """Name the tiles whose embedding lies farthest from the reference, farthest first, and where each is among `keys`.
+
+    They are of the artifact (`of` is "total") or, where that could not run here, of the program ("quantization").
+    """
+    of = "total" if "artifact" in embeddings else "quantization"
+    found = cosines(*(embeddings[side] for side in _PAIRS[of]))
+    farthest = np.argsort(found, kind="stable")[:WORST].tolist()
+    return {"of": of, "tiles": [{"tile": keys[i], "golden": i, "cosine": float(found[i])} for i in farthest]}
 
 
 def gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -171,7 +184,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
     said = [*report["cautions"], *report["notes"]]
     lines += [f"> {text}" for text in said] + [""] * bool(said)
-    lines += [*_markdown_table(DRIFT_HEADER, drift_rows(report["drift"])), _LEGEND, ""]
+    lines += [*_markdown_table(DRIFT_HEADER, drift_rows(report["drift"])), DRIFT_LEGEND, ""]
     lines += _markdown_table(GATE_HEADER, gate_rows(report["gates"]))
     lines += _markdown_table(["", ""], fact_rows(report))
     if report["skipped"]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import print_json, print_table, print_verification, progress_bars, say_cautions, say_skipped, verdict
-from .options import AsJson, Resize, ResizeOption, SkipBad, Threads
+from .options import AsJson, Force, Resize, ResizeOption, SkipBad, Threads
 
 _SHOWN = 12  # layers in a table
 
@@ -159,6 +159,37 @@ def show_reports(
         print(f"{bundle}: no device has reported; run kit/check.py on one, then edgepath report add")
 
 
+def make_page(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    robustness: Annotated[list[Path] | None, typer.Option(help="What `edgepath robustness --json` printed.")] = None,
+    curves: Annotated[list[Path] | None, typer.Option(help="What `edgepath curves --json` printed.")] = None,
+    probe: Annotated[list[Path] | None, typer.Option(help="What `edgepath probe --json` printed.")] = None,
+    latency: Annotated[list[Path] | None, typer.Option(help="What `edgepath bench --json` printed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: BUNDLE.report.html beside the bundle.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join all that was measured of a bundle in one HTML page; options can be given several times."""
+    from ..page.merging import write_page
+
+    done = write_page(
+        bundle,
+        robustness=robustness or (),
+        curves=curves or (),
+        probe=probe or (),
+        latency=latency or (),
+        out=out,
+        force=force,
+    )
+    if as_json:
+        print_json(done)
+    else:
+        if done["not_measured"]:
+            print(f"not measured: {', '.join(done['not_measured'])}")
+        print(f"{done['file']}: {'passed' if done['passed'] else 'FAILED'}")
+    raise typer.Exit(0 if done["passed"] else 1)
+
+
 def lint(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle that holds model.onnx.")],
     as_json: AsJson = False,
@@ -187,4 +218,5 @@ def add(app: typer.Typer) -> None:
     reports = typer.Typer(no_args_is_help=True, help="Keep and show what devices measured (kit/check.py).")
     reports.command("add")(add_report)
     reports.command("show")(show_reports)
+    reports.command("page")(make_page)
     app.add_typer(reports, name="report")

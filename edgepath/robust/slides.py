@@ -54,7 +54,8 @@ class SlideSet:
         looks = {"slides": len(self.slides), "places": self.places}
         stainings = sorted({slide.staining for slide in self.slides})
         places = hashlib.sha256(np.ascontiguousarray(self.slides[0].places, np.int64).tobytes()).hexdigest()
-        known = {"stainings": stainings, "scanners": self.scanners, "places_sha256": places}
+        known: dict[str, Any] = {"stainings": stainings, "scanners": self.scanners, "places_sha256": places}
+        known["looks"] = {slide.name: [slide.staining, slide.scanner] for slide in self.slides}
         return {"kind": self.kind, "name": self.name, **looks, **known}
 
     def identity(self) -> str:

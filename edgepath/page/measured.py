@@ -1,0 +1,178 @@
+"""What `robustness`, `curves`, `probe`, a latency run and devices found, each as a section of the page.
+
+They take what those commands print with `--json`, and raise KeyError, TypeError, ValueError, IndexError or
+AttributeError for what is not whole (`merging` says so in a line).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import devicereports, probing
+from ..probing import METHODS
+from ..robust import measuring
+from ..robust.curves import HEADER as CURVE_HEADER
+from ..robust.curves import curve_rows
+from ..robust.measuring import ARTIFACT, FULL
+from .document import KINDS, Section
+from .elements import escape, figure, paragraph, side_by_side, table, transposed, verdict
+from .heat import Matrix, draw_differences, draw_scores, less, matrix
+from .lines import Interval, Line, curve, intervals, key
+
+_FLIPS = 40  # listed; all are in the JSON
+_FIGURES = {"cosine": "cosine", "top1": "top-1", "top10": "top-10"}
+_COLUMNS = (0, 1, 2, 3, 4, 7)  # of the figures' table: without top-3 and top-5
+_HOW = {
+    "cosine": "cosine of a place's two embeddings",
+    "top1": "share of tiles whose nearest tile is their twin",
+    "top10": "share of tiles whose twin is among their ten nearest",
+}
+
+
+def robustness_section(result: Mapping[str, Any]) -> Section:
+    """Return PLISM's figures, the heat maps and the gates of `edgepath robustness`."""
+    slides, looks = result["slides"], result["slides"]["looks"]
+    rows = [[row[i] for i in _COLUMNS] for row in measuring.figure_rows(result)]
+    header = [measuring.HEADER[i] for i in _COLUMNS]
+    gates = [[_FIGURES.get(row[0], row[0]), *row[1:]] for row in measuring.gate_rows(result)]
+    allowed = {gate["gate"]: float(gate["allowed"]) for gate in result["gates"]}
+    what = f"{slides['places']} places on {slides['slides']} slides of {slides['name']}. Medians over pairs of slides."
+    body = paragraph(what) + table(header, rows)
+    for name in ("cosine", _telling(result["figures"][FULL]["all"])):
+        body += _maps(result["pairs"], looks, name, allowed[name])
+    body += "<h3>Gates</h3>\n" + table(measuring.GATE_HEADER, gates, kind="gates") + _ran_with(result)
+    return Section(
+        "robustness", f"Robustness: {slides['name']}", body, tuple(map(tuple, gates)), tuple(result["notes"])
+    )
+
+
+def curves_section(result: Mapping[str, Any]) -> Section:
+    """Return the plots of `edgepath curves`, and each curve's end in numbers."""
+    lowest = min(one[name] for c in result["curves"] for of in c["figures"].values() for one in of for name in _LINES)
+    low = min(0.9, math.floor(10 * max(0.0, lowest)) / 10)
+    plots = ""
+    for one in result["curves"]:
+        lines = [
+            Line(f"{figure} {model}", [degree[figure] for degree in one["figures"][name]])
+            for figure in _LINES
+            for name, model in ((FULL, "full"), (ARTIFACT, "artifact"))
+        ]
+        plots += curve(one["name"], one["unit"], one["degrees"], lines, low)
+    entries = {f"{kind} {m}": f"{word}, {name}" for kind, word in _LINES.items() for m, name in _MODELS.items()}
+    source = result["source"]
+    said = (
+        f"{source['count']} tiles of {source['name']}, made worse by degrees. cosine: of a tile's embedding to that of "
+        "the tile as it is, by the same model, mean over tiles. own nearest: share of tiles made worse whose nearest "
+        "tile as it is, is their own. Where the thin line lies on the broad one, the artifact bears as much as the "
+        "model does."
+    )
+    body = figure(key(entries) + f'<div class="plots">\n{plots}</div>\n', said)
+    rows = zip(curve_rows(result), result["curves"], strict=True)
+    ends = [[f"{row[0]}, {one['degrees'][-1]:g}", *row[2:]] for row, one in rows]
+    body += table(["at the last degree", *CURVE_HEADER[2:]], ends) + _ran_with(result)
+    return Section("curves", KINDS["curves"][0], body, (), tuple(result["notes"]))
+
+
+def tasks_section(result: Mapping[str, Any]) -> Section:
+    """Return the scores, intervals, changed predictions and gates of `edgepath probe`."""
+    classes = ", ".join(f"{count} {name}" for name, count in result["classes"].items())
+    apart = f", {result['groups']} groups, each in one fold" if result["groups"] else ""
+    source, gates, flips = result["source"], probing.gate_rows(result), probing.flip_rows(result)
+    body = paragraph(f"{source['count']} tiles of {source['name']}: {classes}. {result['folds']} folds{apart}.")
+    plots = "".join(_intervals(result["scores"], *of) for of in _SCORES)
+    body += figure(f'<div class="pair">\n{plots}</div>\n', "Each with its 95 % interval (bootstrap).")
+    scores = table(probing.HEADER, probing.score_rows(result))
+    body += side_by_side(scores, table(probing.GATE_HEADER, gates, kind="gates"))
+    body += f"<h3>Predictions that changed: {len(flips)}</h3>\n"
+    body += table(probing.FLIP_HEADER, flips[:_FLIPS], kind="names") if flips else ""
+    if len(flips) > _FLIPS:
+        body += paragraph(f"and {len(flips) - _FLIPS} more, in the JSON of edgepath probe", "legend")
+    return Section(
+        "tasks", f"Tasks: {source['name']}", body + _ran_with(result), tuple(map(tuple, gates)), tuple(result["notes"])
+    )
+
+
+def latency_section(result: Mapping[str, Any]) -> Section:
+    """Return the table of a latency run over one or more bundles; what it does not say is left out."""
+    header = ["artifact", "batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "tiles/s", "ratio of p50"]
+    rows = []
+    for one in result["results"]:
+        times = [_number(one["latency_ms"].get(q)) for q in ("p50", "p90", "p95", "p99")]
+        ratio = one.get("ratio")
+        compared = f"{ratio['p50']:.2f} of {ratio['against']}" if ratio else "-"
+        rows.append([str(one["name"]), str(one.get("batch", "-")), *times, _number(one.get("tiles_per_s")), compared])
+    told = {"threads": "threads", "warm_up": "warm-up", "rounds": "rounds"}
+    how = [f"{word} {result[name]}" for name, word in told.items() if result.get(name) is not None]
+    machine = result.get("machine") or {}
+    words = {"cpu": "{}", "cores": "{} cores", "gpu": "{}", "system": "{}"}
+    on = ", ".join(word.format(machine[name]) for name, word in words.items() if machine.get(name))
+    lines = [", ".join(how)] * bool(how) + [f"machine: {on or 'not named'}"]
+    body = table(header, rows) + paragraph("; ".join(lines), "legend")
+    return Section("latency", KINDS["latency"][0], body, (), tuple(result.get("notes") or ()))
+
+
+def devices_section(reports: list[dict[str, Any]]) -> Section:
+    """Return what devices measured, a column each; a device that failed its gates is a gate that failed."""
+    rows = devicereports.report_rows(reports)
+    gates = tuple(
+        ("all", f"{one['measured_at']}, {one['ran_with']}", "-", "-", verdict(one["passed"])) for one in reports
+    )
+    return Section("devices", KINDS["devices"][0], transposed(devicereports.HEADER, rows), gates)
+
+
+_SCORES = (
+    ("balanced accuracy", "balanced_accuracy", "low", "high"),
+    ("AUROC", "auroc", "auroc_low", "auroc_high"),
+)
+_LINES = {"cosine": "cosine", "own": "own nearest"}
+_METHODS: Mapping[str, str] = {str(method): word for method, word in METHODS.items()}
+_MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
+
+
+def _telling(figures: Mapping[str, Any]) -> str:
+    """Return which of top-1 and top-10 to map: of few places all twins are among ten, of many hardly any is first."""
+    return min(("top10", "top1"), key=lambda name: abs(figures[name]["median"] - 0.5))
+
+
+def _maps(pairs: Mapping[str, Any], looks: Mapping[str, Sequence[str]], name: str, allowed: float) -> str:
+    full, artifact = (matrix(pairs[model], looks, name) for model in (FULL, ARTIFACT))
+    known = [*full.known, *artifact.known]
+    low, high = min(known), max(known)
+    drawn = "".join(draw_scores(found, model, low, high) for found, model in ((full, FULL), (artifact, ARTIFACT)))
+    drawn += draw_differences(less(full, artifact), "difference, hundredths", allowed)
+    by = "by staining and scanner" if full.looks else "by pair of slides"
+    maps = figure(f'<div class="maps">\n{drawn}</div>\n', _caption(full, name, low, high, allowed))
+    return f"<h3>{escape(_FIGURES[name].capitalize())} {by}</h3>\n{maps}"
+
+
+def _caption(found: Matrix, name: str, low: float, high: float, allowed: float) -> str:
+    if found.looks:
+        cell = "A row is a staining, a column a scanner; a cell is the mean over all pairs of slides with this one"
+    else:
+        cell = "A cell is a pair of slides"
+    return (
+        f"{_FIGURES[name]}: {_HOW[name]}. {cell}. Light blue {low:.2f} to dark blue {high:.2f}, for both models. "
+        "Difference: artifact less full precision, in hundredths; orange was lost, purple gained, darkest from "
+        f"{200 * allowed:g} on, twice what the gates allow on average."
+    )
+
+
+def _intervals(scores: Mapping[str, Any], title: str, value: str, low: str, high: str) -> str:
+    rows = [
+        Interval(f"{_METHODS[method]}, {name}", kind, of[name][value], of[name][low], of[name][high])
+        for method, of in scores.items()
+        for kind, name in _MODELS.items()
+    ]
+    return intervals(title, rows, math.floor(10 * min(row.low for row in rows)) / 10)
+
+
+def _ran_with(result: Mapping[str, Any]) -> str:
+    return paragraph("; ".join(f"{name}: {runtime}" for name, runtime in result["ran_with"].items()), "legend")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

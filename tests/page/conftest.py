@@ -1,0 +1,74 @@
+"""What the page is made of: a bundle of a tiny model, and what each command measures of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from edgepath.bundle import Bundle, open_bundle
+from edgepath.exporting import Exported
+from edgepath.probing import probe
+from edgepath.robust.curves import curves
+from edgepath.robust.measuring import robustness
+from edgepath.synthesis import synthesize
+
+LOOKS = [(staining, scanner) for staining in ("GMH", "KR") for scanner in ("S60", "AT2")]
+
+
+@pytest.fixture(scope="session")
+def measured(exports: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was measured of the tiny model in INT8, by command; `bench` as its format is."""
+    bundle = exports("onnx-int8").bundle
+    folder, paired = tmp_path_factory.mktemp("labelled"), tmp_path_factory.mktemp("paired")
+    for number, label in enumerate(("benign", "malign")):
+        (folder / label).mkdir()
+        for i, tile in enumerate(synthesize(8, seed=number, staining=("GMH", "KRH")[number])):
+            Image.fromarray(tile).save(folder / label / f"{i}.png")
+    for staining, scanner in LOOKS:
+        (paired / f"{staining}_{scanner}").mkdir()
+        for i, tile in enumerate(synthesize(3, seed=3, staining=staining, scanner=scanner)):
+            Image.fromarray(tile).save(paired / f"{staining}_{scanner}" / f"{i}.png")
+    return {
+        "robustness": robustness(bundle, paired=paired, device="cpu"),
+        "curves": curves(bundle, "synthetic:2", device="cpu"),
+        "probe": probe(bundle, folder, folds=2, device="cpu"),
+        "bench": {
+            "schema": 1,
+            "bundles": [{"name": bundle.name, "bundle": bundle.digest}],
+            "results": [
+                {
+                    "name": bundle.name,
+                    "batch": 1,
+                    "latency_ms": {"p50": 81.234, "p90": 90.1, "p95": 95.3, "p99": 120.02},
+                    "tiles_per_s": 12.3,
+                    "ratio": {"against": "tiny-onnx-fp32", "p50": 0.51},
+                },
+                {"name": "tiny-onnx-fp32", "batch": 1, "latency_ms": {"p50": 160.0}, "ratio": None},
+            ],
+            "machine": {"cpu": "a CPU", "cores": 2},
+            "threads": 2,
+        },
+    }
+
+
+@pytest.fixture
+def bundle(exports: Callable[[str], Exported], tmp_path: Path) -> Bundle:
+    """A copy of the bundle, so that pages beside it are the test's own."""
+    shutil.copytree(exports("onnx-int8").bundle.path, tmp_path / "tiny")
+    return open_bundle(tmp_path / "tiny")
+
+
+@pytest.fixture
+def results(measured: dict[str, Any], tmp_path: Path) -> dict[str, Path]:
+    """The same, as files that the commands' --json made."""
+    found = {}
+    for command, result in measured.items():
+        found[command] = tmp_path / f"{command}.json"
+        found[command].write_text(json.dumps(result))
+    return found

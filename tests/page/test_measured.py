@@ -1,0 +1,99 @@
+"""Each measurement as a section: its figures are those of the result, its gates those that were applied."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+from test_elements import EVIL, Tags
+
+from edgepath.page.measured import (
+    curves_section,
+    devices_section,
+    latency_section,
+    robustness_section,
+    tasks_section,
+)
+
+Measured = dict[str, Any]
+
+
+def test_robustness_shows_medians_maps_and_every_gate(measured: Measured) -> None:
+    result = measured["robustness"]
+    made = robustness_section(result)
+    text = Tags(made.body).text
+    assert "3 places on 4 slides" in text
+    for model in ("full precision", "artifact"):
+        for group in result["figures"][model].values():
+            assert f"{group['top10']['median']:.4f}" in text
+    assert made.body.count('<table class="heat">') == 6
+    assert len(made.gates) == len(result["gates"])
+    assert [gate[-1] == "ok" for gate in made.gates] == [gate["passed"] for gate in result["gates"]]
+    looks = result["slides"]["looks"]
+    assert looks == {f"{a}_{b}": [a, b] for a in ("GMH", "KR") for b in ("AT2", "S60")}
+
+
+def test_curves_show_a_plot_each_and_its_end(measured: Measured) -> None:
+    made = curves_section(measured["curves"])
+    assert re.findall(r'<text class="title"[^>]*>([^<]+)', made.body) == [
+        c["name"] for c in measured["curves"]["curves"]
+    ]
+    assert made.body.count("<polyline") == 4 * len(measured["curves"]["curves"])
+    last = measured["curves"]["curves"][0]["figures"]["artifact"][-1]["cosine"]
+    assert f"{last:.4f}" in Tags(made.body).text
+    assert made.gates == ()
+
+
+def test_tasks_show_scores_intervals_and_flips(measured: Measured) -> None:
+    result = copy.deepcopy(measured["probe"])
+    flip = {"tile": EVIL, "method": "knn", "label": "benign", "full precision": "benign", "artifact": "malign"}
+    result["flips"] = [flip] * 50
+    made = tasks_section(result)
+    read = Tags(made.body)
+    assert read.tags.count("circle") == 8  # two figures of two probes on two models
+    for of in result["scores"].values():
+        for score in of.values():
+            assert f"{score['auroc']:.3f} ({score['auroc_low']:.3f} to {score['auroc_high']:.3f})" in read.text
+    assert "Predictions that changed: 50" in read.text
+    assert read.text.count(EVIL) == 40
+    assert "and 10 more" in read.text
+    assert "script" not in read.tags
+    assert len(made.gates) == len(result["gates"])
+
+
+def test_latency_leaves_out_what_is_not_said(measured: Measured) -> None:
+    text = Tags(latency_section(measured["bench"]).body).text
+    assert "81.2" in text
+    assert "0.51 of tiny-onnx-fp32" in text
+    assert "threads 2; machine: a CPU, 2 cores" in text
+    bare = {"results": [{"name": EVIL, "latency_ms": {}}]}
+    read = Tags(latency_section(bare).body)
+    assert EVIL in read.text
+    assert "machine: not named" in read.text
+    assert "script" not in read.tags
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_device_that_failed_is_a_failed_gate(passed: bool) -> None:
+    drift = {name: {"cosine_mean": 0.9, "cosine_p01": 0.8} for name in ("total", "lowering")}
+    report = {
+        "measured_at": "2030-01-01",
+        "device": {"board": "<a board>"},
+        "ran_with": "TensorRT",
+        "drift": drift,
+        "latency": {"p50_ms": 1.0, "p99_ms": 2.0},
+        "passed": passed,
+    }
+    made = devices_section([report])
+    assert [gate[-1] for gate in made.gates] == ["ok" if passed else "FAILED"]
+    assert "&lt;a board&gt;" in made.body
+
+
+@pytest.mark.parametrize(("top1", "top10", "shown"), [(0.05, 0.4, "Top-10"), (0.7, 1.0, "Top-1")])
+def test_the_share_that_tells_more_is_mapped(top1: float, top10: float, shown: str, measured: Measured) -> None:
+    result = copy.deepcopy(measured["robustness"])
+    for name, value in (("top1", top1), ("top10", top10)):
+        result["figures"]["full precision"]["all"][name]["median"] = value
+    assert re.findall(r"<h3>(\S+) by staining", robustness_section(result).body) == ["Cosine", shown]
