@@ -13,7 +13,7 @@ from benchmark_folder import write_h5ad
 from edgepath.errors import UsageError
 from edgepath.hest.h5ad import read_expression
 
-WRITTEN = Path(__file__).parent / "anndata"
+WRITTEN = Path(__file__).parent / "h5ad_files"
 SPOTS = ["000x1-1", "001x2-1", "002x3-1", "003x4-1", "004x5-1", "005x6-1"]
 GENES = ["EPCAM", "ERBB2", "KRT8", "CD3E", "ACTA2"]
 COUNTS = np.array(
