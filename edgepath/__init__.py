@@ -6,6 +6,7 @@ compare       whether bundles of one model agree, pair by pair
 robustness    whether a bundle finds the same tissue under another stain and scanner as its model does
 curves        how far tiles that are stained, scanned or stored worse move its embeddings
 probe         whether its embeddings are worth as much for a task
+probe_hest    whether they tell as much about gene expression, by the HEST-Benchmark's protocol
 distill       a large teacher and tiles -> a small student
 embed         tiles -> a file of embeddings
 open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import EdgepathError as EdgepathError
     from .exporting import Exported as Exported
     from .exporting import export as export
+    from .hest.measuring import probe_hest as probe_hest
     from .models import ModelSpec as ModelSpec
     from .models import find_model as find_model
     from .packs import build_pack as build_pack
@@ -68,6 +70,7 @@ _HOMES = {
     "open_bundle": "bundle",
     "open_tiles": "tiles",
     "probe": "probing",
+    "probe_hest": "hest.measuring",
     "robustness": "robust.measuring",
     "torch_module": "adapters",
     "verify": "verification",

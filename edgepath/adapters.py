@@ -1,14 +1,22 @@
 """A bundle as a `torch.nn.Module`, for benchmarks and pipelines that take an encoder and know nothing of edgepath.
 
-What they pass in differs: TRIDENT and HEST hand over batches that their `transforms` made, plismbench calls its
-extractor's `transform` and then the model, eva normalises by itself. So the module takes whole pixels and normalised
-ones, and gives `transform` to those that ask for one.
+What they pass in differs: TRIDENT stacks what the encoder's transforms made, HEST does too but as floats, plismbench
+calls its extractor's `transform` and then the model, eva normalises by itself. So the module takes whole pixels, as
+bytes or floats, and normalised ones, and has a `transform` for those that ask for one.
+
+eva's `ONNXModel` loads a bundle's model.onnx without any of this, but hands on what the data set's transforms made. The
+artifact takes raw tiles, so they must be `TileTransform` with layout "hwc" and not eva's, which normalise:
+
+    transforms:
+      class_path: edgepath.adapters.TileTransform
+      init_args: {layout: hwc, resize: crop}
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +25,7 @@ from torch import Tensor, nn
 
 from .bundle import Bundle, open_bundle
 from .errors import UsageError
+from .images import check_resize, resize_tile
 from .recipe import Recipe
 
 # How many levels a normalised image may lie off whole ones; bfloat16 does not hold 256 levels.
@@ -36,6 +45,51 @@ def torch_module(bundle: str | Path | Bundle, *, threads: int = 0) -> TorchModul
     return TorchModule(bundle, runner)
 
 
+@dataclass(frozen=True)
+class TileTransform:
+    """Turns an RGB image into a raw tile, a uint8 tensor (3, `size`, `size`), with layout "hwc" (`size`, `size`, 3).
+
+    The image is a PIL image, an array (H, W, 3) or a tensor (3, H, W), uint8. `resize` says what to do with another
+    size, as for tiles. A second argument, the target that torchvision's second kind of transforms takes along, is
+    handed through.
+    """
+
+    size: int = 224
+    layout: Literal["chw", "hwc"] = "chw"
+    resize: Literal["refuse", "squash", "crop"] = "squash"
+
+    def __post_init__(self) -> None:
+        check_resize(self.resize)
+        if self.layout not in ("chw", "hwc"):
+            raise UsageError(f'TileTransform: layout "{self.layout}"; known: chw, hwc')
+
+    def __call__(self, image: Image.Image | np.ndarray | Tensor, *target: Any) -> Any:
+        tile = torch.from_numpy(self._fit(self._rgb(image)))
+        laid_out = tile if self.layout == "hwc" else tile.permute(2, 0, 1)
+        return (laid_out, *target) if target else laid_out
+
+    def _fit(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[:2] == (self.size, self.size):
+            return np.array(pixels)
+        if self.resize == "refuse":
+            raise UsageError(f"TileTransform: an image of {pixels.shape[1]} x {pixels.shape[0]}; {self.size} is needed")
+        return resize_tile(pixels, self.size, self.resize)
+
+    @staticmethod
+    def _rgb(image: Image.Image | np.ndarray | Tensor) -> np.ndarray:
+        """Return pixels, uint8 (H, W, 3)."""
+        if isinstance(image, Image.Image):
+            return np.asarray(image.convert("RGB"))
+        rows_first = image.movedim(0, -1).cpu() if isinstance(image, Tensor) and image.ndim == 3 else image
+        pixels = np.asarray(rows_first)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UsageError(
+                f"TileTransform: an image of {image.dtype} {tuple(image.shape)}; an array (H, W, 3) or a tensor "
+                "(3, H, W) of uint8 is needed, before anything normalises it"
+            )
+        return pixels
+
+
 class TorchModule(nn.Module):
     """A frozen encoder. It has no parameters: `.to`, `.half` and `.eval` change nothing, and nothing flows back."""
 
@@ -46,12 +100,15 @@ class TorchModule(nn.Module):
         self.size, self.embed_dim = int(bundle.manifest["contract"]["size"]), bundle.dim
         self.mean = tuple(map(float, bundle.manifest["model"]["mean"]))
         self.std = tuple(map(float, bundle.manifest["model"]["std"]))
+        # A value of its own, without the runtime: what loads tiles in other processes has to send it there.
+        self.transform = TileTransform(self.size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images: uint8 (N, 3, S, S) or (N, S, S, 3), or floats (N, 3, S, S) normalised by `mean` and `std`.
+        """Embed images: uint8 (N, 3, S, S) or (N, S, S, 3), or floats (N, 3, S, S).
 
-        Normalised images are turned back into whole pixels. Raises UsageError for images of another shape, or ones that
-        were no whole pixels or were normalised by other numbers.
+        Floats are levels from 0 to 255, or normalised by `mean` and `std`; these are turned back into whole pixels.
+        Raises UsageError for images of another shape, or ones that were no whole pixels or were normalised by other
+        numbers.
         """
         if images.requires_grad:
             raise UsageError(f"{self.name}: a bundle is frozen; no gradient flows through it")
@@ -62,14 +119,6 @@ class TorchModule(nn.Module):
     def close(self) -> None:
         """Let go of the runtime; the module cannot be called after that."""
         self._runner.__exit__(None, None, None)
-
-    def transform(self, image: Image.Image | np.ndarray) -> Tensor:
-        """Turn an RGB image into a tensor, uint8 (3, S, S): as it is, or resized where it has another size."""
-        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        picture = picture.convert("RGB")
-        if picture.size != (self.size, self.size):
-            picture = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Return whole pixels, uint8 (N, S, S, 3)."""
@@ -87,11 +136,11 @@ class TorchModule(nn.Module):
         mean, std = (
             images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (self.mean, self.std)
         )
-        levels = (images.float() * std + mean) * 255
-        off = (levels - levels.round().clamp(0, 255)).abs().max()
-        if not off <= _ROUNDING[images.dtype]:
-            raise UsageError(
-                f"{self.name}: images are no pixels normalised by its mean {self.mean} and std {self.std}; pass uint8, "
-                "or take module.transform"
-            )
-        return levels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        for levels in ((images.float() * std + mean) * 255, images.float()):
+            whole = levels.round().clamp(0, 255)
+            if (levels - whole).abs().max() <= _ROUNDING[images.dtype]:
+                return whole.to(torch.uint8).permute(0, 2, 3, 1)
+        raise UsageError(
+            f"{self.name}: images are no pixels normalised by its mean {self.mean} and std {self.std}; pass uint8, "
+            "or take module.transform"
+        )

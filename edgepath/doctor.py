@@ -35,7 +35,7 @@ EXTRAS = {
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     "tensorrt": ("polygraphy", "torch-tensorrt"),
     "features": ("h5py", "pyarrow"),
-    "probe": ("scikit-learn",),
+    "probe": ("scikit-learn", "scipy"),
 }
 # fmt: on
 # Where the name to import is not the distribution's with `-` as `_`.

@@ -77,10 +77,14 @@ class RobustnessLoss:
 
 @dataclass(frozen=True)
 class ProbeLoss:
-    """How much worse than on the full-precision model's embeddings a probe on the artifact's may be."""
+    """How much worse than on the full-precision model's embeddings a probe on the artifact's may be.
+
+    Labels are judged by balanced accuracy and AUROC, gene expression by Pearson's correlation.
+    """
 
     balanced_accuracy: float = 0.01
     auroc: float = 0.01
+    pearson: float = 0.01
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Annotated
 
 import typer
+
+from ..errors import UsageError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
@@ -36,3 +39,25 @@ class Outputs(str, Enum):
 
 
 ResizeOption = Annotated[Resize, typer.Option(help="Tiles of another size: refuse, squash, or crop the centre.")]
+
+
+def choose_one(context: typer.Context, ways: Mapping[str, Sequence[str]]) -> None:
+    """Raise UsageError unless one of `ways`, options by parameter name, was given, without the others' own options."""
+    given = {name for name, value in context.params.items() if _said(context, name) and value is not None}
+    chosen = [way for way in ways if way in given]
+    command = context.info_name
+    if len(chosen) != 1:
+        found = "both" if chosen else "neither"
+        raise UsageError(f"{command}: give {' or '.join(map(_flag, ways))}, one of them; {found} was given")
+    for way, own in ways.items():
+        if way != chosen[0] and (odd := [name for name in own if name in given]):
+            raise UsageError(f"{command}: {_flag(odd[0])} is for {_flag(way)}; leave it out with {_flag(chosen[0])}")
+
+
+def _said(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

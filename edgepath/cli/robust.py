@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..console import print_json, print_table, progress_bars, say_cautions, say_skipped, verdict
-from .options import AsJson, Resize, ResizeOption, SkipBad, Threads
+from .genes import show_hest
+from .options import AsJson, Resize, ResizeOption, SkipBad, Threads, choose_one
 
 
 def robustness(
@@ -109,8 +110,16 @@ def curves(
 
 
 def probe(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
-    labelled: Annotated[Path, typer.Option(help="A folder with a folder a class, or a CSV: path, label[, slide].")],
+    labelled: Annotated[
+        Path | None, typer.Option(help="A folder with a folder a class, or a CSV: path, label[, slide].")
+    ] = None,
+    hest: Annotated[
+        Path | None, typer.Option(help="Instead: the HEST-Benchmark's folder of tasks, or one task's.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task of --hest; again for more.")] = None,
+    components: Annotated[int, typer.Option(min=1, help="What PCA leaves, for --hest; the benchmark's is 256.")] = 256,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     eva_steps: Annotated[int, typer.Option(min=0, help="Also eva's linear head, so many steps (12500 in eva).")] = 0,
@@ -121,7 +130,12 @@ def probe(
     device: Annotated[str, typer.Option(help="Where the full-precision model runs: auto, cpu, cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Predict labels from the artifact's embeddings and from the model's, and show which predictions changed."""
+    """Predict labels or genes from the artifact's embeddings and from the model's, and show what got worse."""
+    choose_one(context, {"labelled": ("folds", "seed", "eva_steps", "skip_bad"), "hest": ("task", "components")})
+    if hest is not None:
+        options = {"weights": weights, "resize": resize.value, "threads": threads, "device": device}
+        show_hest(bundle, hest, as_json, tasks=task or (), components=components, **options)
+    assert labelled is not None
     from ..probing import FLIP_HEADER, GATE_HEADER, HEADER, flip_rows, gate_rows, score_rows
     from ..probing import probe as run
 

@@ -5,8 +5,12 @@ places: `cosine` is the mean cosine of twins; for top-k, each of the 2n tiles lo
 the other 2n - 1, and hits when its twin is among them; both directions are averaged.
 
 The twin's rank needs no 2n x 2n matrix. Of its own slide a tile has to know only how near its nearest ones are, once a
-slide; of the other slide, how many are nearer than the twin: one blocked product of A and B answers that for A by its
-rows and for B by its columns.
+slide; of the other slide, how many are nearer than the twin: one product of A and B, block by block in a buffer that
+stays in the cache, answers that for A by its rows and for B by its columns.
+
+Equal embeddings must have equal cosines to the last bit, or of equal tiles the twin would not come first. PyTorch's
+product on a CPU gives that for large blocks, wherever a row lies in them (NumPy's, which is faster on AMD, does not);
+few tiles are multiplied in float64 and rounded.
 """
 
 from __future__ import annotations
@@ -26,12 +30,15 @@ TOP = (1, 3, 5, 10)
 FIGURES = ("cosine", *(f"top{k}" for k in TOP))
 GROUPS = ("scanner", "staining", "both", "all")
 """Pairs that differ in the scanner only, in the staining only, in both, and all pairs."""
-_BLOCK = 256
+_BLOCK = 768  # rows and columns of a block, at most: 2 MB
 
 
 @dataclass(frozen=True)
 class Slide:
-    """A slide's embeddings, unit rows (N, D), and each tile's cosines to its ten nearest on the slide (N, <= 10)."""
+    """A slide's embeddings, unit rows (N, D), and each tile's cosines to its ten nearest on the slide (N, <= 10).
+
+    Rows are float32, or float64 where one block holds them all.
+    """
 
     unit: Tensor
     nearest: Tensor
@@ -51,13 +58,13 @@ def prepare(embeddings: np.ndarray, name: str, *, half: bool = False, device: st
     norms = values.norm(dim=1, keepdim=True)
     if not torch.isfinite(norms).all() or not (norms > 0).all():
         raise UsageError(f"robustness: an embedding of slide {name} is not finite, or zero; embed the tiles again")
-    unit = values / norms
-    kept = min(max(TOP), len(unit) - 1)
-    parts = []
-    for start in range(0, len(unit), _BLOCK):
-        cosines = unit[start : start + _BLOCK] @ unit.T
-        own = torch.arange(len(cosines), device=cosines.device)
-        cosines[own, start + own] = -2.0
+    count, spans = len(values), _spans(len(values))
+    unit = values.double() / norms.double() if count <= _BLOCK else values / norms
+    kept, parts = min(max(TOP), count - 1), []
+    strip = values.new_empty(max(rows.stop - rows.start for rows in spans), count)
+    for rows in spans:
+        cosines = _multiply(unit[rows], unit, strip[: rows.stop - rows.start])
+        cosines.diagonal(rows.start).fill_(-2.0)
         parts.append(cosines.topk(kept, dim=1).values)
     return Slide(unit, torch.cat(parts))
 
@@ -66,23 +73,38 @@ def compare(a: Slide, b: Slide) -> dict[str, float]:
     """Return `FIGURES` of two slides of the same places in the same order. Of equal cosines, the twin comes first."""
     if a.unit.shape != b.unit.shape:
         raise UsageError(f"robustness: slides of shapes {tuple(a.unit.shape)} and {tuple(b.unit.shape)} do not match")
-    count = len(a.unit)
-    twin = torch.empty(count, device=a.unit.device)
-    for rows, cosines in _blocks(a.unit, b.unit, diagonal=True):  # by the same product as below: equal stays equal
-        twin[rows] = cosines.diagonal()
-    ranks = [(slide.nearest > twin[:, None]).sum(1) for slide in (a, b)]
-    for rows, cosines in _blocks(a.unit, b.unit):
-        ranks[0][rows] += (cosines > twin[rows, None]).sum(1)
-        ranks[1] += (cosines > twin).sum(0)
+    spans = _spans(len(a.unit))
+    side = max(rows.stop - rows.start for rows in spans)
+    held, marks, ones = a.nearest.new_empty(side**2), a.nearest.new_empty(side**2), a.nearest.new_ones(side)
+
+    def cosines_of(rows: slice, columns: slice) -> Tensor:
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        return _multiply(a.unit[rows], b.unit[columns], held[: height * width].view(height, width))
+
+    twin = torch.cat([cosines_of(rows, rows).diagonal().clone() for rows in spans])
+    ranks = [(slide.nearest > twin[:, None]).sum(1, dtype=torch.int32) for slide in (a, b)]
+    for rows in spans:
+        for columns in spans:
+            cosines = cosines_of(rows, columns)
+            height, width = cosines.shape
+            nearer = marks[: height * width].view(height, width)  # 1.0 where nearer: sums of so few are exact
+            ranks[0][rows] += (torch.gt(cosines, twin[rows, None], out=nearer) @ ones[:width]).int()
+            ranks[1][columns] += (ones[:height] @ torch.gt(cosines, twin[columns], out=nearer)).int()
     ranked = torch.cat(ranks)
     hits = [float((ranked < k).double().mean()) for k in TOP]
     return dict(zip(FIGURES, (float(twin.double().mean()), *hits), strict=True))
 
 
-def _blocks(a: Tensor, b: Tensor, diagonal: bool = False) -> Any:
-    for start in range(0, len(a), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        yield rows, a[rows] @ (b[rows] if diagonal else b).T
+def _spans(count: int) -> list[slice]:
+    """Return spans of nearly equal length, `_BLOCK` at most, so that none is a rest of one row: a product with a vector
+    sums up in another order."""
+    parts = -(-count // _BLOCK)
+    return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """Write a @ b.T to `out`, float32: new memory for every block would take as long as the product."""
+    return torch.mm(a, b.T, out=out) if a.dtype == out.dtype else out.copy_(a @ b.T)
 
 
 def pairs(slides: Sequence[tuple[str, str]]) -> list[tuple[int, int, str]]:

@@ -1,0 +1,30 @@
+"""What `probe --hest` prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from ..console import print_json, print_table, progress_bars, say_cautions, verdict
+
+
+def show_hest(bundle: Path, folder: Path, as_json: bool, **options: Any) -> NoReturn:
+    """Run the HEST-Benchmark's protocol, print what was found, and leave with the verdict's exit code."""
+    from ..hest.measuring import GATE_HEADER, GENE_HEADER, HEADER, gate_rows, gene_rows, probe_hest, task_rows
+
+    with progress_bars() as progress:
+        result = probe_hest(bundle, folder, progress=progress, **options)
+    if as_json:
+        print_json(result)
+    else:
+        say_cautions([*result["cautions"], *result["notes"]])
+        source = result["source"]
+        print(f"{source['count']} patches of {source['name']}; Pearson's correlation, mean over genes and splits")
+        print_table(HEADER, task_rows(result))
+        if rows := gene_rows(result):
+            print_table(GENE_HEADER, rows)
+        print_table(GATE_HEADER, gate_rows(result))
+        print(f"{bundle}: {verdict(result['passed'])}")
+    raise typer.Exit(0 if result["passed"] else 1)
