@@ -13,9 +13,10 @@ import numpy as np
 from .bundle import Bundle, open_bundle
 from .drift import measure
 from .errors import UsageError
-from .exporting import BATCH, Progress
+from .quantizing import BATCH
 from .recipe import Recipe
 from .report import FEW, notes
+from .stages import Progress
 from .tiles import TileSource, open_tiles
 from .verification import open_runner, seen_in_calibration
 

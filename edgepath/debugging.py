@@ -14,9 +14,10 @@ import numpy as np
 from .bundle import Bundle, open_bundle
 from .doctor import require
 from .errors import UsageError
-from .exporting import BATCH, Progress
 from .plot import Panel, draw_panels
+from .quantizing import BATCH
 from .recipe import Recipe
+from .stages import Progress
 from .tiles import open_tiles
 from .verification import counter, rebuild, same_weights
 

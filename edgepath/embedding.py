@@ -10,8 +10,8 @@ import numpy as np
 
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, UsageError
-from .exporting import Progress
 from .features import check_features_path, write_features
+from .stages import Progress
 from .tiles import open_tiles
 
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import csv
 import json
-import resource
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,21 +19,17 @@ from .errors import UsageError
 from .models import find_model
 from .page.document import to_html
 from .page.tilestrip import pictures
+from .quantizing import BATCH, FEWEST, quantize_from_tiles
 from .recipe import Recipe, find_recipe
 from .report import build_report, to_markdown
+from .stages import Progress, Stages
 from .tiles import TileSource, open_tiles
 
 if TYPE_CHECKING:
-    from .passes.calibrate import Ranges
     from .passes.fold import EdgeModel
 
-Progress = Callable[[str, int, int], None]
-
-PROGRAM = "program.safetensors"  # of a bundle whose program cannot be rebuilt from weights and ranges
 HELD_OUT = 32
-FEWEST = 16
 DEFAULT_TILES = 128
-BATCH = 8
 KITS = {"onnxruntime": "onnx", "openvino": "openvino", "tensorrt": "jetson", "coreml": "coreml"}  # folders of export/
 
 
@@ -54,29 +44,6 @@ class Exported:
     def passed(self) -> bool:
         """Whether every gate of the recipe was passed."""
         return bool(self.report["passed"])
-
-
-@dataclass
-class Stages:
-    """Names, times and announces the stages of an export."""
-
-    progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            self.progress(name, done, total)
-
-        start = time.perf_counter()
-        self.progress(name, 0, total)
-        yield advance
-        self.progress(name, total, total)
-        self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
 def export(
@@ -136,7 +103,7 @@ def export(
         net = fold(vit, spec, embedding=embedding, tokens=tokens)
         trained = None
         if recipe.int8:
-            net, trained = _quantize(recipe, net, chosen, qad, device, writer.path, stages)
+            net, trained = quantize_from_tiles(recipe, net, chosen, qad, device, writer.path, stages)
         golden = held_out.read()
         figures = _lower(recipe, net, golden, reference.embeddings, writer.path, stages)
         report = build_report(
@@ -151,7 +118,7 @@ def export(
             held_out=held_out.provenance() | {"keys": list(reference.keys)},
             skipped=[*chosen.skipped, *held_out.skipped],
             reference=reference.runtime,
-            cost={"seconds": dict(stages.seconds), "peak_memory_bytes": _peak_memory()},
+            cost=stages.cost(),
             versions=versions(),
             **figures,
         )
@@ -191,35 +158,6 @@ def apart(chosen: TileSource, held_out: TileSource) -> tuple[TileSource, TileSou
     return chosen, held_out.select(kept)
 
 
-def quantized(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
-    """Smooth and quantize a folded model, in place, from the ranges its calibration found."""
-    from .passes.quantize import quantize
-    from .passes.smooth import smooth
-
-    ranges = smooth(net, ranges, alpha=recipe.quantize.smooth_alpha)
-    return quantize(net, ranges, weight_bits=recipe.quantize.weight_bits)
-
-
-def repaired(
-    recipe: Recipe,
-    net: EdgeModel,
-    ranges: Ranges,
-    tiles: np.ndarray,
-    steps: int,
-    device: str,
-    advance: Callable[[int], None],
-) -> tuple[EdgeModel, dict[str, Any]]:
-    """Smooth and quantize a folded model and train it for `steps` towards itself in full precision."""
-    from .passes.qad import Options, repair
-    from .passes.smooth import smooth
-
-    teacher = copy.deepcopy(net)
-    ranges = smooth(net, ranges, alpha=recipe.quantize.smooth_alpha)
-    options, bits = Options(steps=steps), recipe.quantize.weight_bits
-    net, facts = repair(net, ranges, tiles, teacher, options, weight_bits=bits, device=device, progress=advance)
-    return net, facts.to_json()
-
-
 def embed_all(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
     """Embed tiles, uint8 (N, S, S, 3), a few at a time: float32 (N, D)."""
     rows = []
@@ -232,45 +170,6 @@ def embed_all(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advanc
 def _spread(count: int, wanted: int) -> list[int]:
     """Indices of `wanted` of `count` items, evenly spaced: sorted keys put one slide's tiles side by side."""
     return [int(i) for i in (np.arange(wanted) + 0.5) * count / wanted]
-
-
-def _quantize(
-    recipe: Recipe, net: EdgeModel, tiles: TileSource, qad: int, device: str, folder: Path, stages: Stages
-) -> tuple[EdgeModel, dict[str, Any] | None]:
-    """Calibrate on `tiles`, quantize, and keep what was calibrated on in the bundle."""
-    from .passes.quantize import save_program
-
-    ranges = _calibrate(recipe, net, tiles, device, stages)
-    ranges.save(folder / "ranges.npz")
-    with open(folder / "calibration.csv", "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["sha256_pixels", "tile"])
-        rows.writerows((tiles.digests[key], key) for key in tiles.keys if key in tiles.digests)
-    if qad:
-        with stages.stage("qad", qad) as advance:
-            net, facts = repaired(recipe, net, ranges, tiles.read(), qad, device, advance)
-        save_program(net, folder / PROGRAM)
-        return net, facts
-    with stages.stage("quantize"):
-        return quantized(recipe, net, ranges), None
-
-
-def _calibrate(recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, stages: Stages) -> Ranges:
-    """Take ranges on `tiles` and, where the recipe has looks, on them too, and tune every layer across both."""
-    from .passes.tune import LOOKS, see, tune
-
-    with stages.stage("calibrate", len(tiles)) as advance:
-        own = see(net, (batch.pixels for batch in tiles.batches(BATCH)), len(tiles), device=device, progress=advance)
-    if own.ranges.tiles < FEWEST:
-        raise UsageError(f"calibration: only {own.ranges.tiles} tiles of {tiles.name} can be read, {FEWEST} are needed")
-    if not recipe.quantize.looks:
-        return own.ranges
-    looks = open_tiles(LOOKS.format(recipe.quantize.looks), size=net.size)
-    with stages.stage("looks", len(looks)) as advance:
-        other = see(net, (batch.pixels for batch in looks.batches(BATCH)), len(looks), device=device, progress=advance)
-    with stages.stage("tune") as advance:
-        quantize = recipe.quantize
-        return tune(net, own, other, smoothing=bool(quantize.smooth_alpha), weight_bits=quantize.weight_bits)
 
 
 def _lower(
@@ -328,9 +227,3 @@ def _size(artifact: Path) -> int:
     if artifact.is_dir():
         return sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in artifact.parent.glob(f"{artifact.stem}.*"))
-
-
-def _peak_memory() -> int:
-    """Bytes of the largest resident set this process had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -14,11 +14,12 @@ import numpy as np
 from .bundle import Bundle, open_bundle
 from .doctor import require
 from .errors import UsageError
-from .exporting import Progress, embed_all
+from .exporting import embed_all
 from .origins import origins
 from .protocols import Method
 from .recipe import Recipe
 from .report import notes
+from .stages import Progress
 from .tiles import TileSource, open_tiles
 from .verification import counter, open_runner, same_weights, seen_in_calibration
 

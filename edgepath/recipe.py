@@ -35,11 +35,15 @@ class Quantize:
     each layer gets a strength of its own, judged across both (`passes.tune`); `smooth_alpha` only turns smoothing on
     then. With 0, the given tiles alone set the ranges, and `smooth_alpha` holds for all layers.
     `weight_bits` below 8 limits the weights to the middle values of `int8`; what is stored and how it runs stay.
+    `rounding = "gptq"` rounds weights so that errors make up for each other (`passes.rounding`); the bundle then keeps
+    the integers. `keep` names linears that stay in the precision of everything else (`edgepath search` finds which).
     """
 
     smooth_alpha: float = 0.5
     looks: int = 91
     weight_bits: int = 8
+    rounding: typing.Literal["nearest", "gptq"] = "nearest"
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from .bundle import Bundle, Runner, load_artifact, open_bundle
 from .doctor import require
 from .drift import measure
 from .errors import BundleError, MissingRuntime, TileError, UsageError
-from .exporting import BATCH, PROGRAM, Progress, embed_all, quantized
+from .exporting import embed_all
 from .golden import Golden, open_golden
 from .images import tile_sha256
 from .parts import require_reader
+from .quantizing import BATCH, PROGRAM, quantized
 from .recipe import Recipe
 from .report import drifts, gates, notes, parts_gate
+from .stages import Progress
 from .tiles import TileSource, open_tiles
 
 _LINES = 5  # of what differs

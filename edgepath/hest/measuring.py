@@ -13,10 +13,11 @@ import numpy as np
 from ..bundle import Bundle, open_bundle
 from ..doctor import require
 from ..errors import EdgepathError
-from ..exporting import Progress, embed_all
+from ..exporting import embed_all
 from ..images import check_resize, tile_sha256
 from ..recipe import Recipe
 from ..report import notes
+from ..stages import Progress
 from ..verification import calibrated_on, counter, open_runner, same_weights
 from .ridge import COMPONENTS, check_split, correlate
 from .tasks import Task, open_tasks

@@ -45,10 +45,14 @@ class EdgeModel(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Embed `pixels`, float32 (N, 3, S, S) with values 0..255; the entry for runtimes that take images."""
         vit = self.vit
-        x = vit.norm_pre(vit._pos_embed(vit.patch_embed(pixels)))
-        x = vit.norm(vit.blocks(x))
+        return self.finish(vit.blocks(vit.norm_pre(vit._pos_embed(vit.patch_embed(pixels)))))
+
+    def finish(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return what `forward` does, from the last block's output, float32 (N, T, width)."""
+        vit = self.vit
+        x = vit.norm(x)
         if self.embedding == "cls" and not self.tokens:
-            return cast(Tensor, x[:, 0])
+            return x[:, 0]
         patches = x[:, vit.num_prefix_tokens :]
         embedding = x[:, 0]
         if self.embedding == "cls+mean":

@@ -8,7 +8,7 @@ comes out is an ordinary quantized program: same layers, same Q/DQ, other number
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import UsageError, WeightsError
 from .calibrate import Ranges, linears
 from .fold import EdgeModel
-from .quantize import INT8_MAX, QuantizedLinear, quantize_linear, replace_layer, weight_max
+from .quantize import INT8_MAX, QuantizedLinear, quantize_linear, replace_layer, to_quantize, weight_max
 
 Progress = Callable[[int], None]
 VALIDATED = 8  # every eighth tile is not trained on and decides which checkpoint is kept
@@ -120,6 +120,7 @@ def repair(
     options: Options,
     *,
     weight_bits: int = 8,
+    keep: Sequence[str] = (),
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[EdgeModel, Repaired]:
@@ -136,7 +137,7 @@ def repair(
         )
     judge = np.arange(len(tiles)) % VALIDATED == 0
     held, pixels = tiles[judge], tiles[~judge]
-    student = _prepare(net, ranges, weight_bits).to(device)
+    student = _prepare(net, ranges, weight_bits, keep).to(device)
     teacher = teacher.to(device).requires_grad_(False)
     wanted, _ = _see(teacher, held, device)
     loss = _loss(options, teacher, pixels, device)
@@ -169,10 +170,10 @@ def repair(
     return _freeze(student.to("cpu")), facts
 
 
-def _prepare(net: EdgeModel, ranges: Ranges, weight_bits: int) -> EdgeModel:
+def _prepare(net: EdgeModel, ranges: Ranges, weight_bits: int, keep: Sequence[str]) -> EdgeModel:
     """Put fake quantization in place of the linears; with nothing trained, the program is what `quantize` makes."""
     net = net.requires_grad_(False)
-    for name, layer in linears(net).items():
+    for name, layer in to_quantize(linears(net), keep).items():
         start = quantize_linear(layer, ranges.limit(name), weight_bits)
         replace_layer(net, name, FakeQuantLinear(layer, start, weight_max(weight_bits)))
     for part in net.vit.blocks.modules():

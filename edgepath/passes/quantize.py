@@ -6,6 +6,7 @@ are chosen among the numbers FP16 can hold and the weights are rounded with the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from .calibrate import Ranges, linears
 from .fold import EdgeModel
 
@@ -59,18 +60,27 @@ def quantize_linear(linear: nn.Linear, input_absmax: float, weight_bits: int = 8
     return QuantizedLinear(linear, float(storable_scale(torch.tensor(input_absmax))), scale, largest)
 
 
-def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8) -> EdgeModel:
+def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8, keep: Sequence[str] = ()) -> EdgeModel:
     """Replace the linears of the transformer blocks by INT8 ones, in place, and return the model.
 
-    Raises UsageError when `ranges` were taken on a model with other layers.
+    Those named in `keep` stay as they are. Raises UsageError when `ranges` were taken on a model with other layers, or
+    when the model has no layer of a name in `keep`.
     """
     layers = linears(model)
     if set(layers) != set(ranges.absmax):
         odd = sorted(set(layers) ^ set(ranges.absmax))[0]
         raise UsageError(f"calibration ranges do not fit the model: {odd} is in one of them only")
-    for name, layer in layers.items():
+    for name, layer in to_quantize(layers, keep).items():
         replace_layer(model, name, quantize_linear(layer, ranges.limit(name), weight_bits))
     return model
+
+
+def to_quantize(layers: dict[str, nn.Linear], keep: Sequence[str]) -> dict[str, nn.Linear]:
+    """Return the layers that are not kept in floating point."""
+    for name in keep:
+        if name not in layers:
+            raise UsageError(f"quantize.keep: the model has no linear {name}; {did_you_mean(name, layers)}")
+    return {name: layer for name, layer in layers.items() if name not in keep}
 
 
 def scales(model: nn.Module) -> dict[str, list[float]]:
@@ -101,6 +111,8 @@ def load_program(model: EdgeModel, path: Path) -> EdgeModel:
     try:
         state = load_file(path)
         for name, layer in linears(model).items():
+            if f"{name}.{_INPUT_SCALE}" not in state:  # kept in floating point
+                continue
             scale = float(state.pop(f"{name}.{_INPUT_SCALE}"))
             replace_layer(model, name, QuantizedLinear(layer, scale, torch.ones(layer.out_features)))
         model.load_state_dict(state)

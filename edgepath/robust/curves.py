@@ -13,10 +13,11 @@ from ..bundle import Bundle, open_bundle
 from ..comparison import own_share
 from ..doctor import require
 from ..errors import UsageError
-from ..exporting import Progress, embed_all
+from ..exporting import embed_all
 from ..plot import Panel, draw_panels
 from ..recipe import Recipe
 from ..report import notes
+from ..stages import Progress
 from ..tiles import open_tiles
 from ..verification import counter, open_runner, same_weights
 from .measuring import ARTIFACT, FULL

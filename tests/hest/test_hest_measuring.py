@@ -14,7 +14,7 @@ from edgepath.backends import reference
 from edgepath.bundle import Bundle
 from edgepath.cli import main
 from edgepath.errors import EdgepathError, MissingRuntime, UsageError
-from edgepath.exporting import BATCH, Exported
+from edgepath.exporting import Exported
 from edgepath.hest import measuring
 from edgepath.hest.measuring import (
     ARTIFACT,
@@ -29,6 +29,7 @@ from edgepath.hest.measuring import (
     task_rows,
 )
 from edgepath.models import find_model
+from edgepath.quantizing import BATCH
 from edgepath.recipe import find_recipe
 from edgepath.weights import load_model
 

@@ -1,0 +1,139 @@
+"""From calibration tiles to the quantized program: ranges, tuning, rounding, and what a bundle keeps to do it again."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import UsageError
+from .recipe import Recipe
+from .stages import Stages
+from .tiles import TileSource, open_tiles
+
+if TYPE_CHECKING:
+    from .passes.calibrate import Ranges
+    from .passes.fold import EdgeModel
+    from .passes.tune import Seen
+
+PROGRAM = "program.safetensors"  # of a bundle whose program cannot be rebuilt from weights and ranges
+FEWEST = 16
+BATCH = 8
+
+
+def quantize_from_tiles(
+    recipe: Recipe, net: EdgeModel, tiles: TileSource, qad: int, device: str, folder: Path, stages: Stages
+) -> tuple[EdgeModel, dict[str, Any] | None]:
+    """Calibrate a folded model on `tiles` and quantize it, in place; return it and what `qad` steps of training did.
+
+    What was calibrated on, and what was found, is kept in `folder`.
+    """
+    from .passes.quantize import save_program
+
+    ranges, seen = calibrated(recipe, net, tiles, device, stages)
+    ranges.save(folder / "ranges.npz")
+    with open(folder / "calibration.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["sha256_pixels", "tile"])
+        rows.writerows((tiles.digests[key], key) for key in tiles.keys if key in tiles.digests)
+    trained = None
+    if qad:
+        with stages.stage("qad", qad) as advance:
+            net, trained = repaired(recipe, net, ranges, tiles.read(), qad, device, advance)
+    elif recipe.quantize.rounding == "gptq":
+        with stages.stage("round weights", len(ranges.absmax)) as advance:
+            net = rounded(recipe, net, ranges, seen, advance)
+    else:
+        with stages.stage("quantize"):
+            return quantized(recipe, net, ranges), None
+    save_program(net, folder / PROGRAM)
+    return net, trained
+
+
+def calibrated(
+    recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, stages: Stages
+) -> tuple[Ranges, list[Seen]]:
+    """Take ranges on `tiles` and, where the recipe has looks, on them too, and tune every layer across both.
+
+    Raises UsageError when fewer than 16 of the tiles can be read.
+    """
+    from .passes.tune import LOOKS, see, tune
+
+    how = recipe.quantize
+
+    def look(stage: str, source: TileSource) -> Seen:
+        with stages.stage(stage, len(source)) as advance:
+            batches = (batch.pixels for batch in source.batches(BATCH))
+            return see(net, batches, len(source), device=device, progress=advance)
+
+    own = look("calibrate", tiles)
+    if own.ranges.tiles < FEWEST:
+        raise UsageError(f"calibration: only {own.ranges.tiles} tiles of {tiles.name} can be read, {FEWEST} are needed")
+    if not how.looks:
+        return own.ranges, [own]
+    other = look("looks", open_tiles(LOOKS.format(how.looks), size=net.size))
+    with stages.stage("tune"):
+        ranges = tune(net, own, other, smoothing=bool(how.smooth_alpha), weight_bits=how.weight_bits)
+    return ranges, [own, other]
+
+
+def quantized(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
+    """Smooth and quantize a folded model, in place, from the ranges its calibration found."""
+    from .passes.quantize import quantize
+    from .passes.smooth import smooth
+
+    how = recipe.quantize
+    ranges = smooth(net, ranges, alpha=how.smooth_alpha)
+    return quantize(net, ranges, weight_bits=how.weight_bits, keep=how.keep)
+
+
+def repaired(
+    recipe: Recipe,
+    net: EdgeModel,
+    ranges: Ranges,
+    tiles: np.ndarray,
+    steps: int,
+    device: str,
+    advance: Callable[[int], None],
+) -> tuple[EdgeModel, dict[str, Any]]:
+    """Smooth and quantize a folded model and train it for `steps` towards itself in full precision."""
+    from .passes.qad import Options, repair
+    from .passes.smooth import smooth
+
+    teacher, how = copy.deepcopy(net), recipe.quantize
+    ranges = smooth(net, ranges, alpha=how.smooth_alpha)
+    net, facts = repair(
+        net,
+        ranges,
+        tiles,
+        teacher,
+        Options(steps=steps),
+        weight_bits=how.weight_bits,
+        keep=how.keep,
+        device=device,
+        progress=advance,
+    )
+    return net, facts.to_json()
+
+
+def rounded(
+    recipe: Recipe, net: EdgeModel, ranges: Ranges, seen: list[Seen], advance: Callable[[int], None]
+) -> EdgeModel:
+    """Smooth and quantize a folded model, in place, with weights rounded by what `seen` showed of their inputs."""
+    import torch
+
+    from .passes.rounding import quantize_in_turn
+    from .passes.smooth import smooth
+
+    how = recipe.quantize
+    smoothed = smooth(net, ranges, alpha=how.smooth_alpha)
+    rows = {}
+    for name, after in smoothed.absmax.items():
+        before = ranges.absmax[name]
+        share = np.divide(after, before, out=np.ones_like(after), where=before > 0)
+        rows[name] = torch.cat([one.rows.of(name) for one in seen]) * torch.from_numpy(share)
+    return quantize_in_turn(net, smoothed, rows, weight_bits=how.weight_bits, keep=how.keep, progress=advance)

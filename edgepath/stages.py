@@ -1,0 +1,68 @@
+"""What long work says of itself: the stage it is in, how far it is, how long each stage took and how much memory."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Stages:
+    """Names, times and announces the stages of an export."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress(name, done, total)
+
+        start = time.perf_counter()
+        _forget_peak()
+        self.progress(name, 0, total)
+        yield advance
+        self.progress(name, total, total)
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self.memory_bytes[name] = _peak_now()
+
+    def cost(self) -> dict[str, Any]:
+        """Return seconds and the largest resident set of each stage, and the largest of all, in bytes.
+
+        A system that cannot forget a peak (any but Linux) reports for a stage the largest up to its end.
+        """
+        return {
+            "seconds": dict(self.seconds),
+            "memory_bytes": dict(self.memory_bytes),
+            "peak_memory_bytes": max(_peak_now(), *self.memory_bytes.values()),
+        }
+
+
+def _forget_peak() -> None:
+    """Let the kernel count the peak of the resident set anew (proc(5), clear_refs), where it can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_now() -> int:
+    """Bytes of the largest resident set since the last `_forget_peak`, or since the process began."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
