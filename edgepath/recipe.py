@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import typing
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ class ProbeLoss:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """How much of full precision's latency INT8 may take: p50 at batch 1, in the same runtime and the same run."""
+
+    of_full_precision: float = 1.0
+
+
+@dataclass(frozen=True)
 class Accept:
     """The gates: smallest cosine to the full-precision reference, as mean and as 1st percentile over tiles."""
 
@@ -87,6 +95,7 @@ class Accept:
     cosine_p01: float
     robustness: RobustnessLoss = RobustnessLoss()
     probe: ProbeLoss = ProbeLoss()
+    latency: Latency = Latency()
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,10 @@ class Recipe:
         if not 2 <= recipe.quantize.weight_bits <= 8:
             found = recipe.quantize.weight_bits
             raise RecipeError(f"recipe {recipe.target}: quantize.weight_bits = {found}; expected 2 to 8")
+        if not 0 < (allowed := recipe.accept.latency.of_full_precision) < math.inf:
+            raise RecipeError(
+                f"recipe {recipe.target}: accept.latency.of_full_precision = {allowed}; expected a ratio above 0"
+            )
         _check_buildable(recipe)
         for plan in recipe.deploy.plan:
             if not re.fullmatch(r"\d+\.\d+", plan.since):
