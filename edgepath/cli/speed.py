@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import print_json, print_table, progress_bars, say_cautions, verdict
+from ..console import print_json, print_table, progress_bars, say_cautions
 from ..errors import UsageError
 from ..staging import replacing
 from .options import AsJson, Force, Threads
@@ -105,11 +105,13 @@ def bench(
 
 def _print(result: dict[str, object]) -> None:
     from ..latency import elsewhere, showing
+    from ..report import gate_rows
 
     said = [*result["cautions"], *result["notes"]]  # type: ignore[misc]
     say_cautions(said)
     tables = (
         (showing.HEADER, showing.latency_rows),
+        (showing.RATIO_HEADER, showing.ratio_rows),
         (showing.STREAMS_HEADER, showing.stream_rows),
         (showing.FRESH_HEADER, showing.fresh_rows),
         (showing.DEVICE_HEADER, showing.device_rows),
@@ -117,15 +119,13 @@ def _print(result: dict[str, object]) -> None:
     for header, rows in tables:
         if found := rows(result):
             print_table(header, found)
-    from ..report import gate_rows
-
     if result["gates"]:
         print_table(showing.GATE_HEADER, gate_rows(result["gates"]))  # type: ignore[arg-type]
     if "compared" in result:
         print_table(elsewhere.HEADER, elsewhere.comparison_rows(result["compared"]))  # type: ignore[arg-type]
     print(showing.machine_line(result))
     if result["gates"] or "compared" in result:
-        print(f"bench: {verdict(bool(result['passed']))}")
+        print(f"bench: {'passed' if result['passed'] else 'FAILED'}")
 
 
 def add(app: typer.Typer) -> None:

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..staging import replacing
 
-HEADER = ["batch", "what", "p50 ms", "p90", "p95", "p99", "n", "tiles/s", "ratio", "of"]
+HEADER = ["batch", "what", "p50 ms", "p90", "p95", "p99", "n", "tiles/s"]
+RATIO_HEADER = ["batch", "what", "p50, times", "of"]
 STREAMS_HEADER = ["batch", "what", "side by side", "tiles/s", "n"]
 FRESH_HEADER = ["what", "cold start s", "with model cache s", "peak memory MB", "of it before loading", "size MB"]
 DEVICE_HEADER = ["what", "device", "ran with", "p50 ms", "p99 ms", "ratio", "of"]
@@ -19,14 +20,22 @@ _NONE = "-"
 
 
 def latency_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row a contender and batch, and one more for every further ratio, as `HEADER` names the columns."""
-    rows = []
-    for row in result["results"]:
-        latency = [f"{row['latency_ms'][key]:.2f}" for key in ("p50", "p90", "p95", "p99")]
-        ratios = [_ratio(one) for one in row["ratios"]] or [[_NONE, _NONE]]
-        rows.append([str(row["batch"]), row["name"], *latency, str(row["n"]), f"{row['tiles_per_s']:.2f}", *ratios[0]])
-        rows += [[*[""] * 8, *one] for one in ratios[1:]]
-    return rows
+    """Return a row a contender and batch, as `HEADER` names the columns."""
+    return [
+        [
+            str(row["batch"]),
+            row["name"],
+            *(f"{row['latency_ms'][key]:.2f}" for key in ("p50", "p90", "p95", "p99")),
+            str(row["n"]),
+            f"{row['tiles_per_s']:.2f}",
+        ]
+        for row in result["results"]
+    ]
+
+
+def ratio_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row a ratio, as `RATIO_HEADER` names the columns."""
+    return [[str(row["batch"]), row["name"], *_ratio(one)] for row in result["results"] for one in row["ratios"]]
 
 
 def stream_rows(result: Mapping[str, Any]) -> list[list[str]]:
