@@ -116,6 +116,14 @@ class Runner:
                 counts[precision] = counts.get(precision, 0) + 1
         return counts
 
+    def operations(self) -> list[tuple[str, str, float]]:
+        """Return type, execution precision and milliseconds of what the last call executed, where `profile` is set."""
+        return [
+            (info.node_type, info.exec_type.rpartition("_")[2].lower(), info.real_time.total_seconds() * 1e3)
+            for info in self._request.get_profiling_info()
+            if info.status == info.Status.EXECUTED
+        ]
+
     def __enter__(self) -> Runner:
         return self
 

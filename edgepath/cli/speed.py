@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each and batch, at most.")] = 20.0,
     warm_up: Annotated[int, typer.Option(min=1, help="Untimed calls of each before.")] = 5,
     cold: Annotated[int, typer.Option(min=0, help="Fresh processes for cold start; 0 leaves out memory too.")] = 3,
+    operations: Annotated[bool, typer.Option("--operations", help="Show where the time goes, too.")] = False,
     weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
     compare: Annotated[Path | None, typer.Option(help="An earlier result of this machine: fail if worse.")] = None,
     worse: Annotated[float, typer.Option(help="How many times its ratio a ratio may be.")] = 1.10,
@@ -82,6 +83,7 @@ def bench(
                 seconds=seconds,
                 warm_up=warm_up,
                 cold=cold,
+                profile=operations,
                 weights=weights,
                 progress=progress,
             )
@@ -103,11 +105,11 @@ def bench(
     raise typer.Exit(0 if result["passed"] else 1)
 
 
-def _print(result: dict[str, object]) -> None:
-    from ..latency import elsewhere, showing
+def _print(result: dict[str, Any]) -> None:
+    from ..latency import elsewhere, operations, roofline, showing
     from ..report import gate_rows
 
-    said = [*result["cautions"], *result["notes"]]  # type: ignore[misc]
+    said = [*result["cautions"], *result["notes"]]
     say_cautions(said)
     tables = (
         (showing.HEADER, showing.latency_rows),
@@ -119,10 +121,16 @@ def _print(result: dict[str, object]) -> None:
     for header, rows in tables:
         if found := rows(result):
             print_table(header, found)
+    for name, found in result["operations"].items():
+        print(f"{name}: operations at batch {found['batch']}, profiled")
+        print_table(operations.HEADER, operations.operation_rows(found))
+    if result["roofline"]:
+        print_table(roofline.HEADER, roofline.roofline_rows(result["roofline"]))
+        print(roofline.peaks_line(result["roofline"]))
     if result["gates"]:
-        print_table(showing.GATE_HEADER, gate_rows(result["gates"]))  # type: ignore[arg-type]
+        print_table(showing.GATE_HEADER, gate_rows(result["gates"]))
     if "compared" in result:
-        print_table(elsewhere.HEADER, elsewhere.comparison_rows(result["compared"]))  # type: ignore[arg-type]
+        print_table(elsewhere.HEADER, elsewhere.comparison_rows(result["compared"]))
     print(showing.machine_line(result))
     if result["gates"] or "compared" in result:
         print(f"bench: {'passed' if result['passed'] else 'FAILED'}")

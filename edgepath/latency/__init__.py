@@ -6,13 +6,15 @@ the ratios within a round. What only a fresh process shows (cold start, peak mem
     timing       one call of each after the other, and what the samples say
     pinning      the same cores and threads for all
     contenders   what is timed: bundles, their model in full precision, PyTorch
+    rivals       what bundles are held against, built once
     peers        what other tools make of the same model
     fresh        cold start and peak memory
     benchmark    `bench`: all of it
     gate         is INT8 faster than full precision?
-    baseline     is a bundle slower than it was?
+    elsewhere    earlier results: is a bundle slower than it was?
     device       what devices reported
     gpu          `bench --reference`: PyTorch in every precision, from one tile to 256
     operations   where the time goes
+    roofline     how near that is to what the CPU can multiply
     showing      tables and picture
 """

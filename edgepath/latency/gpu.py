@@ -94,6 +94,8 @@ def reference_suite(
         "cold_start": [],
         "memory": [{"name": row["name"], "batch": row["batch"], "peak_bytes": row["peak_bytes"]} for row in results],
         "size_bytes": {},
+        "operations": {},
+        "roofline": None,
         "devices": [],
         "gates": [],
         "passed": True,
