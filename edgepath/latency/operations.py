@@ -22,7 +22,7 @@ HEADER = ["operation", "precision", "how many", "ms", "share"]
 def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) -> dict[str, Any]:
     """Profile an artifact on `tiles`, uint8 (N, S, S, 3), and return its operations, the ones that take longest first.
 
-    Each of `rows` has `type`, `precision`, `count`, `ms` (median over calls of the sum of all of that kind) and `share`.
+    Each of `rows` has `type`, `precision`, `count`, `ms` (median over calls of the sum of that kind) and `share`.
     Profiling itself takes time, so the sum, `total_ms`, is above the latency. Raises UsageError for another runtime.
     """
     if backend not in RUNTIMES:

@@ -41,6 +41,7 @@ def count_work(bundle: Bundle) -> Work:
     require("torch", "export")
     import torch
     import torch.nn.functional as F
+    from torch.overrides import TorchFunctionMode
 
     from ..models import ModelSpec
     from ..passes.calibrate import linears
@@ -57,21 +58,18 @@ def count_work(bundle: Bundle) -> Work:
 
         return hook
 
-    exact = F.scaled_dot_product_attention
-
-    def attention(q: Any, k: Any, v: Any, *given: Any, **named: Any) -> Any:
-        counted["attention"] += q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        return exact(q, k, v, *given, **named)
+    class Attention(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is F.scaled_dot_product_attention:
+                q, k, v = args[:3]
+                counted["attention"] += q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+            return function(*args, **(kwargs or {}))
 
     for layer in linears(net).values():
         layer.register_forward_hook(watch("linears"))
     net.vit.patch_embed.proj.register_forward_hook(watch("patches"))
-    F.scaled_dot_product_attention = attention
-    try:
-        with torch.inference_mode():
-            net(torch.zeros(1, net.size, net.size, 3, dtype=torch.uint8))
-    finally:
-        F.scaled_dot_product_attention = exact
+    with torch.inference_mode(), Attention():
+        net(torch.zeros(1, net.size, net.size, 3, dtype=torch.uint8))
     return Work(**counted)
 
 
@@ -92,7 +90,7 @@ def roofline(
     for name, (bundle, _) in bundles.items():
         work, int8 = count_work(bundle), bundle.manifest["recipe"]["precision"]["linear"] == "int8"
         at = {"i8": work.linears if int8 else 0, "f32": work.total - (work.linears if int8 else 0)}
-        at_peak = sum(at[precision] / SIDE**3 * peak_ms[precision] for precision in at)
+        at_peak = (at["i8"] * peak_ms["i8"] + at["f32"] * peak_ms["f32"]) / SIDE**3
         found[name] = {
             "multiply_adds": {"linears": work.linears, "patches": work.patches, "attention": work.attention},
             "int8_share": round(at["i8"] / work.total, 4),
