@@ -45,17 +45,23 @@ def bench(
 
     if reference == bool(bundles):
         raise UsageError("bench: give bundles, or --reference and a --model")
+    if reference and out is not None:
+        from ..latency.gpu import result_file
+
+        out = result_file(out, model, device)
     for path in (plot, out):
         if path is not None and path.is_file() and not force:
             raise UsageError(f"{path} exists; give --force to replace it, or another name")
     earlier = None
     if compare is not None:
-        from ..latency.elsewhere import read_result
+        from ..latency.elsewhere import check_machine, read_result
+        from ..report import machine
 
         earlier = read_result(compare)
+        check_machine(machine(), earlier)
     with progress_bars() as progress:
         if reference:
-            from ..latency.gpu import BATCHES, reference_suite, result_file
+            from ..latency.gpu import BATCHES, reference_suite
 
             result = reference_suite(
                 model,
@@ -69,7 +75,6 @@ def bench(
                 warm_up=warm_up,
                 progress=progress,
             )
-            out = None if out is None else result_file(out, result)
         else:
             from ..latency.benchmark import BATCHES as SIZES
             from ..latency.benchmark import bench as run
@@ -95,8 +100,8 @@ def bench(
     if plot is not None:
         draw_latency(result, plot)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out, "result") as partial:
+            partial.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(result)

@@ -79,11 +79,10 @@ def compare(result: Mapping[str, Any], baseline: Elsewhere, worse: float) -> dic
         raise UsageError(f"bench: worse {worse}; give a ratio such as 1.10")
     _check_same(result, baseline)
     before = {(row["name"], row["batch"]): row for row in baseline.result["results"]}
-    bundles = {bundle["name"] for bundle in result["bundles"]}
     rows = [
         _compared(row, before[row["name"], row["batch"]], worse)
         for row in result["results"]
-        if row["name"] in bundles and (row["name"], row["batch"]) in before
+        if row["name"] in _judged(result) and (row["name"], row["batch"]) in before
     ]
     return {
         "baseline": baseline.path.name,
@@ -121,24 +120,32 @@ def _compared(now: Mapping[str, Any], before: Mapping[str, Any], worse: float) -
     return row | {"times": round(times, 4), "passed": times <= worse}
 
 
+def check_machine(about: Mapping[str, Any], baseline: Elsewhere) -> None:
+    """Raise UsageError unless `about`, a result's `machine`, is of the kind that a baseline was measured on."""
+    for key in ("cpu", "cpu_features", "cores", "device"):
+        ours, theirs = about.get(key), baseline.result["machine"].get(key)
+        if key in about and ours != theirs:
+            found = f"measured on {key} {_said(theirs)}, this is {_said(ours)}"
+            raise UsageError(f"bench: {baseline.path}: {found}; measure a baseline here")
+
+
 def _check_same(result: Mapping[str, Any], baseline: Elsewhere) -> None:
     who, old = f"bench: {baseline.path}", baseline.result
-    for key in ("cpu", "cpu_features", "cores"):
-        ours, theirs = result["machine"][key], old["machine"][key]
-        if ours != theirs:
-            raise UsageError(
-                f"{who}: measured on {key} {_said(theirs)}, this is {_said(ours)}; measure a baseline here"
-            )
+    check_machine(result["machine"], baseline)
     for key in ("threads", "batch"):
         now, before = ({row[key] for row in found["results"]} for found in (result, old))
         if now != before:
             raise UsageError(
                 f"{who}: measured with {key} {_said(sorted(before))}, this run with {_said(sorted(now))}; give the same"
             )
-    names = {row["name"] for row in old["results"]}
-    gone = [bundle["name"] for bundle in result["bundles"] if bundle["name"] not in names]
-    if len(gone) == len(result["bundles"]):
-        raise UsageError(f"{who}: has none of {', '.join(gone)}; it has {', '.join(sorted(names))}")
+    names, wanted = {row["name"] for row in old["results"]}, _judged(result)
+    if not names & wanted:
+        raise UsageError(f"{who}: has none of {_said(sorted(wanted))}; it has {_said(sorted(names))}")
+
+
+def _judged(result: Mapping[str, Any]) -> set[str]:
+    """Return what is held against a baseline: bundles, not their rivals; of a reference suite all."""
+    return {one["name"] for one in result["bundles"]} or {row["name"] for row in result["results"]}
 
 
 def _said(value: Any) -> str:

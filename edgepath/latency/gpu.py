@@ -108,12 +108,15 @@ def reference_suite(
     }
 
 
-def result_file(out: Path, result: dict[str, Any]) -> Path:
+def result_file(out: Path, model: str, device: str) -> Path:
     """Return where a result goes: `out` itself where it ends in .json, else `<out>/<device>/<model>.json`."""
     if out.suffix == ".json":
         return out
-    device = re.sub(r"[^a-z0-9]+", "-", str(result["machine"]["device"]).lower()).strip("-")
-    return out / device / f"{result['model'].replace(':', '-')}.json"
+    require("torch", "export")
+    from ..reference import pick_device
+
+    folder = re.sub(r"[^a-z0-9]+", "-", _device_name(pick_device(device)).lower()).strip("-")
+    return out / folder / f"{model.replace(':', '-')}.json"
 
 
 def shown(precision: str) -> str:

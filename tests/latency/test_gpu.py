@@ -58,7 +58,7 @@ def test_names_are_told_apart_and_unknown_ones_refused(known_tiny: Any) -> None:
         reference_suite("tiny", precisions=["fp61"], **QUICK)
 
 
-def test_result_goes_to_its_devices_folder(tmp_path: Path) -> None:
-    result = {"machine": {"device": "NVIDIA A100-SXM4-80GB"}, "model": "timm:vit_tiny"}
-    assert result_file(tmp_path, result) == tmp_path / "nvidia-a100-sxm4-80gb" / "timm-vit_tiny.json"
-    assert result_file(tmp_path / "x.json", result) == tmp_path / "x.json"
+def test_result_goes_to_its_devices_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "cpu_model", lambda: "Some (R) CPU @ 2.0 GHz")
+    assert result_file(tmp_path, "timm:vit", "cpu") == tmp_path / "some-r-cpu-2-0-ghz" / "timm-vit.json"
+    assert result_file(tmp_path / "x.json", "tiny", "cuda") == tmp_path / "x.json"
