@@ -5,7 +5,7 @@
 #   make lint    check style and format (ruff)
 #   make types   check types (mypy, strict)
 #   make check   lint, types and test
-#   make bench   run the latency suites of benchmarks/
+#   make bench   run the latency suites of benchmarks/ (15 minutes; ARGS=benchmarks for all)
 #   make venv    make or bring up to date .venv, with everything the other targets need
 #   make clean   remove what the targets made, .venv too
 #   make help    print this list
@@ -50,7 +50,7 @@ types: $(STAMP)
 check: lint types test
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest --benchmark-enable --timeout 0 -W default $(or $(ARGS),benchmarks)
+	$(BIN)/python -m pytest --benchmark-enable --timeout 0 -W default $(or $(ARGS),benchmarks -m "not long")
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,8 @@
-"""What the suites share: H0-mini's architecture with random weights, exported once, and runners side by side.
+"""What the suites share: H0-mini's architecture with random weights, exported once, and all that it is compared with.
 
-Bundles land in `build/benchmarks` and are used again while they are of this version; delete the folder to export anew.
-Tiles are the real ones beside the checkout where they are, else synthetic; every result says which.
+Bundles and peers land in `build/benchmarks` and are used again while they are of this version; delete the folder to
+make them anew. Tiles are the real ones beside the checkout where they are, else synthetic; every result says which.
+`EDGEPATH_BENCH_MODEL=demo` takes the small model instead, to see the suites run.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,46 @@ import numpy as np
 import pytest
 
 import edgepath
+from edgepath.latency import peers
+from edgepath.latency.contenders import (
+    Contender,
+    build_full_precision,
+    bundle_contender,
+    file_contender,
+    full_model,
+    torch_contenders,
+)
+from edgepath.latency.pinning import pinned
+from edgepath.recipe import find_recipe
 from edgepath.tiles import TileSource
 
 THREADS = 2
+SECONDS = 6.0
+"""For each contender and batch; a round of all of them goes on to its end, and there are at least three."""
+MODEL = os.environ.get("EDGEPATH_BENCH_MODEL", "h0-mini")
 CHECKOUT = Path(__file__).resolve().parent.parent
 REAL = CHECKOUT.parent / "shared" / "tiles"
 BUILD = CHECKOUT / "build" / "benchmarks"
-RESULTS = BUILD / "figures.json"
+RESULTS = BUILD / ("figures.json" if MODEL == "h0-mini" else f"figures-{MODEL}.json")
+SOURCE = str(REAL / "oral_oscc") if REAL.is_dir() else "synthetic:256"
+TARGETS = ("openvino-int8", "openvino-fp16", "onnx-int8", "onnx-fp32")
+FP32 = "OpenVINO FP32"
 
-Run = Callable[[np.ndarray], object]
+Bundles = Callable[..., edgepath.Bundle]
+Record = Callable[[str, Any], None]
+_said: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print every ratio: a passed test says nothing else."""
+    for line in _said:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def calibration() -> TileSource:
     """64 tiles to calibrate on: oral tissue where the real tiles are here."""
-    source = edgepath.open_tiles(REAL / "oral_oscc" if REAL.is_dir() else "synthetic:256")
+    source = edgepath.open_tiles(SOURCE)
     return source.select([i * len(source) // 64 for i in range(64)])
 
 
@@ -46,23 +71,23 @@ def other_tiles() -> TileSource:
 
 
 @pytest.fixture(scope="session")
-def bundles(calibration: TileSource) -> Callable[[str], edgepath.Bundle]:
-    """Return the bundle of a target for H0-mini with random weights, exported at first use."""
+def bundles() -> Bundles:
+    """Return the bundle of a target, exported at first use: with random weights unless others are given."""
 
-    def bundle(target: str) -> edgepath.Bundle:
-        folder = BUILD / f"h0-mini-{target}"
+    def bundle(target: str, *, model: str = MODEL, weights: str | Path | None = "random", kind: str = "") -> Any:
+        out = BUILD / (kind or "plain")
+        folder = out / f"{model}-{target}"
         if folder.exists():
             found = edgepath.open_bundle(folder)
             if found.manifest["versions"]["edgepath"] == edgepath.__version__:
                 return found
-        source = str(REAL / "oral_oscc") if REAL.is_dir() else "synthetic:256"
         return edgepath.export(
             target,
-            model="h0-mini",
-            weights="random",
-            calibration=source,
+            model=model,
+            weights=weights,
+            calibration=SOURCE,
             calibration_tiles=64,
-            out=BUILD,
+            out=out,
             force=True,
             device="cpu",
         ).bundle
@@ -71,75 +96,55 @@ def bundles(calibration: TileSource) -> Callable[[str], edgepath.Bundle]:
 
 
 @pytest.fixture(scope="session")
-def runners(bundles: Callable[[str], edgepath.Bundle], calibration: TileSource) -> Iterator[dict[str, Run]]:
-    """What is compared, by name, all with the same number of threads and all loaded together."""
-    import openvino
-    import torch
-
-    from edgepath.backends import reference
-    from edgepath.models import find_model
-    from edgepath.weights import load_model
-
-    torch.set_num_threads(THREADS)
-    with ExitStack() as stack:
-        loaded: dict[str, Run] = {}
-        for target in ("openvino-int8", "openvino-fp16", "onnx-int8", "onnx-fp32"):
-            loaded[target] = stack.enter_context(bundles(target).runner(threads=THREADS))
-        graph = openvino.Core().read_model(bundles("onnx-fp32").artifact)
-        loaded["OpenVINO FP32"] = _openvino(graph)
-        loaded["NNCF default INT8 (OpenVINO)"] = _openvino(_nncf(graph, calibration))
-        vit, spec, _ = load_model(find_model("h0-mini"), "random")
-        loaded["torch eager FP32"] = stack.enter_context(reference.Runner(vit, spec.mean, spec.std))
+def contenders(bundles: Bundles, calibration: TileSource) -> Iterator[dict[str, Contender]]:
+    """All that is compared, by name, with the same cores and threads, and loaded together."""
+    tiles = calibration.read()
+    with pinned(THREADS), ExitStack() as stack:
+        loaded = {target: bundle_contender(bundles(target), target, THREADS, stack) for target in TARGETS}
+        model = full_model(bundles("openvino-int8"), "random")
+        whole = built("whole.xml", lambda folder: build_full_precision(model.folded(), _recipe("openvino"), folder))
+        loaded[FP32] = file_contender(FP32, "openvino", whole, THREADS, stack)
+        for backend, full in (("openvino", whole), ("onnxruntime", bundles("onnx-fp32").artifact)):
+            for name in peers.OF[backend]:
+                path = peer(name, full, tiles, "plain")
+                loaded[name] = file_contender(name, backend, path, THREADS, stack)
+        for one in torch_contenders(model, THREADS, stack):
+            loaded[one.name] = one
         yield loaded
 
 
+def peer(name: str, whole: Path, tiles: np.ndarray, kind: str) -> Path:
+    """Return a peer's artifact, made at first use."""
+    return built(f"{kind}/{name}", lambda folder: peers.build_peer(name, whole, tiles, folder))
+
+
+def built(name: str, build: Callable[[Path], Path]) -> Path:
+    """Return the file that `build` makes in a folder of its own, made once for a version of edgepath."""
+    folder = BUILD / "peers" / edgepath.__version__ / MODEL / name
+    done = folder / "done.txt"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        done.write_text(build(folder).name, encoding="utf-8")
+    return folder / done.read_text(encoding="utf-8")
+
+
+def _recipe(backend: str) -> edgepath.Recipe:
+    return find_recipe({"openvino": "openvino-int8", "onnxruntime": "onnx-int8"}[backend])
+
+
 @pytest.fixture(scope="session")
-def record() -> Callable[[str, Any], None]:
+def record() -> Record:
     """Keep a measured figure, with the machine it was measured on, in `build/benchmarks/figures.json`."""
 
     def keep(name: str, value: Any) -> None:
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        known |= {"schema": 1, "machine": _machine(), name: value}
+        known |= {"schema": 1, "model": f"{MODEL}, random weights", "machine": _machine(), name: value}
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        if isinstance(value, float):
+            _said.append(f"{name}: {value}")
 
     return keep
-
-
-def in_turn(
-    runners: Mapping[str, Run], tiles: np.ndarray, *, warm_up: int = 5, rounds: int = 40
-) -> dict[str, np.ndarray]:
-    """Time one call of each runner after the other, `rounds` times over: milliseconds, float64 (rounds,) by name.
-
-    A round is short, so that a machine that slows down slows all of them; compare round by round.
-    """
-    for run in runners.values():
-        for _ in range(warm_up):
-            run(tiles)
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name, run in runners.items():
-            start = time.perf_counter()
-            run(tiles)
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: np.array(values) for name, values in times.items()}
-
-
-def _openvino(model: Any) -> Run:
-    import openvino
-
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
-    return lambda tiles: next(iter(request.infer({0: tiles}).values()))
-
-
-def _nncf(graph: Any, calibration: TileSource) -> Any:
-    """Quantize the same full-precision graph the way NNCF's documentation does for a transformer."""
-    import nncf
-
-    tiles = [tile[None] for tile in calibration.read()]
-    kind = nncf.ModelType.TRANSFORMER
-    return nncf.quantize(graph.clone(), nncf.Dataset(tiles), model_type=kind, subset_size=len(tiles))
 
 
 def _machine() -> dict[str, Any]:

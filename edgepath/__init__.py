@@ -7,6 +7,7 @@ robustness    whether a bundle finds the same tissue under another stain and sca
 curves        how far tiles that are stained, scanned or stored worse move its embeddings
 probe         whether its embeddings are worth as much for a task
 probe_hest    whether they tell as much about gene expression, by the HEST-Benchmark's protocol
+bench         how fast bundles are, in turn with full precision, PyTorch and peers
 distill       a large teacher and tiles -> a small student
 embed         tiles -> a file of embeddings
 open_bundle   a bundle, every hash checked; `.runner()` embeds `uint8 (N, 224, 224, 3) -> float32 (N, D)`
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .exporting import Exported as Exported
     from .exporting import export as export
     from .hest.measuring import probe_hest as probe_hest
+    from .latency.benchmark import bench as bench
     from .models import ModelSpec as ModelSpec
     from .models import find_model as find_model
     from .packs import build_pack as build_pack
@@ -57,6 +59,7 @@ _HOMES = {
     "ModelSpec": "models",
     "Recipe": "recipe",
     "Weights": "weights",
+    "bench": "latency.benchmark",
     "build_pack": "packs",
     "check_pack": "packs",
     "compare": "comparison",

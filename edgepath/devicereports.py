@@ -88,11 +88,12 @@ def report_rows(reports: list[dict[str, Any]]) -> list[list[str]]:
         cosines = [f"{figures:.6f}" for figures in (total["cosine_mean"], total["cosine_p01"], lowering["cosine_mean"])]
         times = [f"{latency[key]:.2f}" for key in ("p50_ms", "p99_ms")]
         verdict = "ok" if one["passed"] else "FAILED"
-        rows.append([one["measured_at"], _named(one["device"]), one["ran_with"], *cosines, *times, verdict])
+        rows.append([one["measured_at"], named(one["device"]), one["ran_with"], *cosines, *times, verdict])
     return rows
 
 
-def _named(device: Mapping[str, Any]) -> str:
+def named(device: Mapping[str, Any]) -> str:
+    """Name a device by what its report says of it."""
     said = [str(device[key]) for key in ("board", "gpu", "processor", "power_mode") if device.get(key)]
     return ", ".join(said)[:80] or "not named"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def export(
     embedding: Literal["cls", "cls+mean"] | None = None,
     tokens: bool = False,
     qad: int = 0,
+    speed: bool = False,
     resize: str = "refuse",
     skip_bad: bool = False,
     out: str | Path = "build",
@@ -70,8 +72,9 @@ def export(
     when nothing is given, said so in the report). Up to 32 further tiles of the same source are held out: drift is
     measured on them and they travel in the bundle as its golden set. `embedding` defaults to the model's own; `tokens`
     keeps the patch tokens as a second output. `qad` is how many steps of quantization-aware distillation (`passes.qad`)
-    on the calibration tiles follow, for INT8 targets. `device` is where reference, calibration and training run
-    (`auto`, `cpu`, `cuda`). `progress(stage, done, total)` is called as work proceeds.
+    on the calibration tiles follow, for INT8 targets. `speed` times an INT8 artifact beside full precision in the same
+    runtime, here, and holds it to the recipe's `accept.latency`. `device` is where reference, calibration and training
+    run (`auto`, `cpu`, `cuda`). `progress(stage, done, total)` is called as work proceeds.
 
     A failed gate is a result (`passed` is False and the bundle is kept, marked so). Raises EdgepathError for what
     cannot be done: unknown names, unusable weights or tiles, an output in the way, a missing package.
@@ -79,6 +82,10 @@ def export(
     recipe, spec = find_recipe(target), find_model(model)
     if qad < 0 or (qad and not recipe.int8):
         raise UsageError(f"export {recipe.target}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
+    from .latency.gate import check_measurable, measure_speed
+
+    if speed:
+        check_measurable(recipe)
     require(recipe.backend, "export")
     from .passes.fold import check_known, fold
     from .passes.quantize import scales
@@ -102,10 +109,14 @@ def export(
             )
         net = fold(vit, spec, embedding=embedding, tokens=tokens)
         trained = None
+        whole = copy.deepcopy(net) if speed else None
         if recipe.int8:
             net, trained = quantize_from_tiles(recipe, net, chosen, qad, device, writer.path, stages)
         golden = held_out.read()
         figures = _lower(recipe, net, golden, reference.embeddings, writer.path, stages)
+        if whole is not None:
+            with stages.stage("speed"):
+                figures["speed"] = measure_speed(recipe, writer.path / figures["artifact"]["file"], whole, golden)
         report = build_report(
             name=writer.final.name,
             recipe=recipe,
@@ -195,7 +206,7 @@ def _lower(
     _write_golden(folder / "golden", golden, embeddings)
     _write_kit(folder / "kit", recipe)
     return {
-        "artifact": {"file": artifact.relative_to(folder).as_posix(), "size_bytes": _size(artifact)},
+        "artifact": {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)},
         "ran_with": ran_with,
         "embeddings": embeddings,
         "differences": differing,
@@ -222,7 +233,7 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _size(artifact: Path) -> int:
+def artifact_bytes(artifact: Path) -> int:
     """Bytes of the artifact, all of its files counted (OpenVINO's weights lie beside the `.xml`)."""
     if artifact.is_dir():
         return sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())

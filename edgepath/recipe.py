@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import typing
 from dataclasses import dataclass
@@ -92,6 +93,13 @@ class ProbeLoss:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """How much of full precision's latency INT8 may take: p50 at batch 1, in the same runtime and the same run."""
+
+    of_full_precision: float = 1.0
+
+
+@dataclass(frozen=True)
 class Accept:
     """The gates: smallest cosine to the full-precision reference, as mean and as 1st percentile over tiles."""
 
@@ -99,6 +107,7 @@ class Accept:
     cosine_p01: float
     robustness: RobustnessLoss = RobustnessLoss()
     probe: ProbeLoss = ProbeLoss()
+    latency: Latency = Latency()
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,10 @@ class Recipe:
         for key, least, most in (("weight_bits", 2, 8), ("looks", 0, 1024)):
             if not least <= (found := getattr(recipe.quantize, key)) <= most:
                 raise RecipeError(f"recipe {recipe.target}: quantize.{key} = {found}; expected {least} to {most}")
+        if not 0 < (allowed := recipe.accept.latency.of_full_precision) < math.inf:
+            raise RecipeError(
+                f"recipe {recipe.target}: accept.latency.of_full_precision = {allowed}; expected a ratio above 0"
+            )
         _check_buildable(recipe)
         for plan in recipe.deploy.plan:
             if not re.fullmatch(r"\d+\.\d+", plan.since):

@@ -18,6 +18,7 @@ NOT_RUN = "not run here"
 WORST = 8  # tiles named as the farthest
 FEW = 16  # tiles, under which the 1st percentile is no more than the worst of a handful
 DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"]
+SPEED_GATE = "p50 / full precision's"
 GATE_HEADER = ["gate", "of", "measured", "required", ""]
 # Which two sets of embeddings each drift compares.
 _PAIRS = {
@@ -53,12 +54,17 @@ def build_report(
     reference: str,
     embeddings: Mapping[str, np.ndarray],
     differences: Sequence[str],
+    speed: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return everything a bundle says about itself, JSON-able; `embeddings` as `drifts` takes them."""
+    """Return everything a bundle says about itself, JSON-able; `embeddings` as `drifts` takes them.
+
+    `speed` is what `latency.gate.measure_speed` found; None where it was not measured.
+    """
     drift = drifts(embeddings, held_out["keys"])
     judged = [*gates(recipe, drift), parts_gate(differences)]
+    judged += [speed_gate(recipe, speed["ratio"])] if speed else []
     return {
         "schema": 1,
         "name": name,
@@ -79,6 +85,7 @@ def build_report(
         "skipped": [list(entry) for entry in skipped],
         "artifact": dict(artifact),
         "ran_with": ran_with,
+        "speed": None if speed is None else dict(speed),
         "reference": reference,
         "cost": dict(cost),
         "machine": machine(),
@@ -131,6 +138,12 @@ def gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[dict[str, Any]]:
 def parts_gate(differing: Sequence[str]) -> dict[str, Any]:
     """Return the gate that an artifact is its program, part by part: `measured` is how many parts are not."""
     return {"gate": "other parts", "of": "lowering", "measured": len(differing), "required": 0, "passed": not differing}
+
+
+def speed_gate(recipe: Recipe, measured: float, of: str = "latency") -> dict[str, Any]:
+    """Hold a ratio, p50 of INT8 over full precision's at batch 1, against `accept.latency.of_full_precision`."""
+    required = recipe.accept.latency.of_full_precision
+    return {"gate": SPEED_GATE, "of": of, "measured": measured, "required": required, "passed": measured <= required}
 
 
 def cautions(
@@ -214,7 +227,7 @@ def gate_rows(gates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             gate["gate"],
             gate["of"],
             str(gate["measured"]) if gate["of"] == "lowering" else f"{gate['measured']:.6f}",
-            f"{'<=' if gate['of'] == 'lowering' else '>='} {gate['required']}",
+            f"{'<=' if gate['of'] == 'lowering' or gate['gate'] == SPEED_GATE else '>='} {gate['required']}",
             "ok" if gate["passed"] else "FAILED",
         ]
         for gate in gates
@@ -238,6 +251,7 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
         ["reference", report["reference"]],
         ["artifact", f"{report['artifact']['file']}, {report['artifact']['size_bytes'] / 1e6:.1f} MB"],
         ["artifact run with", report["ran_with"] or NOT_RUN],
+        *([["speed", _speed(report["speed"])]] if report["recipe"]["precision"]["linear"] == "int8" else []),
         [
             "export took",
             f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB",
@@ -248,6 +262,14 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
 def _calibrated(calibration: Mapping[str, Any]) -> str:
     looks = f", and {calibration['looks']} procedural ones" if calibration.get("looks") else ""
     return f"{calibration['count']} tiles of {calibration['name']}{looks}"
+
+
+def _speed(speed: Mapping[str, Any] | None) -> str:
+    """Say what INT8 takes beside full precision in the same runtime."""
+    if speed is None:
+        return "not measured"
+    int8, full = speed["int8_ms"]["p50"], speed["full_precision_ms"]["p50"]
+    return f"{int8:.1f} ms, FP32 {full:.1f} ms (batch 1, {speed['threads']} threads, n = {speed['n']} in turn)"
 
 
 def _trained(qad: Mapping[str, Any]) -> str:

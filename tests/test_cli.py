@@ -173,3 +173,38 @@ def test_help_names_every_option(edgepath: Command, words: str) -> None:
             assert f"--{option}" in out
         assert "--force" in out
         assert "--json" in out
+
+
+def test_bench_compares_with_an_earlier_result(edgepath: Command, exports: Exports, tmp_path: Path) -> None:
+    bundle, out = exports("onnx-int8").bundle.path, tmp_path / "r.json"
+    quick = ("--batch", 1, "--rounds", 3, "--seconds", 1, "--cold", 0, "--threads", 1)
+    code, said, _ = edgepath("bench", bundle, *quick, "--out", out, "--plot", tmp_path / "p.png")
+    assert code == 0
+    assert "golden tiles of tiny-onnx-int8" in said
+    assert (tmp_path / "p.png").stat().st_size > 1000
+    assert edgepath("bench", bundle, *quick, "--out", out)[::2][0] == 2  # exists
+    code, said, _ = edgepath("bench", bundle, *quick, "--compare", out, "--worse", 1000, "--json")
+    assert code == 0
+    assert json.loads(said)["compared"]["passed"] is True
+    code, said, _ = edgepath("bench", bundle, *quick, "--compare", out, "--worse", 0.001)
+    assert code == 1
+    assert said.rstrip().endswith("bench: FAILED")
+    code, _, err = edgepath("bench", bundle, "--batch", 2, *quick[2:], "--compare", out)
+    assert code == 2
+    assert "measured with batch 1, this run with 2; give the same" in err
+
+
+def test_bench_times_no_graph_of_a_device_elsewhere(edgepath: Command, exports: Exports) -> None:
+    code, out, err = edgepath("bench", exports("jetson-int8").bundle.path, "--cold", 0)
+    assert (code, out) == (2, "")
+    assert "says nothing about its device's speed" in err.splitlines()[-1]
+    assert edgepath("bench")[0] == edgepath("bench", exports("onnx-int8").bundle.path, "--reference")[0] == 2
+
+
+def test_bench_reference_keeps_a_file_for_each_device(edgepath: Command, known_tiny: object, tmp_path: Path) -> None:
+    options = ("--model", "tiny", "--weights", "random", "--device", "cpu", "--precision", "fp32", "--batch", 1)
+    code, out, _ = edgepath("bench", "--reference", *options, "--rounds", 3, "--seconds", 1, "--out", tmp_path)
+    assert code == 0
+    assert "torch FP32" in out
+    (kept,) = tmp_path.glob("*/tiny.json")
+    assert json.loads(kept.read_text())["kind"] == "reference"

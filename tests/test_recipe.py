@@ -204,6 +204,14 @@ def test_number_out_of_range_is_refused(path: str, value: float) -> None:
     assert refused(changed(path, value)).endswith(f"{path} = {float(value)}; expected a number from 0 to 1")
 
 
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_ratio_of_latencies_is_above_0(value: float) -> None:
+    said = refused(changed("accept.latency", {"of_full_precision": value}))
+    assert said.endswith(f"accept.latency.of_full_precision = {float(value)}; expected a ratio above 0")
+    allowed = Recipe.from_json(changed("accept.latency", {"of_full_precision": 1.5})).accept.latency
+    assert allowed.of_full_precision == 1.5
+
+
 @pytest.mark.parametrize("value", [0, 1, 0.0, 1.0])
 def test_ends_of_the_range_are_in_it(value: float) -> None:
     assert Recipe.from_json(changed("quantize.smooth_alpha", value)).quantize.smooth_alpha == value

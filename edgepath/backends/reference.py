@@ -29,6 +29,7 @@ class Runner:
         torch.backends.cudnn.allow_tf32 = False
         self._torch, self._device, self._embedding = torch, device, embedding
         self._vit = vit.to(device)
+        self._features = self._vit.forward_features
         self.size = int(vit.patch_embed.img_size[0])
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
@@ -44,11 +45,15 @@ class Runner:
         with torch.inference_mode():
             raw = torch.from_numpy(np.array(tiles, order="C"))  # a copy: torch takes no negative strides
             pixels = raw.to(self._device).permute(0, 3, 1, 2).float() / 255.0
-            features = self._vit.forward_features((pixels - self._mean) / self._std)
+            features = self._features((pixels - self._mean) / self._std)
             embedding, patches = features[:, 0], features[:, self._vit.num_prefix_tokens :]
             if self._embedding == "cls+mean":
                 embedding = torch.cat([embedding, patches.mean(dim=1)], dim=-1)
         return {"embedding": embedding.cpu().numpy(), "tokens": patches.cpu().numpy()}
+
+    def compile(self) -> None:
+        """Run through `torch.compile` from the next call on, which takes a minute or so; to compare speed with."""
+        self._features = self._torch.compile(self._vit.forward_features)
 
     def __enter__(self) -> Runner:
         return self

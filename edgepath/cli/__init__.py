@@ -3,6 +3,7 @@
     making      weights to bundles, tiles to packs, teachers to students
     checking    is the artifact what it should be
     robust      does it see what the model sees: stains, scanners, tasks
+    speed       how fast is it
     listing     what there is
     options     what several commands have
 
@@ -17,13 +18,14 @@ import sys
 import typer
 
 from ..errors import EdgepathError
-from . import checking, listing, making, robust
+from . import checking, listing, making, robust, speed
 from .app import app as app
 
 # In the order of --help.
 making.add(app)
 checking.add(app)
 robust.add(app)
+speed.add(app)
 listing.add(app)
 
 

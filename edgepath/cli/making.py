@@ -31,6 +31,9 @@ def export(
     embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
     outputs: Annotated[Outputs, typer.Option(help="`tokens` keeps the patch tokens too.")] = Outputs.embedding,
     qad: Annotated[int, typer.Option(min=0, help="Steps of quantization-aware distillation (INT8 targets).")] = 0,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Refuse INT8 that is slower here than full precision in the same runtime.")
+    ] = False,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
     out: Annotated[Path, typer.Option(help="Folder for bundles.")] = Path("build"),
@@ -51,6 +54,7 @@ def export(
             embedding=embedding.value if embedding else None,
             tokens=outputs is Outputs.tokens,
             qad=qad,
+            speed=speed,
             resize=resize.value,
             skip_bad=skip_bad,
             out=out,

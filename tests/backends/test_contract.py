@@ -522,3 +522,21 @@ def test_tensorrt_parses_the_graph_and_builds_an_engine_without_a_gpu(
     engine = builder.build_serialized_network(network, config)
     assert engine is not None
     assert engine.nbytes > 1e6
+
+
+def test_openvino_streams_embed_in_order_as_calls_do(
+    artifact: Callable[[str], Path], tiles: np.ndarray, tmp_path: Path
+) -> None:
+    batches = [tiles[i : i + 1 + i % 3] for i in range(11)]
+    cache = str(tmp_path / "cache")
+    with openvino.Runner(artifact("openvino-fp16"), threads=1, hint="throughput", cache=cache) as runner:
+        assert runner.requests() >= 1
+        for _ in range(2):  # what was made for the first time is used again
+            found = runner.stream(batches)
+            assert [len(rows) for rows in found] == [len(batch) for batch in batches]
+            for rows, batch in zip(found, batches, strict=True):
+                assert np.allclose(rows, runner(batch), atol=1e-5)
+        assert runner.stream([]) == []
+        with pytest.raises(ValueError, match="uint8"):
+            runner.stream([tiles[:1], tiles[:1].astype(np.float32)])
+    assert list((tmp_path / "cache").iterdir()), "no compiled model was kept"

@@ -1,0 +1,146 @@
+"""The command that measures speed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..console import print_json, print_table, progress_bars, say_cautions
+from ..errors import UsageError
+from ..staging import replacing
+from .options import AsJson, Force, Threads
+
+
+def bench(
+    bundles: Annotated[list[Path] | None, typer.Argument(help="Bundle folders.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="fp32, torch, peer, another bundle, or a .json file of bench; repeatable.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Tiles a call; repeatable; default 1, 4, 16.")] = None,
+    threads: Threads = 0,
+    rounds: Annotated[int, typer.Option(min=3, help="Calls of each, at most, one after the other.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each and batch, at most.")] = 20.0,
+    warm_up: Annotated[int, typer.Option(min=1, help="Untimed calls of each before.")] = 5,
+    cold: Annotated[int, typer.Option(min=0, help="Fresh processes for cold start; 0 leaves out memory too.")] = 3,
+    operations: Annotated[bool, typer.Option("--operations", help="Show where the time goes, too.")] = False,
+    weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="An earlier result of this machine: fail if worse.")] = None,
+    worse: Annotated[float, typer.Option(help="How many times its ratio a ratio may be.")] = 1.10,
+    reference: Annotated[bool, typer.Option("--reference", help="PyTorch's precisions instead of bundles.")] = False,
+    model: Annotated[str, typer.Option(help="For --reference: a name of `edgepath models`, or timm:NAME.")] = "h0-mini",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="For --reference: fp32, tf32, fp16, bf16, or with +compile; repeatable.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="For --reference: auto, cpu, cuda.")] = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Draw the latencies to this PNG.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result to this .json (--reference: or folder).")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time bundles against their full-precision model, PyTorch, peers or an earlier result, in turn on this machine."""
+    from ..latency.showing import draw_latency
+
+    if reference == bool(bundles):
+        raise UsageError("bench: give bundles, or --reference and a --model")
+    if reference and out is not None:
+        from ..latency.gpu import result_file
+
+        out = result_file(out, model, device)
+    for path in (plot, out):
+        if path is not None and path.is_file() and not force:
+            raise UsageError(f"{path} exists; give --force to replace it, or another name")
+    earlier = None
+    if compare is not None:
+        from ..latency.elsewhere import check_machine, read_result
+        from ..report import machine
+
+        earlier = read_result(compare)
+        check_machine(machine(), earlier)
+    with progress_bars() as progress:
+        if reference:
+            from ..latency.gpu import BATCHES, reference_suite
+
+            result = reference_suite(
+                model,
+                weights=weights,
+                device=device,
+                batches=batch or BATCHES,
+                precisions=precision or (),
+                threads=threads,
+                rounds=rounds,
+                seconds=seconds,
+                warm_up=warm_up,
+                progress=progress,
+            )
+        else:
+            from ..latency.benchmark import BATCHES as SIZES
+            from ..latency.benchmark import bench as run
+
+            result = run(
+                bundles or [],
+                against=against or (),
+                batches=batch or SIZES,
+                threads=threads,
+                rounds=rounds,
+                seconds=seconds,
+                warm_up=warm_up,
+                cold=cold,
+                profile=operations,
+                weights=weights,
+                progress=progress,
+            )
+    if earlier is not None:
+        from ..latency.elsewhere import compare as hold
+
+        result["compared"] = hold(result, earlier, worse)
+        result["passed"] = result["passed"] and result["compared"]["passed"]
+    if plot is not None:
+        draw_latency(result, plot)
+    if out is not None:
+        with replacing(out, "result") as partial:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+    raise typer.Exit(0 if result["passed"] else 1)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from ..latency import elsewhere, operations, roofline, showing
+    from ..report import gate_rows
+
+    said = [*result["cautions"], *result["notes"]]
+    say_cautions(said)
+    tables = (
+        (showing.HEADER, showing.latency_rows),
+        (showing.RATIO_HEADER, showing.ratio_rows),
+        (showing.STREAMS_HEADER, showing.stream_rows),
+        (showing.FRESH_HEADER, showing.fresh_rows),
+        (showing.DEVICE_HEADER, showing.device_rows),
+    )
+    for header, rows in tables:
+        if found := rows(result):
+            print_table(header, found)
+    for name, found in result["operations"].items():
+        print(f"{name}: operations at batch {found['batch']}, profiled")
+        print_table(operations.HEADER, operations.operation_rows(found))
+    if result["roofline"]:
+        print_table(roofline.HEADER, roofline.roofline_rows(result["roofline"]))
+        print(roofline.peaks_line(result["roofline"]))
+    if result["gates"]:
+        print_table(showing.GATE_HEADER, gate_rows(result["gates"]))
+    if "compared" in result:
+        print_table(elsewhere.HEADER, elsewhere.comparison_rows(result["compared"]))
+    print(showing.machine_line(result))
+    if result["gates"] or "compared" in result:
+        print(f"bench: {'passed' if result['passed'] else 'FAILED'}")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(bench)

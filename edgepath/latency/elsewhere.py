@@ -1,0 +1,152 @@
+"""Results that were measured before, or on another machine: read, and held against."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+SCHEMA = 1
+_LARGEST = 64 << 20
+FULL = "torch FP32"
+"""The row of a reference suite that others are shown relative to."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A result file of `bench` or `bench --reference`."""
+
+    path: Path
+    result: Mapping[str, Any]
+
+    def ratios(self, name: str, batch: int, p50: float) -> list[dict[str, Any]]:
+        """Return p50 over what the file has at this batch: of the same name, or of the reference suite's FP32.
+
+        Not of the same run, so what machines do to it is in it.
+        """
+        wanted = (name, FULL)
+        return [
+            {
+                "against": f"{row['name']} of {self.path.name}, {self.device}",
+                "p50": round(p50 / row["latency_ms"]["p50"], 4),
+                "same_run": False,
+            }
+            for row in self.result["results"]
+            if row["name"] in wanted and row["batch"] == batch
+        ]
+
+    @property
+    def device(self) -> str:
+        found = self.result["machine"]
+        return str(found.get("device") or found["cpu"])
+
+
+def read_result(path: Path) -> Elsewhere:
+    """Read a result file. Raises UsageError for what `bench` did not write."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("too large")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] != SCHEMA:
+            raise ValueError(f"schema {found['schema']}; this edgepath reads {SCHEMA}")
+        for row in found["results"]:
+            float(row["latency_ms"]["p50"]), str(row["name"]), int(row["batch"]), int(row["threads"])
+            if row["ratio"] is not None:
+                float(row["ratio"]["p50"]), str(row["ratio"]["against"])
+        str(found["machine"]["cpu"]), list(found["machine"]["cpu_features"]), found["machine"]["cores"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path}: cannot be read as a result of bench ({why}); give a file of --out") from None
+    return Elsewhere(path, found)
+
+
+HEADER = ["bundle", "batch", "of", "baseline", "now", "times", ""]
+
+
+def compare(result: Mapping[str, Any], baseline: Elsewhere, worse: float) -> dict[str, Any]:
+    """Hold a result against an earlier one of the same machine kind: is a ratio worse than `worse` times what it was?
+
+    Where both have a ratio against the same rival in the same run, that is compared, for it does not depend on what
+    else the machine did; else the p50 latencies are, and `of` says so. `passed` is the verdict.
+
+    Raises UsageError where machine, threads, batches or bundles are not the same.
+    """
+    if not worse > 0:
+        raise UsageError(f"bench: worse {worse}; give a ratio such as 1.10")
+    _check_same(result, baseline)
+    before = {(row["name"], row["batch"]): row for row in baseline.result["results"]}
+    rows = [
+        _compared(row, before[row["name"], row["batch"]], worse)
+        for row in result["results"]
+        if row["name"] in _judged(result) and (row["name"], row["batch"]) in before
+    ]
+    return {
+        "baseline": baseline.path.name,
+        "worse": worse,
+        "rows": rows,
+        "passed": all(row["passed"] for row in rows),
+    }
+
+
+def comparison_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row a bundle and batch, as `HEADER` names the columns."""
+    return [
+        [
+            row["name"],
+            str(row["batch"]),
+            row["of"],
+            f"{row['baseline']:.3f}",
+            f"{row['now']:.3f}",
+            f"{row['times']:.3f}",
+            "ok" if row["passed"] else f"FAILED (above {found['worse']})",
+        ]
+        for row in found["rows"]
+    ]
+
+
+def _compared(now: Mapping[str, Any], before: Mapping[str, Any], worse: float) -> dict[str, Any]:
+    known = {one["against"]: one["p50"] for one in before.get("ratios") or [before["ratio"]] if one}
+    shared = [one for one in now["ratios"] if one["against"] in known and one["same_run"]]
+    if shared:
+        of, value, was = shared[0]["against"], shared[0]["p50"], known[shared[0]["against"]]
+    else:
+        of, value, was = "p50 ms", now["latency_ms"]["p50"], before["latency_ms"]["p50"]
+    times = value / was
+    row = {"name": now["name"], "batch": now["batch"], "of": of, "baseline": was, "now": value}
+    return row | {"times": round(times, 4), "passed": times <= worse}
+
+
+def check_machine(about: Mapping[str, Any], baseline: Elsewhere) -> None:
+    """Raise UsageError unless `about`, a result's `machine`, is of the kind that a baseline was measured on."""
+    for key in ("cpu", "cpu_features", "cores", "device"):
+        ours, theirs = about.get(key), baseline.result["machine"].get(key)
+        if key in about and ours != theirs:
+            found = f"measured on {key} {_said(theirs)}, this is {_said(ours)}"
+            raise UsageError(f"bench: {baseline.path}: {found}; measure a baseline here")
+
+
+def _check_same(result: Mapping[str, Any], baseline: Elsewhere) -> None:
+    who, old = f"bench: {baseline.path}", baseline.result
+    check_machine(result["machine"], baseline)
+    for key in ("threads", "batch"):
+        now, before = ({row[key] for row in found["results"]} for found in (result, old))
+        if now != before:
+            raise UsageError(
+                f"{who}: measured with {key} {_said(sorted(before))}, this run with {_said(sorted(now))}; give the same"
+            )
+    names, wanted = {row["name"] for row in old["results"]}, _judged(result)
+    if not names & wanted:
+        raise UsageError(f"{who}: has none of {_said(sorted(wanted))}; it has {_said(sorted(names))}")
+
+
+def _judged(result: Mapping[str, Any]) -> set[str]:
+    """Return what is held against a baseline: bundles, not their rivals; of a reference suite all."""
+    return {one["name"] for one in result["bundles"]} or {row["name"] for row in result["results"]}
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

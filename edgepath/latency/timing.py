@@ -1,0 +1,75 @@
+"""One call of each contender after the other, again and again: what a noisy machine does, it does to all of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+PERCENTILES = (50, 90, 95, 99)
+FEWEST = 3  # rounds, whatever they take
+SETTLED_S = 0.05
+"""A shorter call would be timed in the caches, and beside the threads still spinning, of the contender before it."""
+_PAUSE_S = 0.005
+
+
+def in_turn(
+    runs: Mapping[Any, Callable[[], object]],
+    *,
+    rounds: int = 40,
+    seconds: float = math.inf,
+    warm_up: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Any, np.ndarray]:
+    """Time one call of each of `runs`, then of each again: milliseconds, float64 (n,) by name, the same n for all.
+
+    Every sample is kept. There are at most `rounds` rounds, fewer when `seconds` for each contender are used up, and at
+    least three. Before, each is called `warm_up` times, fewer when that takes a fifth of its seconds. Before a timed
+    call comes a short pause, and an untimed call of the same where that takes under 50 ms.
+    """
+    settle = {name: _warm_up(run, warm_up, seconds / 5) < SETTLED_S for name, run in runs.items()}
+    times: dict[Any, list[float]] = {name: [] for name in runs}
+    begun, limit = time.perf_counter(), seconds * len(runs)
+    for done in range(rounds):
+        started = time.perf_counter()
+        for name, run in runs.items():
+            time.sleep(_PAUSE_S)
+            if settle[name]:
+                run()
+            start = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - start) * 1e3)
+        ended = time.perf_counter()
+        if progress is not None:
+            progress(done + 1, rounds)
+        if done + 1 >= FEWEST and ended - begun + (ended - started) > limit:
+            break
+    if progress is not None:
+        progress(rounds, rounds)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def percentiles(samples: np.ndarray) -> dict[str, float]:
+    """Return p50, p90, p95 and p99 of milliseconds; of few samples the last ones are near the largest."""
+    found = np.percentile(samples, PERCENTILES)
+    return {f"p{q}": round(float(value), 4) for q, value in zip(PERCENTILES, found, strict=True)}
+
+
+def ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the median over rounds of ours / theirs of the same round."""
+    return float(np.median(ours / theirs))
+
+
+def _warm_up(run: Callable[[], object], calls: int, seconds: float) -> float:
+    """Call at least once; return what the last call took, in seconds."""
+    begun = ended = time.perf_counter()
+    took = 0.0
+    for _ in range(max(1, calls)):
+        run()
+        took, ended = time.perf_counter() - ended, time.perf_counter()
+        if ended - begun > seconds:
+            break
+    return took
