@@ -11,6 +11,9 @@ from ..errors import BundleError, UsageError
 from ..onnxgraph import PRODUCTS, Graph, read_graph
 from . import Norm, Parts, Product
 
+# Operations whose constants belong to a product or a norm, and those that only hand one on.
+_OWNERS = (*PRODUCTS, "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "Constant", "Identity")
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -23,7 +26,18 @@ def read(path: Path) -> Parts:
         raise BundleError(str(error).removeprefix("lint ")) from None
     products = [_product(graph, node, path) for node in graph.of(*PRODUCTS) if graph.is_weight(node.input[1])]
     norms = [_norm(graph, node, path) for node in graph.of("LayerNormalization")]
-    return Parts(tuple(products), tuple(norms))
+    tables, scalars = [], []
+    for node in graph.nodes:
+        for name in () if node.op_type in _OWNERS else node.input:
+            value = graph.array(name)
+            if value is None or value.dtype.kind != "f":
+                continue
+            if value.size > 1 and not _is_bias(graph, node, value):
+                tables.append(value)
+            elif value.size == 1 and node.op_type == "Mul":
+                scalars.append(float(value.ravel()[0]))
+    attentions = sum(node.op_type == "Attention" for node in graph.nodes)
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
 
 
 def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
@@ -51,6 +65,12 @@ def _bias(graph: Graph, node: NodeProto, width: int) -> np.ndarray:
         constants = [graph.array(name) for name in user.input] if user.op_type == "Add" else []
         given = next((one for one in constants if one is not None and one.shape == (width,)), None)
     return np.zeros(width, np.float32) if given is None else given
+
+
+def _is_bias(graph: Graph, add: NodeProto, value: np.ndarray) -> bool:
+    """Tell whether a constant is what `_bias` reads of the product before this node."""
+    makers = [graph.made_by.get(name) for name in add.input] if add.op_type == "Add" and value.ndim == 1 else []
+    return any(one is not None and one.op_type in PRODUCTS and graph.is_weight(one.input[1]) for one in makers)
 
 
 def _norm(graph: Graph, node: NodeProto, path: Path) -> Norm:

@@ -21,14 +21,42 @@ def read(path: Path) -> Parts:
         model = openvino.Core().read_model(path)
     except RuntimeError as error:
         raise BundleError(f"{path.name}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from None
-    products, norms = [], []
+    products, norms, tables, scalars = [], [], [], []
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         if kind in ("MatMul", "Convolution") and _constant(_input(node, 1)):
             products.append(_product(node, path))
         elif kind == "MVN":
             norms.append(_norm(node, path))
-    return Parts(tuple(products), tuple(norms))
+        elif not _owned(node):
+            for value in _floats(node, path):
+                if value.size > 1:
+                    tables.append(value)
+                elif kind == "Multiply":
+                    scalars.append(float(value.ravel()[0]))
+    attentions = sum(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ordered_ops())
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
+
+
+def _owned(node: Any) -> bool:
+    """Tell whether the constants of an operation belong to a product or norm, or whether it only hands one on."""
+    if node.get_type_name() in ("FakeQuantize", "ShapeOf") or _constant(node):
+        return True
+    if node.get_type_name() not in ("Add", "Multiply"):
+        return False
+    at = [one for one in (_input(node, i) for i in (0, 1)) if not _constant(one)]
+    if node.get_type_name() == "Multiply":  # a norm's weight, or a dequantized activation
+        return any(one.get_type_name() in ("MVN", "Subtract", "Convert") for one in at)
+    makers = [one for one in at if one.get_type_name() in ("MatMul", "Convolution")]
+    scaled = [one for one in at if one.get_type_name() == "Multiply"]
+    normed = [one for one in scaled if any(_input(one, i).get_type_name() == "MVN" for i in (0, 1))]
+    return bool(normed) or any(_constant(_input(one, 1)) for one in makers)
+
+
+def _floats(node: Any, path: Path) -> list[np.ndarray]:
+    """Return the floating-point constants that go into an operation."""
+    at = [_input(node, i) for i in range(node.get_input_size())]
+    return [_value(one, path) for one in at if _constant(one) and one.get_output_element_type(0).is_real()]
 
 
 def _product(node: Any, path: Path) -> Product:
