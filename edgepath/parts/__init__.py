@@ -143,7 +143,7 @@ def differences(model: EdgeModel, artifact: Path) -> list[str]:
     said += _counted("norms", len(norms), len(found.norms))
     if said:
         return said
-    order = _paired(list(products), list(products.values()), found.products)
+    order = paired(list(products), list(products.values()), found.products)
     for name, product in products.items():
         said += [f"{name}: {what}" for what in _product(product, found.products[order[name]])]
     for (name, norm), other in zip(norms.items(), found.norms, strict=True):
@@ -157,7 +157,7 @@ def differences(model: EdgeModel, artifact: Path) -> list[str]:
     return said
 
 
-def _paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
+def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
     """Return which of an artifact's products is which layer: by order, but for query and keys, which come in any."""
     order = {name: i for i, name in enumerate(names)}
     for i, name in enumerate(names[:-1]):

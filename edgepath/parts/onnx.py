@@ -58,13 +58,23 @@ def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
     return Product(weight, bias, scale, (scales[0], scales[1]))
 
 
+def bias_of(graph: Graph, node: NodeProto) -> NodeProto | None:
+    """Return the Add right after a product that adds its bias, a constant; None where there is none."""
+    adds = (user for user in graph.users(node) if user.op_type == "Add")
+    return next((add for add in adds if any(_is_vector(graph.array(name)) for name in add.input)), None)
+
+
 def _bias(graph: Graph, node: NodeProto, width: int) -> np.ndarray:
-    """Return what is added to a product: its own third input, or a constant in an Add right after it."""
+    """Return what is added to a product: its own third input, or what an Add right after it adds."""
     given = graph.array(node.input[2]) if len(node.input) > 2 else None
-    for user in graph.users(node) if given is None else ():
-        constants = [graph.array(name) for name in user.input] if user.op_type == "Add" else []
-        given = next((one for one in constants if one is not None and one.shape == (width,)), None)
-    return np.zeros(width, np.float32) if given is None else given
+    add = bias_of(graph, node) if given is None else None
+    constants = [graph.array(name) for name in add.input] if add is not None else []
+    given = next((one for one in constants if _is_vector(one)), given)
+    return np.zeros(width, np.float32) if given is None or given.shape != (width,) else given
+
+
+def _is_vector(value: np.ndarray | None) -> bool:
+    return value is not None and value.ndim == 1
 
 
 def _is_bias(graph: Graph, add: NodeProto, value: np.ndarray) -> bool:
