@@ -647,6 +647,19 @@ def test_kit_needs_python_310_numpy_and_the_runtime(kits: dict[str, Path], famil
             assert {name.partition(".")[0] for name in names} <= {*allowed, "check"}, path.name
 
 
+@pytest.mark.parametrize("script", ["check.py", "build.py"])
+def test_kit_names_the_python_it_needs(kits: dict[str, Path], script: str, tmp_path: Path) -> None:
+    path = kits["jetson"] / script
+    # No older Python is here. One that is old enough to matter reads the file, and stops before anything else.
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+    older = f"import runpy, sys; sys.version_info = (3, 9, 18); sys.path.insert(0, {str(path.parent)!r}); "
+    older += f"sys.argv = [{script!r}]; runpy.run_path({str(path)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-B", "-c", older], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{script}: this is Python ")
+    assert done.stderr.endswith("3.10 or later is needed\n")
+
+
 def test_kit_survives_tar(export: Export, device_python: Path, tmp_path: Path) -> None:
     """A bundle reaches its device in an archive; that must not change what is hashed."""
     with tarfile.open(tmp_path / "bundle.tar.gz", "w:gz") as archive:
