@@ -653,7 +653,7 @@ def test_kit_names_the_python_it_needs(kits: dict[str, Path], script: str, tmp_p
     # No older Python is here. One that is old enough to matter reads the file, and stops before anything else.
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
     older = f"import runpy, sys; sys.version_info = (3, 9, 18); sys.path.insert(0, {str(path.parent)!r}); "
-    older += f"sys.argv = [{script!r}]; runpy.run_path({str(path)!r}, run_name='__main__')"
+    older += f"runpy.run_path({str(path)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-B", "-c", older], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{script}: this is Python ")
