@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..mil.evaluation import Evaluator
 from ..mil.program import Operation, load_program
 from . import Found, Layer
+
+if TYPE_CHECKING:
+    from ..mil.evaluation import Evaluator
 
 
 def layers(path: Path) -> dict[int, Layer]:
     """Return the layers by their place among the products of a package that `parts.mil` reads."""
+    from ..mil.evaluation import Evaluator
+
     program, found = load_program(path), {}
     evaluate = Evaluator(program)
     products = [one for one in program.operations if one.kind in ("linear", "conv")]
