@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ FP16_MAX = 65504.0
 OUTLIER = 6.0
 """A channel is an outlier when its largest magnitude is so many times the median channel's."""
 MOST = 64
+# Said of artifacts whose layers are not the program's one by one, so that there is nothing to hold them against.
+_OTHER_FORM = re.compile(r"(with weights|norms), the program has|weights of shape|: (not )?quantized$")
 PROVED = 2
 """On so many tiles every layer of an artifact is run alone."""
 
@@ -74,7 +77,7 @@ def debug(
     products, norms = named_parts(program or twin)
     differing = differences(program or twin, bundle.artifact)
     proofs = {}
-    if program is not None and not any(" the program has " in line for line in differing):  # layer by layer they pair
+    if program is not None and not any(map(_OTHER_FORM.search, differing)):
         shown = pixels[:PROVED]
         proofs = prove(program, bundle.artifact, shown, counter(say, "proof", len(shown)))
     for row in layers:

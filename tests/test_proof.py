@@ -103,6 +103,21 @@ def test_debug_shows_proofs_and_names_what_is_unproved(exports: Exports, altered
     assert debug(altered("onnx-int8", input_scale), tiles="synthetic:2")["unproved"] == [FC2]
 
 
+def test_an_artifact_of_another_form_is_not_proved_but_named(altered: Altered) -> None:
+    def change(folder: Path) -> None:
+        import onnx
+
+        model = onnx.load(folder / "model.onnx")
+        norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+        norm.op_type = "Identity"
+        del norm.input[1:], norm.attribute[:]
+        onnx.save(model, folder / "model.onnx")
+
+    result = debug(altered("onnx-int8", change), tiles="synthetic:1")
+    assert result["parts"]["differences"] == ["4 norms, the program has 5"]
+    assert {row["proof"] for row in result["layers"]} == {None}
+
+
 # --- the arithmetic it is held against
 
 
