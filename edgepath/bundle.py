@@ -111,9 +111,10 @@ class Bundle:
     def golden_embeddings(self, of: str) -> np.ndarray:
         """Return the golden tiles' embeddings, float32 (N, D), by `reference` or `program`."""
         embeddings = _load(self, f"golden/{of}.npz", "embeddings")
-        if embeddings.dtype != np.float32 or embeddings.shape[1:] != (self.dim,) or not len(embeddings):
+        needed = (len(self.manifest["held_out"]["keys"]), self.dim)
+        if embeddings.dtype != np.float32 or embeddings.shape != needed or not len(embeddings):
             found = f"{embeddings.dtype} {embeddings.shape}"
-            raise BundleError(f"bundle {self.path}: golden/{of}.npz is {found}; float32 (N, {self.dim}) is needed")
+            raise BundleError(f"bundle {self.path}: golden/{of}.npz is {found}; its manifest asks for float32 {needed}")
         return embeddings
 
     def runner(self, **options: Any) -> Runner:

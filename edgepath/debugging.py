@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ FP16_MAX = 65504.0
 OUTLIER = 6.0
 """A channel is an outlier when its largest magnitude is so many times the median channel's."""
 MOST = 64
+# Said of artifacts whose layers are not the program's one by one, so that there is nothing to hold them against.
+_OTHER_FORM = re.compile(r"(with weights|norms), the program has|weights of shape|: (not )?quantized$")
+PROVED = 2
+"""On so many tiles every layer of an artifact is run alone."""
 
 
 def debug(
@@ -44,12 +49,15 @@ def debug(
     channels of its input and, where it is quantized, `sqnr_db`, the signal-to-quantization-noise ratio of its output
     when it is given the full-precision input (10 log10 of the sum of squares of the output over that of the error). Of
     every block in `blocks`: the same ratio with all errors so far, the class token's cosine, the largest magnitude and
-    `fp16_headroom`, 65,504 over it. `parts` says in what the artifact's files are not the program (`edgepath.parts`).
+    `fp16_headroom`, 65,504 over it. `parts` says in what the artifact's files are not the program (`edgepath.parts`),
+    and of every quantized layer `proof` what it makes of what the program gives it, on the first tiles
+    (`edgepath.proof`); `unproved` names the layers that compute something else.
 
     Raises what `verify` raises.
     """
     require("torch", "export")
     from .parts import differences, named_parts, require_reader
+    from .proof import prove
 
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     require_reader(bundle.artifact)
@@ -68,6 +76,13 @@ def debug(
         program = rebuild(bundle, recipe, vit, spec)
     layers, blocks = _watch(twin, program, pixels, counter(say, "layers", len(pixels)))
     products, norms = named_parts(program or twin)
+    differing = differences(program or twin, bundle.artifact)
+    proofs = {}
+    if program is not None and not any(map(_OTHER_FORM.search, differing)):
+        shown = pixels[:PROVED]
+        proofs = prove(program, bundle.artifact, shown, counter(say, "proof", len(shown)))
+    for row in layers:
+        row["proof"] = asdict(proofs[row["layer"]]) if row["layer"] in proofs else None
     return {
         "name": bundle.name,
         "bundle": bundle.digest,
@@ -78,8 +93,9 @@ def debug(
         "parts": {
             "products": len(products),
             "norms": len(norms),
-            "differences": differences(program or twin, bundle.artifact),
+            "differences": differing,
         },
+        "unproved": [name for name, proof in proofs.items() if not proof.holds],
     }
 
 
@@ -196,6 +212,7 @@ def _decibels(signal: float, noise: float) -> float | None:
 
 
 LAYER_HEADER = ["layer", "output SQNR", "largest input", "median channel", "outlier channels"]
+LAYER_HEADER += ["integers differ", "output error", "kernels' error"]
 BLOCK_HEADER = ["after block", "SQNR", "1 - cosine of class token", "largest", "FP16 headroom"]
 
 
@@ -209,9 +226,19 @@ def layer_rows(result: Mapping[str, Any]) -> list[list[str]]:
             f"{row['input_max']:.3g}",
             f"{row['input_median_channel']:.3g}",
             f"{row['outlier_channels']} of {row['channels']}",
+            *_proof_cells(row["proof"]),
         ]
         for row in rows
     ]
+
+
+def _proof_cells(proof: Mapping[str, Any] | None) -> list[str]:
+    """Say what the artifact's own layer made of the program's input; steps are the smallest change of an output."""
+    if proof is None:
+        return ["-"] * 3
+    wrong = f", {proof['unexplained']} wrong" if proof["unexplained"] else ""
+    errors = [f"{proof[key]:.2g} steps" for key in ("error_steps", "kernel_error_steps")]
+    return [f"{proof['differ']} of {proof['integers']}{wrong}", *errors]
 
 
 def block_rows(result: Mapping[str, Any]) -> list[list[str]]:

@@ -32,7 +32,7 @@ EXTRAS = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
-    "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
+    "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
     "tensorrt": ("polygraphy", "torch-tensorrt"),
     "features": ("h5py", "pyarrow"),
     "probe": ("scikit-learn", "scipy"),
@@ -45,7 +45,13 @@ _MODULES = {
     "scikit-learn": "sklearn",
 }
 # What building a backend's artifact takes besides the extra `export`; TensorRT's is an ONNX graph.
-_BUILDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "coreml": "coremltools", "tensorrt": "onnx"}
+_BUILDS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "coreml": "coremltools",
+    "tensorrt": "onnx",
+    "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
+}
 # Instructions and units that the runtimes have faster paths for, as Linux spells them.
 # fmt: off
 _FEATURES = (

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 HELD_OUT = 32
 DEFAULT_TILES = 128
-KITS = {"onnxruntime": "onnx", "openvino": "openvino", "tensorrt": "jetson", "coreml": "coreml"}  # folders of export/
+# Folders of export/.
+KITS = {
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "tensorrt": "jetson",
+    "tensorrt_rtx": "rtx",
+    "coreml": "coreml",
+}
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,7 @@ def _lower(
         embeddings = {"reference": reference, "program": embed_all(program, golden, advance)}
         embeddings["nudged"] = program.nudged(golden[:BATCH])
     with stages.stage("lower"):
-        artifact: Path = import_module(f".backends.{recipe.backend}", __package__).build(program, folder, recipe)
+        artifact = _build(program, folder, recipe)
     ran_with = None
     if recipe.checked_with != "none":
         checker = import_module(f".backends.{recipe.checked_with}", __package__)
@@ -211,6 +218,16 @@ def _lower(
         "embeddings": embeddings,
         "differences": differing,
     }
+
+
+def _build(program: Any, folder: Path, recipe: Recipe) -> Path:
+    """Make the artifact. Raises UsageError, naming the node, where the vendor's own builder does not take the graph."""
+    backend = import_module(f".backends.{recipe.backend}", __package__)
+    try:
+        artifact: Path = backend.build(program, folder, recipe)
+    except getattr(backend, "Refused", ()) as error:
+        raise UsageError(f"export {recipe.target}: {error}") from None
+    return artifact
 
 
 def _write_golden(folder: Path, tiles: np.ndarray, embeddings: dict[str, np.ndarray]) -> None:

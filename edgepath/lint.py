@@ -50,14 +50,19 @@ def lint(path: str | Path) -> list[Finding]:
 
     Raises UsageError for what is no ONNX file, or one whose weights (external data) are missing.
     """
+    graph = read_graph(onnx_file(path))
+    found = [finding for rule in RULES for finding in rule(graph)]
+    return sorted(found, key=lambda finding: finding.level != "error")
+
+
+def onnx_file(path: str | Path) -> Path:
+    """Return the ONNX file that is meant: itself, or the one in a bundle folder. Raises UsageError for none."""
     file = Path(path)
     if file.is_dir():
         file = file / "model.onnx"
     if not file.is_file():
         raise UsageError(f"lint {path}: no such ONNX file; give a .onnx file or a bundle that holds model.onnx")
-    graph = read_graph(file)
-    found = [finding for rule in RULES for finding in rule(graph)]
-    return sorted(found, key=lambda finding: finding.level != "error")
+    return file
 
 
 def finding_rows(findings: Sequence[Finding]) -> list[list[str]]:

@@ -64,11 +64,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Deploy:
-    """Where the artifact is meant to run. `minimum_os` is Core ML's, `plan` TensorRT's."""
+    """Where the artifact is meant to run.
+
+    `minimum_os` is Core ML's, `plan` TensorRT's, `compute_capabilities` TensorRT-RTX's.
+    """
 
     devices: tuple[str, ...]
     minimum_os: str = ""
     plan: tuple[Plan, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,11 +192,20 @@ _PRECISIONS = {
     "onnxruntime": (("fp32", "fp32"), ("int8", "fp32")),
     "openvino": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")),
     "tensorrt": (("fp16", "fp16"), ("int8", "fp16")),
+    "tensorrt_rtx": (("fp16", "fp16"), ("int8", "fp16")),
     "coreml": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp16")),
 }
-_CHECKERS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "onnxruntime", "coreml": "mil"}
+_CHECKERS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "onnxruntime",
+    "tensorrt_rtx": "onnxruntime",
+    "coreml": "mil",
+}
 # Core ML's releases with blockwise INT8 weights next to quantized activations come last.
 _OLDER_OS, _INT8_OS = ("iOS16", "iOS17", "macOS13", "macOS14"), ("iOS18", "iOS26", "macOS15", "macOS26")
+# What TensorRT-RTX 1.7 builds for without a GPU.
+_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 
 
 def _check_buildable(recipe: Recipe) -> None:
@@ -211,6 +224,12 @@ def _check_buildable(recipe: Recipe) -> None:
     if recipe.backend == "coreml" and recipe.deploy.minimum_os not in systems:
         found = recipe.deploy.minimum_os
         raise RecipeError(f'recipe {recipe.target}: deploy.minimum_os = "{found}"; known: {", ".join(systems)}')
+    asked = recipe.deploy.compute_capabilities
+    if recipe.backend == "tensorrt_rtx" and (not asked or sorted(asked) != sorted(set(asked) & set(_CAPABILITIES))):
+        raise RecipeError(
+            f"recipe {recipe.target}: deploy.compute_capabilities = {list(asked)}; expected some of "
+            f"{', '.join(_CAPABILITIES)}"
+        )
 
 
 def _gates(recipe: Recipe) -> list[tuple[str, float]]:

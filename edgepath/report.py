@@ -168,6 +168,8 @@ def notes(recipe: Recipe, ran_with: str | None) -> list[str]:
     """What a reader must know of figures measured on this machine."""
     if ran_with is None:
         return ["The artifact was not run here; gates were applied to the program it was lowered from."]
+    if recipe.backend == "tensorrt_rtx" and "TensorRT" not in ran_with:
+        return ["ONNX Runtime ran the graph; its engine, built without a GPU, was not run: run kit/check.py on one."]
     if "not Core ML" in ran_with:
         return [
             "The artifact was evaluated operation by operation in torch, not run by Core ML: a device may round and sum"

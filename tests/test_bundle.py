@@ -159,9 +159,14 @@ def test_runner_names_the_extra_that_is_missing(bundle: Bundle) -> None:
         ("tiles", {"other": np.zeros(3)}, "tiles.npz cannot be read"),
         ("tiles", {"tiles": np.array([{}], dtype=object)}, "tiles.npz cannot be read"),
         ("reference", {"embeddings": np.zeros((4, DIM + 1), np.float32)}, r"reference.npz is float32 \(4, 4\)"),
+        (
+            "reference",
+            {"embeddings": np.zeros((3, DIM), np.float32)},
+            r"\(3, 3\); its manifest asks for float32 \(4, 3\)",
+        ),
         ("reference", None, "reference.npz cannot be read"),
     ],
-    ids=["dtype", "count", "key", "pickle", "dim", "not a zip"],
+    ids=["dtype", "count", "key", "pickle", "dim", "not those of the manifest", "not a zip"],
 )
 def test_golden_set_keeps_the_contract(bundle: Bundle, name: str, arrays: dict[str, Any] | None, said: str) -> None:
     path = bundle.path / "golden" / f"{name}.npz"

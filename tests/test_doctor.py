@@ -322,6 +322,8 @@ def test_bare_machine_is_told_how_to_get_everything() -> None:
         ("tensorrt", "export", {"onnx"}, "onnx not installed; pip install 'edgepath[export]'"),
         ("coreml", "export", {"timm", "coremltools"},
          "timm, coremltools not installed; pip install 'edgepath[coreml,export]'"),
+        ("tensorrt_rtx", "export", {"tensorrt-rtx-cu13-bindings"},
+         "tensorrt-rtx-cu13-bindings not installed; pip install 'edgepath[export,rtx]'"),
         ("tensorrt-rtx-cu13-bindings", "rtx", {"tensorrt-rtx-cu13-bindings"},
          "tensorrt-rtx-cu13-bindings not installed; pip install 'edgepath[rtx]'"),
     ],

@@ -37,7 +37,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FAMILIES = ("coreml", "jetson", "onnx", "openvino")
+FAMILIES = ("coreml", "jetson", "onnx", "openvino", "rtx")
 Export = Callable[[str], Path]
 
 
@@ -545,6 +545,34 @@ def test_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         tensorrt.gpu()
 
 
+# --- the TensorRT-RTX engine
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU here")
+def test_rtx_kit_builds_without_a_gpu_and_runs_only_beside_one(export: Export, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX: pip install 'edgepath[rtx]'")
+    bundle, cache = export("rtx-int8"), tmp_path / "cache"
+    for script in ("check.py", "build.py"):
+        said = refused(bundle, tmp_path, script=script)
+        assert said.startswith(f"{script}: no NVIDIA driver on this machine")
+        assert said.endswith("TensorRT-RTX runs beside an RTX GPU")
+    said = refused(bundle, tmp_path, "--for", "SM1", "--cache", cache, script="build.py")
+    assert said.endswith("SM1 cannot be built for here")
+    before = state(bundle)
+    done = run(sys.executable, bundle / "kit/build.py", "--for", "SM75", "--cache", cache, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    (engine,) = cache.iterdir()
+    assert done.stdout.strip().endswith(str(engine))
+    assert engine.stat().st_size > (bundle / "model.onnx").stat().st_size
+    assert state(bundle) == before
+
+
+def test_rtx_kit_names_what_is_missing(export: Export, device_python: Path, tmp_path: Path) -> None:
+    for script in ("check.py", "build.py"):
+        said = refused(export("rtx-int8"), tmp_path, script=script, python=device_python)
+        assert said.startswith(f"{script}: No module named 'tensorrt_rtx_bindings'; kit/README.md says what")
+
+
 # --- what a kit consists of
 
 
@@ -585,12 +613,15 @@ def test_requirements_agree_with_the_package(kits: dict[str, Path], checkout: Pa
     extras = project["optional-dependencies"]
     extra = {"onnx": "onnxruntime", "jetson": "tensorrt"}.get(family, family)
     known = {Requirement(line).name: Requirement(line) for line in [*project["dependencies"], *extras[extra]]}
+    cuda = "nvidia-cuda-runtime-cu12"  # only where there is a GPU
+    known[cuda] = Requirement(f"{cuda}>=12.9")
     lines = (kits[family] / "requirements.txt").read_text(encoding="utf-8").splitlines()
     named = [Requirement(line) for line in lines if not line.startswith("#")]
     for requirement in named:
         assert requirement.specifier == known[requirement.name].specifier
-    runtime = {"onnx": "onnxruntime", "jetson": "polygraphy", "coreml": "coremltools"}.get(family, family)
-    assert {requirement.name for requirement in named} - {"pillow"} == {"numpy", runtime}
+    runtimes = {"onnx": {"onnxruntime"}, "jetson": {"polygraphy"}, "coreml": {"coremltools"}}
+    runtimes["rtx"] = {"polygraphy", cuda, "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
+    assert {requirement.name for requirement in named} - {"pillow"} == {"numpy", *runtimes.get(family, {family})}
     assert ("pillow" in {requirement.name for requirement in named}) == (family == "coreml")
 
 
@@ -602,6 +633,7 @@ def compile_310(source: str) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kit_needs_python_310_numpy_and_the_runtime(kits: dict[str, Path], family: str) -> None:
     runtime = {"onnx": {"onnxruntime"}, "jetson": {"tensorrt", "polygraphy"}, "coreml": {"coremltools", "PIL"}}
+    runtime["rtx"] = {"tensorrt_rtx_bindings", "polygraphy"}
     allowed = {*sys.stdlib_module_names, "numpy", *runtime.get(family, {family})}
     for path in kits[family].glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
@@ -613,6 +645,19 @@ def test_kit_needs_python_310_numpy_and_the_runtime(kits: dict[str, Path], famil
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {name.partition(".")[0] for name in names} <= {*allowed, "check"}, path.name
+
+
+@pytest.mark.parametrize("script", ["check.py", "build.py"])
+def test_kit_names_the_python_it_needs(kits: dict[str, Path], script: str, tmp_path: Path) -> None:
+    path = kits["jetson"] / script
+    # No older Python is here. One that is old enough to matter reads the file, and stops before anything else.
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+    older = f"import runpy, sys; sys.version_info = (3, 9, 18); sys.path.insert(0, {str(path.parent)!r}); "
+    older += f"runpy.run_path({str(path)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-B", "-c", older], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{script}: this is Python ")
+    assert done.stderr.endswith("3.10 or later is needed\n")
 
 
 def test_kit_survives_tar(export: Export, device_python: Path, tmp_path: Path) -> None:

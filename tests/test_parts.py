@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 import edgepath
-from edgepath.bundle import Bundle
+from edgepath.bundle import Bundle, open_bundle
 from edgepath.exporting import Exported
 from edgepath.mil.program import load_program
-from edgepath.parts import differences, named_parts, read_parts
+from edgepath.parts import differences, named_parts, named_tables, read_parts
 from edgepath.recipe import Recipe
 from edgepath.verification import rebuild, same_weights
 
@@ -22,7 +23,7 @@ Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
 TARGETS = (
     *("onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"),
-    *("jetson-fp16", "jetson-int8", "coreml-fp16", "coreml-int8"),
+    *("jetson-fp16", "jetson-int8", "rtx-fp16", "rtx-int8", "coreml-fp16", "coreml-int8"),
 )
 PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
 QKV = "vit.blocks.0.attn.qkv"
@@ -31,6 +32,12 @@ QKV = "vit.blocks.0.attn.qkv"
 def program_of(bundle: Bundle) -> Any:
     vit, spec, _ = same_weights(bundle, None)
     return rebuild(bundle, Recipe.from_json(bundle.manifest["recipe"]), vit, spec)
+
+
+@functools.cache
+def program_in(path: Path) -> Any:
+    """Return the program of a bundle that stays as it is, built once."""
+    return program_of(open_bundle(path))
 
 
 def found_in(bundle: Bundle) -> list[str]:
@@ -90,8 +97,12 @@ def faults(bundle: Bundle) -> Faults:
     scale = products[QKV].scale
     assert scale is not None
     kept = scale.astype(np.float16 if half else np.float32)
+    return Faults(stored, kept, weights_file(bundle))
+
+
+def weights_file(bundle: Bundle) -> str:
     file = {"openvino": "model.bin", "coreml": "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"}
-    return Faults(stored, kept, file.get(bundle.backend, "model.onnx"))
+    return file.get(bundle.backend, "model.onnx")
 
 
 @pytest.mark.parametrize("target", ["onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8"])
@@ -210,6 +221,120 @@ def test_a_float_weight_in_another_place_is_found(exports: Exports, altered: Alt
 
     (line,) = found_in(altered("onnx-fp32", change))
     assert line.startswith(f"{PROJ[0]}: other weights (relative L2 1.")
+
+
+def replaced(folder: Path, file: str, old: np.ndarray, new: np.ndarray) -> None:
+    data = (folder / file).read_bytes()
+    assert data.count(old.tobytes()) == 1
+    (folder / file).write_bytes(data.replace(old.tobytes(), new.tobytes()))
+
+
+# Of each: the table, and what happens to it.
+TABLE_FAULTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "class token turned": ("vit.cls_token", lambda table: table[..., ::-1]),
+    "a register set to zero": ("vit.reg_token", lambda table: table * np.array([1, 1, 0, 1])[None, :, None]),
+    "positions shuffled": ("vit.pos_embed", lambda table: table[:, np.roll(np.arange(table.shape[1]), 1)]),
+    "LayerScale doubled": ("vit.blocks.1.ls1.gamma", lambda table: table * 2),
+    "one gamma off by a hundredth": ("vit.blocks.0.ls2.gamma", lambda table: table * (1 + 0.01 * (np.arange(96) == 7))),
+}
+
+
+@pytest.mark.parametrize("fault", TABLE_FAULTS)
+@pytest.mark.parametrize("target", ["onnx-fp32", "jetson-int8", "openvino-fp16", "openvino-int8", "coreml-int8"])
+def test_a_fault_in_another_table_is_found(exports: Exports, altered: Altered, target: str, fault: str) -> None:
+    bundle, program = exports(target).bundle, program_in(exports(target).bundle.path)
+    name, change = TABLE_FAULTS[fault]
+    half = target in ("jetson-int8", "openvino-fp16", "coreml-int8")
+    table = named_tables(program)[name].astype(np.float16 if half else np.float32)
+    other = np.ascontiguousarray(change(table)).astype(table.dtype)
+    found = altered(target, lambda folder: replaced(folder, weights_file(bundle), table, other))
+    (line,) = differences(program, found.artifact)
+    assert re.fullmatch(rf"{re.escape(name)}: other numbers \(relative L2 \S+\)", line)
+
+
+def test_swapped_gammas_are_found(exports: Exports, altered: Altered) -> None:
+    names = ("vit.blocks.0.ls1.gamma", "vit.blocks.1.ls1.gamma")
+    one, other = (named_tables(program_of(exports("openvino-int8").bundle))[name] for name in names)
+
+    def change(folder: Path) -> None:
+        aside = np.full_like(one, 3.0)
+        for old, new in ((one, aside), (other, one), (aside, other)):
+            replaced(folder, "model.bin", old, new)
+
+    assert [line.split(":")[0] for line in found_in(altered("openvino-int8", change))] == list(names)
+
+
+def test_a_table_too_many_is_counted(altered: Altered) -> None:
+    def change(folder: Path) -> None:
+        import onnx
+        from onnx import helper, numpy_helper
+
+        model = onnx.load(folder / "model.onnx")
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(96, np.float32), "extra"))
+        last = model.graph.node[-1]
+        last.output[0] = "before"
+        model.graph.node.append(helper.make_node("Mul", ["before", "extra"], ["embedding"]))
+        onnx.save(model, folder / "model.onnx")
+
+    # The class token has 96 numbers, and so has each of the four gammas.
+    assert found_in(altered("onnx-fp32", change)) == ["6 other constants of 96 numbers, the program has 5"]
+
+
+def onnx_attention(folder: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(folder / "model.onnx")
+    scale = np.float32(32) ** np.float32(-0.25)
+    (name,) = [
+        one.name
+        for one in model.graph.initializer
+        if numpy_helper.to_array(one).size == 1 and np.allclose(numpy_helper.to_array(one).astype(np.float32), scale)
+    ]
+    users = [node for node in model.graph.node if node.op_type == "Mul" and name in node.input]
+    assert len(users) == 4  # queries and keys of two blocks
+    model.graph.initializer.append(numpy_helper.from_array(np.array([scale**2], np.float32), "unrooted"))
+    users[3].input[list(users[3].input).index(name)] = "unrooted"
+    onnx.save(model, folder / "model.onnx")
+
+
+def openvino_attention(folder: Path) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(folder / "model.xml")
+    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax"]
+    scores = products[0].input_value(0).get_node()
+    assert scores.get_type_name() in ("Add", "MatMul")
+    while scores.get_type_name() != "MatMul":
+        scores = scores.input_value(0).get_node()
+    scaled = scores.input_value(0).get_node()
+    assert scaled.get_type_name() == "Multiply"
+    scaled.input(0).replace_source_output(scaled.input_value(0))
+    scaled.output(0).replace(scaled.input_value(0))
+    (folder / "model.bin").unlink()
+    openvino.save_model(model, folder / "aside.xml", compress_to_fp16=False)
+    (folder / "aside.xml").replace(folder / "model.xml")
+    (folder / "aside.bin").replace(folder / "model.bin")
+
+
+@pytest.mark.parametrize(("target", "change"), [("onnx-fp32", onnx_attention), ("openvino-int8", openvino_attention)])
+def test_an_attention_scaled_otherwise_is_found(altered: Altered, target: str, change: Callable[[Path], None]) -> None:
+    (line,) = found_in(altered(target, change))
+    assert re.fullmatch(r"(1\.5|2\.5) attentions scaled by 1/sqrt\(d\), the program has 2", line)
+
+
+def test_an_engine_of_other_weights_is_found(exports: Exports, altered: Altered) -> None:
+    products, _ = named_parts(program_of(exports("rtx-int8").bundle))
+    weight = np.ascontiguousarray(products[QKV].weight.T)
+
+    def change(folder: Path) -> None:
+        data = (folder / "model.engine").read_bytes()
+        assert data.count(weight.tobytes()) == 1
+        other = weight.copy()
+        other[17, 5] ^= 1
+        (folder / "model.engine").write_bytes(data.replace(weight.tobytes(), other.tobytes()))
+
+    assert found_in(altered("rtx-int8", change)) == [f"{QKV}: model.engine does not hold its integers"]
 
 
 def test_a_layer_too_few_is_counted(altered: Altered) -> None:

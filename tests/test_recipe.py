@@ -79,7 +79,7 @@ def test_shipped_recipe_says_what_its_file_says(path: Path) -> None:
 def test_recipes_are_found_by_target() -> None:
     found = recipes()
     assert sorted(found) == sorted(path.stem for path in FILES)
-    assert len(found) == 8
+    assert len(found) == 10
     assert {recipe.backend for recipe in found.values()} == set(backends.NAMES)
     for target, recipe in found.items():
         assert find_recipe(target) == recipe
@@ -294,6 +294,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("coreml-fp16", {"checked_with": "openvino"}, 'checked_with = "openvino"; what coreml builds'),
         ("coreml-fp16", {"deploy": {"devices": ["Mac"]}}, 'deploy.minimum_os = ""; known: iOS16'),
         ("coreml-int8", {"deploy": {"devices": ["Mac"], "minimum_os": "iOS16"}}, "known: iOS18"),
+        ("rtx-int8", {"deploy": {"devices": ["RTX"]}}, "deploy.compute_capabilities = []; expected some of SM75, SM80"),
+        ("rtx-int8", {"deploy": {"devices": ["a"], "compute_capabilities": ["SM87"]}}, "['SM87']; expected some of"),
+        ("rtx-int8", {"deploy": {"devices": ["a"], "compute_capabilities": ["SM86"] * 2}}, "'SM86']; expected some"),
     ],
 )
 def test_what_a_backend_does_not_build_is_refused(target: str, change: dict[str, Any], said: str) -> None:

@@ -202,6 +202,12 @@ def test_note_says_that_core_ml_itself_did_not_run() -> None:
     assert notes(recipes()["coreml-int8"], "Core ML through coremltools 9.0, ALL") == []
 
 
+def test_note_says_that_an_engine_did_not_run() -> None:
+    (note,) = notes(recipes()["rtx-int8"], "ONNX Runtime 1.32.0, CPU")
+    assert "built without a GPU, was not run" in note
+    assert notes(recipes()["rtx-int8"], "TensorRT-RTX 1.7.1.116, model.engine") == []
+
+
 def test_note_says_that_nothing_ran() -> None:
     (note,) = notes(recipes()["coreml-int8"], None)
     assert "not run here" in note

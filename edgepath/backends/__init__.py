@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-Name = Literal["onnxruntime", "openvino", "tensorrt", "coreml"]
+Name = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coreml"]
 NAMES: tuple[Name, ...] = get_args(Name)
 WITH_THREADS = ("onnxruntime", "openvino", "mil")
 """Those whose `Runner` takes `threads`: they run on a CPU."""

@@ -124,9 +124,11 @@ def debug(
         print_table(BLOCK_HEADER, block_rows(result))
         for line in parts["differences"]:
             print(f"not the program's: {line}")
+        for name in result["unproved"]:
+            print(f"{name}: given the program's input, it computes something else (--json has by how much)")
         count = f"{parts['products']} products and {parts['norms']} norms"
         print(f"{bundle}: {count}, {len(parts['differences']) or 'none'} of them not as in the program")
-    raise typer.Exit(1 if parts["differences"] else 0)
+    raise typer.Exit(1 if parts["differences"] or result["unproved"] else 0)
 
 
 def add_report(
@@ -192,6 +194,9 @@ def make_page(
 
 def lint(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle that holds model.onnx.")],
+    build: Annotated[
+        bool, typer.Option("--build", help="Also have TensorRT-RTX read and build it, without a GPU (extra rtx).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a quantized ONNX graph for what TensorRT and other runtimes stumble over, without any of them."""
@@ -201,6 +206,10 @@ def lint(
 
     require("onnx", "export")
     findings = run(path)
+    if build:
+        from ..trial import trial_build
+
+        findings = trial_build(path) + findings
     errors = sum(finding.level == "error" for finding in findings)
     if as_json:
         print_json([finding.to_json() for finding in findings])

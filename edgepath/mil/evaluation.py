@@ -46,14 +46,15 @@ class Evaluator:
             for operation, finished in zip(self.program.operations, self._finished, strict=True):
                 if operation.kind.startswith("constexpr_"):
                     if operation.name not in self._fixed:  # constants only: computed once
-                        self._fixed |= self._compute(operation, {})
+                        self._fixed |= self.compute(operation, {})
                     continue
-                values |= self._compute(operation, values)
+                values |= self.compute(operation, values)
                 for name in finished:
                     values.pop(name, None)
         return {name: value for name in self.program.outputs if isinstance(value := values[name], torch.Tensor)}
 
-    def _compute(self, operation: Operation, values: Mapping[str, Value]) -> dict[str, Value]:
+    def compute(self, operation: Operation, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return what one operation makes of `values`, by name and as stored; constants need not be among them."""
         arguments: dict[str, object] = {}
         for parameter, names in operation.inputs.items():
             found = [self._find(name, values, keep=not operation.kind.startswith("constexpr_")) for name in names]

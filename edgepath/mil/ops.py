@@ -24,15 +24,11 @@ from .conversions import (
     constexpr_blockwise_shift_scale,
     constexpr_cast,
     constexpr_lut_to_dense,
+    constexpr_sparse_to_dense,
     dequantize,
     quantize,
 )
-
-
-def ints(value: Tensor) -> list[int]:
-    """Return a constant vector (or scalar) of indices as a list."""
-    return [int(one) for one in value.reshape(-1)]
-
+from .windows import avg_pool, conv, ints, last_first, max_pool
 
 # --- products
 
@@ -48,24 +44,8 @@ def matmul(x: Tensor, y: Tensor, transpose_x: Tensor | bool = False, transpose_y
     return torch.matmul(x, y)
 
 
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    strides: Tensor | None = None,
-    pad_type: str = "valid",
-    pad: Tensor | None = None,
-    dilations: Tensor | None = None,
-    groups: Tensor | int = 1,
-) -> Tensor:
-    if pad_type not in ("valid", "custom"):
-        raise ValueError(f"pad_type {pad_type!r}; valid and custom are evaluated")
-    spatial = x.dim() - 2
-    if pad is not None and pad_type == "custom":
-        x = functional.pad(x, _last_first(ints(pad)))
-    convolve: Callable[..., Tensor] = (functional.conv1d, functional.conv2d, functional.conv3d)[spatial - 1]
-    step, spread = (ints(one) if one is not None else [1] * spatial for one in (strides, dilations))
-    return convolve(x, weight, bias, stride=step, dilation=spread, groups=int(groups))
+def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
+    return torch.einsum(equation, *values)
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -113,6 +93,10 @@ def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
 
 def softmax(x: Tensor, axis: Tensor | int = -1) -> Tensor:
     return torch.softmax(x, dim=int(axis))
+
+
+def log(x: Tensor, epsilon: Tensor | float = 1e-45) -> Tensor:
+    return torch.log(x + float(epsilon))
 
 
 def clip(x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
@@ -225,13 +209,8 @@ def tile(x: Tensor, reps: Tensor) -> Tensor:
 
 def pad(x: Tensor, pad: Tensor, mode: str = "constant", constant_val: Tensor | float = 0.0) -> Tensor:
     if mode == "constant":
-        return functional.pad(x, _last_first(ints(pad)), value=float(constant_val))
-    return functional.pad(x, _last_first(ints(pad)), mode=mode)
-
-
-def _last_first(pairs: list[int]) -> list[int]:
-    """MIL gives (before, after) of the first axis first, torch of the last."""
-    return [size for axis in reversed(range(0, len(pairs), 2)) for size in pairs[axis : axis + 2]]
+        return functional.pad(x, last_first(ints(pad)), value=float(constant_val))
+    return functional.pad(x, last_first(ints(pad)), mode=mode)
 
 
 def gather(
@@ -241,11 +220,19 @@ def gather(
     batch_dims: Tensor | int = 0,
     validate_indices: Tensor | bool = False,
 ) -> Tensor:
-    if int(batch_dims):
-        raise ValueError("batch_dims are not evaluated")
-    dim = int(axis) % x.dim()
-    taken = x.index_select(dim, indices.reshape(-1).long() % x.shape[dim])
-    return taken.reshape(*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :])
+    # "K = D[:axis] + N[batch_dims:] + D[axis+1:]": the first batch_dims axes of both run side by side.
+    dim, shared = int(axis) % x.dim(), int(batch_dims)
+    places = indices.long() % x.shape[dim]
+    if shared:
+        rows = zip(x.flatten(0, shared - 1), places.flatten(0, shared - 1), strict=True)
+        taken = torch.stack([gather(row, where, axis=dim - shared) for row, where in rows])
+        return taken.reshape(*x.shape[:shared], *taken.shape[1:])
+    taken = x.index_select(dim, places.reshape(-1))
+    return taken.reshape((*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :]))
+
+
+def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(cond.bool(), a, b)
 
 
 def identity(x: Tensor) -> Tensor:
@@ -263,10 +250,11 @@ def _one(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 
 # fmt: off
 _NAMED = (
-    linear, matmul, conv, scaled_dot_product_attention, layer_norm, batch_norm, gelu, softmax, clip, rsqrt, inverse,
+    linear, matmul, einsum, conv, max_pool, avg_pool, scaled_dot_product_attention, layer_norm, batch_norm, gelu,
+    softmax, log, clip, rsqrt, inverse, select,
     reshape, transpose, squeeze, expand_dims, concat, stack, split, slice_by_index, slice_by_size, tile, pad, gather,
     identity, cast, quantize, dequantize, constexpr_blockwise_shift_scale, constexpr_affine_dequantize,
-    constexpr_lut_to_dense, constexpr_cast,
+    constexpr_lut_to_dense, constexpr_sparse_to_dense, constexpr_cast,
 )
 # fmt: on
 OPERATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _NAMED}
@@ -278,6 +266,19 @@ OPERATIONS |= {
     "maximum": _two(torch.maximum),
     "minimum": _two(torch.minimum),
     "pow": _two(torch.pow),
+    "equal": _two(torch.eq),
+    "not_equal": _two(torch.ne),
+    "greater": _two(torch.gt),
+    "greater_equal": _two(torch.ge),
+    "less": _two(torch.lt),
+    "less_equal": _two(torch.le),
+    "logical_and": _two(torch.logical_and),
+    "logical_or": _two(torch.logical_or),
+    "logical_not": _one(torch.logical_not),
+    "floor": _one(torch.floor),
+    "ceil": _one(torch.ceil),
+    "round": _one(torch.round),
+    "sign": _one(torch.sign),
     "abs": _one(torch.abs),
     "exp": _one(torch.exp),
     "erf": _one(torch.erf),

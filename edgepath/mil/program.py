@@ -264,7 +264,7 @@ def _blob(file: Path, offset: int, kind: Type, where: str) -> np.ndarray:
                 )
             data.seek(start)
             content = data.read(size)
-    except (OSError, struct.error) as error:
+    except (OSError, struct.error, ValueError, OverflowError) as error:  # the last two: no file has such an offset
         raise BundleError(f"{where}: {file.name} at {offset} cannot be read ({error})") from error
     if len(content) != size:
         raise BundleError(f"{where}: {file.name} ends at {start + len(content)}, in the middle of a weight")

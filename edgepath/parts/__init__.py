@@ -3,8 +3,12 @@
 End to end, rounding to 8 bits hides a small mistake: two exact executions of one program lie further apart than a norm
 with a wrong epsilon moves it. So products and norms are compared one by one: the integers, scales and bias of every
 linear and of the patch convolution, the scale its input is rounded with, and the weights and epsilon of every norm.
-The rest (class token, registers, positions, LayerScale, how values flow) is held by drift; what is computed, by the
-runtime.
+
+All other numbers (class token, registers, positions, LayerScale) are compared as tables: every constant of more than
+one number that an operation of another kind uses is one of the program's, in the order they are used in, and none of
+the program's is left out. Last, attention: as many scalings by 1/sqrt(d) as the program has attentions. That shows
+that the numbers are there, not which operation uses them for what: how values flow is held by drift, and what is
+computed by `proof` and the runtime.
 """
 
 from __future__ import annotations
@@ -50,10 +54,17 @@ class Norm:
 
 @dataclass(frozen=True)
 class Parts:
-    """Products and norms in the order they run in; an artifact's may have no names."""
+    """Products and norms in the order they run in, and other `tables` of numbers; an artifact's may have no names.
+
+    `scalars` are all single numbers that something is multiplied by, `attentions` how many attentions are one operation
+    that scales by itself.
+    """
 
     products: tuple[Product, ...]
     norms: tuple[Norm, ...]
+    tables: tuple[np.ndarray, ...]
+    scalars: tuple[float, ...] = ()
+    attentions: int = 0
 
 
 def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
@@ -76,6 +87,27 @@ def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
             bias = torch.zeros(layer.normalized_shape) if layer.bias is None else layer.bias.detach()
             norms[name] = Norm(layer.eps, weight.numpy(), bias.numpy())
     return products, norms
+
+
+def named_tables(model: EdgeModel) -> dict[str, np.ndarray]:
+    """Return a program's numbers that belong to no product and no norm, by name, in the order they are used in."""
+    from torch import nn
+
+    from ..passes.quantize import QuantizedLinear
+
+    owned = (QuantizedLinear, nn.Linear, nn.Conv2d, nn.LayerNorm)
+    tables = {}
+    for prefix, module in model.named_modules():
+        if not isinstance(module, owned):
+            for name, value in module.named_parameters(prefix, recurse=False):
+                tables[name] = value.detach().numpy()
+    return tables
+
+
+def _attention_scales(model: EdgeModel) -> list[float]:
+    """Return 1/sqrt(d) of every attention, d the length of a head's query."""
+    found: list[Any] = [module for module in model.modules() if hasattr(module, "head_dim")]
+    return [float(module.head_dim**-0.5) for module in found]
 
 
 def _bias(layer: Any) -> np.ndarray:
@@ -111,15 +143,21 @@ def differences(model: EdgeModel, artifact: Path) -> list[str]:
     said += _counted("norms", len(norms), len(found.norms))
     if said:
         return said
-    order = _paired(list(products), list(products.values()), found.products)
+    order = paired(list(products), list(products.values()), found.products)
     for name, product in products.items():
         said += [f"{name}: {what}" for what in _product(product, found.products[order[name]])]
     for (name, norm), other in zip(norms.items(), found.norms, strict=True):
         said += [f"{name}: {what}" for what in _norm(norm, other)]
+    said += _tables(named_tables(model), found.tables)
+    said += _scaled(_attention_scales(model), found)
+    if (built := artifact.with_suffix(".engine")).exists():
+        from .engine import missing
+
+        said += missing(built, products)
     return said
 
 
-def _paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
+def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
     """Return which of an artifact's products is which layer: by order, but for query and keys, which come in any."""
     order = {name: i for i, name in enumerate(names)}
     for i, name in enumerate(names[:-1]):
@@ -162,6 +200,30 @@ def _norm(ours: Norm, theirs: Norm) -> list[str]:
         if wanted.shape != value.shape or not _close(wanted, value):
             said.append(f"another {what}")
     return said
+
+
+def _tables(ours: dict[str, np.ndarray], theirs: tuple[np.ndarray, ...]) -> list[str]:
+    """Compare tables of one size in their order: lowerings reshape them, and use those of other sizes in any order."""
+    said = []
+    for size in sorted({table.size for table in (*ours.values(), *theirs)}):
+        names = [name for name, table in ours.items() if table.size == size]
+        found = [table for table in theirs if table.size == size]
+        if len(names) != len(found):
+            said += _counted(f"other constants of {size} numbers", len(names), len(found))
+            continue
+        for name, table in zip(names, found, strict=True):
+            if not _close(ours[name].ravel(), table.ravel()):
+                said.append(f"{name}: other numbers ({_worst(ours[name].ravel(), table.ravel())})")
+    return said
+
+
+def _scaled(scales: list[float], found: Parts) -> list[str]:
+    """Count the attentions that are scaled: by one operation, by one factor, or by its root on queries and on keys."""
+    count = float(found.attentions)
+    for scale in set(scales):
+        for factor, share in ((scale, 1.0), (scale**0.5, 0.5)):
+            count += share * sum(bool(np.isclose(one, factor, rtol=_RELATIVE, atol=0)) for one in found.scalars)
+    return [] if count == len(scales) else [f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"]
 
 
 def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:

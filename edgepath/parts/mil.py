@@ -16,7 +16,24 @@ def read(path: Path) -> Parts:
     program = load_program(path)
     products = [_product(program, one) for one in program.operations if one.kind in ("linear", "conv")]
     norms = [_norm(program, one) for one in program.operations if one.kind == "layer_norm"]
-    return Parts(tuple(products), tuple(norms))
+    tables, scalars = [], []
+    for one in program.operations:
+        for name in () if _owner(one.kind) else (name for names in one.inputs.values() for name in names):
+            constant = program.constants.get(name)
+            if constant is None or not constant.type.dtype.startswith("fp"):
+                continue
+            value = _value(program, name, one)
+            if value.size > 1:
+                tables.append(value)
+            elif one.kind == "mul":
+                scalars.append(float(value.ravel()[0]))
+    attentions = sum(one.kind == "scaled_dot_product_attention" for one in program.operations)
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
+
+
+def _owner(kind: str) -> bool:
+    """Tell whether an operation's constants belong to a product or a norm."""
+    return kind in ("linear", "conv", "layer_norm", "quantize", "dequantize") or kind.startswith("constexpr_")
 
 
 def _product(program: Program, operation: Operation) -> Product:

@@ -11,6 +11,9 @@ from ..errors import BundleError, UsageError
 from ..onnxgraph import PRODUCTS, Graph, read_graph
 from . import Norm, Parts, Product
 
+# Operations whose constants belong to a product or a norm, and those that only hand one on.
+_OWNERS = (*PRODUCTS, "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "Constant", "Identity")
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -23,7 +26,18 @@ def read(path: Path) -> Parts:
         raise BundleError(str(error).removeprefix("lint ")) from None
     products = [_product(graph, node, path) for node in graph.of(*PRODUCTS) if graph.is_weight(node.input[1])]
     norms = [_norm(graph, node, path) for node in graph.of("LayerNormalization")]
-    return Parts(tuple(products), tuple(norms))
+    tables, scalars = [], []
+    for node in graph.nodes:
+        for name in () if node.op_type in _OWNERS else node.input:
+            value = graph.array(name)
+            if value is None or value.dtype.kind != "f":
+                continue
+            if value.size > 1 and not _is_bias(graph, node, value):
+                tables.append(value)
+            elif value.size == 1 and node.op_type == "Mul":
+                scalars.append(float(value.ravel()[0]))
+    attentions = sum(node.op_type == "Attention" for node in graph.nodes)
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
 
 
 def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
@@ -44,13 +58,29 @@ def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
     return Product(weight, bias, scale, (scales[0], scales[1]))
 
 
+def bias_of(graph: Graph, node: NodeProto) -> NodeProto | None:
+    """Return the Add right after a product that adds its bias, a constant; None where there is none."""
+    adds = (user for user in graph.users(node) if user.op_type == "Add")
+    return next((add for add in adds if any(_is_vector(graph.array(name)) for name in add.input)), None)
+
+
 def _bias(graph: Graph, node: NodeProto, width: int) -> np.ndarray:
-    """Return what is added to a product: its own third input, or a constant in an Add right after it."""
+    """Return what is added to a product: its own third input, or what an Add right after it adds."""
     given = graph.array(node.input[2]) if len(node.input) > 2 else None
-    for user in graph.users(node) if given is None else ():
-        constants = [graph.array(name) for name in user.input] if user.op_type == "Add" else []
-        given = next((one for one in constants if one is not None and one.shape == (width,)), None)
-    return np.zeros(width, np.float32) if given is None else given
+    add = bias_of(graph, node) if given is None else None
+    constants = [graph.array(name) for name in add.input] if add is not None else []
+    given = next((one for one in constants if _is_vector(one)), given)
+    return np.zeros(width, np.float32) if given is None or given.shape != (width,) else given
+
+
+def _is_vector(value: np.ndarray | None) -> bool:
+    return value is not None and value.ndim == 1
+
+
+def _is_bias(graph: Graph, add: NodeProto, value: np.ndarray) -> bool:
+    """Tell whether a constant is what `_bias` reads of the product before this node."""
+    makers = [graph.made_by.get(name) for name in add.input] if add.op_type == "Add" and value.ndim == 1 else []
+    return any(one is not None and one.op_type in PRODUCTS and graph.is_weight(one.input[1]) for one in makers)
 
 
 def _norm(graph: Graph, node: NodeProto, path: Path) -> Norm:

@@ -15,20 +15,66 @@ _LEVELS = 127  # a range of 8 bits ends at 127 steps
 
 def read(path: Path) -> Parts:
     """Return the parts of an IR as edgepath writes it. Raises BundleError for a product or norm in another form."""
-    import openvino
-
-    try:
-        model = openvino.Core().read_model(path)
-    except RuntimeError as error:
-        raise BundleError(f"{path.name}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from None
-    products, norms = [], []
+    model = open_model(path)
+    products, norms, tables, scalars = [], [], [], []
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
-        if kind in ("MatMul", "Convolution") and _constant(_input(node, 1)):
+        if is_product(node):
             products.append(_product(node, path))
         elif kind == "MVN":
             norms.append(_norm(node, path))
-    return Parts(tuple(products), tuple(norms))
+        elif not _owned(node):
+            for value in _floats(node, path):
+                if value.size > 1:
+                    tables.append(value)
+                elif kind == "Multiply":
+                    scalars.append(float(value.ravel()[0]))
+    attentions = sum(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ordered_ops())
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
+
+
+def open_model(path: Path) -> Any:
+    """Read an IR as an OpenVINO model. Raises BundleError for what OpenVINO does not read."""
+    import openvino
+
+    try:
+        return openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise BundleError(f"{path.name}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from None
+
+
+def is_product(node: Any) -> bool:
+    """Tell whether a node is a product with weights."""
+    return node.get_type_name() in ("MatMul", "Convolution") and _constant(_input(node, 1))
+
+
+def quantizer_of(product: Any) -> Any:
+    """Return the FakeQuantize that rounds a product's input, through what dequantizes it; None where there is none."""
+    at = _input(product, 0)
+    while at.get_type_name() in ("Multiply", "Subtract", "Convert"):
+        at = _input(at, 0)
+    return at if at.get_type_name() == "FakeQuantize" else None
+
+
+def _owned(node: Any) -> bool:
+    """Tell whether the constants of an operation belong to a product or norm, or whether it only hands one on."""
+    if node.get_type_name() in ("FakeQuantize", "ShapeOf") or _constant(node):
+        return True
+    if node.get_type_name() not in ("Add", "Multiply"):
+        return False
+    at = [one for one in (_input(node, i) for i in (0, 1)) if not _constant(one)]
+    if node.get_type_name() == "Multiply":  # a norm's weight, or a dequantized activation
+        return any(one.get_type_name() in ("MVN", "Subtract", "Convert") for one in at)
+    makers = [one for one in at if one.get_type_name() in ("MatMul", "Convolution")]
+    scaled = [one for one in at if one.get_type_name() == "Multiply"]
+    normed = [one for one in scaled if any(_input(one, i).get_type_name() == "MVN" for i in (0, 1))]
+    return bool(normed) or any(_constant(_input(one, 1)) for one in makers)
+
+
+def _floats(node: Any, path: Path) -> list[np.ndarray]:
+    """Return the floating-point constants that go into an operation."""
+    at = [_input(node, i) for i in range(node.get_input_size())]
+    return [_value(one, path) for one in at if _constant(one) and one.get_output_element_type(0).is_real()]
 
 
 def _product(node: Any, path: Path) -> Product:
@@ -39,29 +85,26 @@ def _product(node: Any, path: Path) -> Product:
     weight = _value(source, path)
     if node.get_type_name() == "MatMul" and not node.get_attributes()["transpose_b"]:
         weight = weight.T
-    bias = _bias(node, len(weight), path)
+    bias = bias_of(node, path)[1]
+    bias = np.zeros(len(weight), np.float32) if bias is None or len(bias) != len(weight) else bias
     if scale is None:
         return Product(weight, bias)
     return Product(weight.astype(np.int8), bias, scale, _input_scales(_input(node, 0), node, path))
 
 
-def _bias(node: Any, width: int, path: Path) -> np.ndarray:
-    """Return the constant in an Add right after a product."""
+def bias_of(node: Any, path: Path) -> tuple[Any, np.ndarray | None]:
+    """Return the Add right after a product that adds a constant, and that constant; None for both without one."""
     for user in (one.get_node() for one in node.output(0).get_target_inputs()):
         for i in (0, 1) if user.get_type_name() == "Add" else ():
             if _constant(_input(user, i)):
-                value = _value(_input(user, i), path).ravel()
-                if len(value) == width:
-                    return value
-    return np.zeros(width, np.float32)
+                return user, _value(_input(user, i), path).ravel()
+    return None, None
 
 
 def _input_scales(dequantized: Any, node: Any, path: Path) -> tuple[float, float]:
     """Follow Multiply <- Subtract <- Convert ... <- FakeQuantize, and return the scales of both its ends."""
-    at = dequantized
-    while at.get_type_name() in ("Multiply", "Subtract", "Convert"):
-        at = _input(at, 0)
-    if at.get_type_name() != "FakeQuantize" or dequantized.get_type_name() != "Multiply":
+    at = quantizer_of(node)
+    if at is None or dequantized.get_type_name() != "Multiply":
         raise BundleError(f"{path.name}: the input of {node.get_friendly_name()} is not quantized; export it again")
     low, high = (float(_value(_input(at, i), path)) for i in (1, 2))
     scale = high / _LEVELS

@@ -10,13 +10,21 @@ Exit status: 0 passed, 1 a gate failed, 2 could not run.
 
 from __future__ import annotations
 
+import os
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 (a device may have an older one; build.py starts here, too)
+    print(
+        f"{os.path.basename(sys.argv[0])}: this is Python {sys.version.split()[0]}; 3.10 or later is needed",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
 import argparse
 import hashlib
 import importlib.util
 import inspect
 import json
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence

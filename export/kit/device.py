@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "coremltools", "tensorrt", "polygraphy")
+PACKAGES = (
+    *("numpy", "pillow", "onnxruntime", "openvino", "coremltools", "tensorrt", "polygraphy"),
+    "tensorrt-rtx-cu13-bindings",
+)
 SMI = ("--query-gpu=name,driver_version,clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader")
 
 

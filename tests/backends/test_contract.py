@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgepath.backends import coreml, mil, onnxruntime, openvino, reference, tensorrt
+from edgepath.backends import coreml, mil, onnxruntime, openvino, reference, tensorrt, tensorrt_rtx
 from edgepath.drift import measure
 from edgepath.errors import BundleError
 from edgepath.lowering import Program
@@ -33,6 +33,7 @@ from edgepath.recipe import find_recipe
 from edgepath.weights import random_model
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
+BACKENDS |= {"tensorrt_rtx": tensorrt_rtx}
 MODULES = {**BACKENDS, "reference": reference, "mil": mil}
 # All but the evaluator, which has a package of its own and goes into no kit.
 ALONE = [name for name in MODULES if name != "mil"]
@@ -52,6 +53,9 @@ RUNNERS = {
     "coreml-fp16 evaluated": ("coreml-fp16", "mil"),
     "coreml-int8 evaluated": ("coreml-int8", "mil"),
     "jetson-int8 on TensorRT": ("jetson-int8", "tensorrt"),
+    "rtx-fp16 on ONNX Runtime": ("rtx-fp16", "onnxruntime"),
+    "rtx-int8 on ONNX Runtime": ("rtx-int8", "onnxruntime"),
+    "rtx-int8 on TensorRT-RTX": ("rtx-int8", "tensorrt_rtx"),
 }
 
 
@@ -95,6 +99,8 @@ def without(backend: str) -> str:
         return "Core ML runs only on macOS"
     if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
         return "TensorRT is not installed; it runs on a Jetson"
+    if backend == "tensorrt_rtx" and shutil.which("nvidia-smi") is None:
+        return "TensorRT-RTX runs beside an NVIDIA GPU"
     return ""
 
 
@@ -105,7 +111,7 @@ def runner(request: pytest.FixtureRequest, artifact: Callable[[str], Path], tiny
         pytest.skip(reason)
     if backend == "reference":
         return reference.Runner(random_model(tiny), tiny.mean, tiny.std)
-    options = {} if backend in ("coreml", "tensorrt") else {"threads": 1}
+    options = {} if backend in ("coreml", "tensorrt", "tensorrt_rtx") else {"threads": 1}
     return MODULES[backend].Runner(artifact(target), **options)
 
 
@@ -540,3 +546,87 @@ def test_openvino_streams_embed_in_order_as_calls_do(
         with pytest.raises(ValueError, match="uint8"):
             runner.stream([tiles[:1], tiles[:1].astype(np.float32)])
     assert list((tmp_path / "cache").iterdir()), "no compiled model was kept"
+
+
+# --- TensorRT-RTX
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Any:
+    return pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx", exc_type=ImportError)
+
+
+def test_rtx_engine_is_for_what_the_recipe_names(rtx: Any, artifact: Callable[[str], Path]) -> None:
+    path = artifact("rtx-int8")
+    assert {file.name for file in path.parent.iterdir()} == {"model.onnx", "model.engine", "plan.json"}
+    plan = json.loads((path.parent / "plan.json").read_text())
+    assert plan["compute_capabilities"] == list(find_recipe("rtx-int8").deploy.compute_capabilities)
+    assert plan["tensorrt_rtx"] == rtx.__version__
+    engine = (path.parent / "model.engine").read_bytes()
+    assert len(engine) > path.stat().st_size
+    one = tensorrt_rtx.serialize(rtx, path, plan["shapes"], ["SM89"])
+    assert len(one) == pytest.approx(len(engine), rel=0.1)  # what three GPUs need beyond one is little
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU here")
+def test_rtx_runner_names_the_driver_it_needs(rtx: Any, artifact: Callable[[str], Path]) -> None:
+    with pytest.raises(OSError, match=r"^no NVIDIA driver on this machine .*runs beside an RTX GPU$"):
+        tensorrt_rtx.Runner(artifact("rtx-int8"))
+
+
+def test_rtx_says_why_an_engine_does_not_fit(rtx: Any, artifact: Callable[[str], Path], tmp_path: Path) -> None:
+    data = bytearray(artifact("rtx-int8").with_suffix(".engine").read_bytes())
+    file = tmp_path / "model.engine"
+    assert rtx.__version__ == ".".join(map(str, data[24:28])), "the header holds the version somewhere else"
+    data[25] -= 1
+    file.write_bytes(data)
+    assert "created with TensorRT-RTX version" in tensorrt_rtx.unfit(rtx, file)
+    assert "the current runtime is TensorRT-RTX version" in tensorrt_rtx.unfit(rtx, file)
+    file.write_bytes(bytes(data[:30]))
+    assert "does not conform to the expected format" in tensorrt_rtx.unfit(rtx, file)
+    file.write_bytes(b"")
+    assert tensorrt_rtx.unfit(rtx, file)
+
+
+def test_rtx_engine_of_another_release_is_refused_until_one_is_built(
+    rtx: Any, artifact: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_rtx, "require_driver", lambda: None)
+    for name in ("model.onnx", "plan.json", "model.engine"):
+        shutil.copyfile(artifact("rtx-int8").parent / name, tmp_path / name)
+    data = bytearray((tmp_path / "model.engine").read_bytes())
+    data[25] -= 1
+    (tmp_path / "model.engine").write_bytes(data)
+    with pytest.raises(
+        OSError, match=r"^model\.engine does not fit this machine \(.*version.*\); build one from"
+    ) as caught:
+        tensorrt_rtx.find_engine(rtx, tmp_path / "model.onnx", tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("model.onnx: kit/build.py")
+    built = tensorrt_rtx.prepare(rtx, tmp_path / "model.onnx", tmp_path / "cache", ["SM75"])
+    assert built == tensorrt_rtx.engine_file(rtx, tmp_path / "model.onnx", tmp_path / "cache")
+    assert built.stat().st_size > 1e6
+    # What this machine can say of it is whether it is for this release; whether for its GPU, only one with a GPU can.
+    assert "created with TensorRT-RTX version" not in tensorrt_rtx.unfit(rtx, built)
+
+
+def graph_of(path: Path, node: onnx.NodeProto, *constants: Any) -> Path:
+    """Write a graph of one node, `x` float32 (1, 8) to `y`."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8]) for name in "xy")
+    graph = onnx.helper.make_graph([node], "one", [x], [y], list(constants))
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), path)
+    return path
+
+
+def test_rtx_names_the_node_it_refuses(rtx: Any, tmp_path: Path) -> None:
+    half = onnx.numpy_helper.from_array(np.ones((8, 8), np.float16), "w")
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="blocks.3.fc1")
+    with pytest.raises(
+        tensorrt_rtx.Refused, match=r"cannot read a\.onnx: MatMul blocks\.3\.fc1: .*same input types"
+    ) as caught:
+        tensorrt_rtx.serialize(rtx, graph_of(tmp_path / "a.onnx", node, half), {}, ["SM86"])
+    assert caught.value.node == "MatMul blocks.3.fc1"
+    assert "\n" not in str(caught.value)
+    with pytest.raises(tensorrt_rtx.Refused, match="SM1 cannot be built for here"):
+        ok = onnx.helper.make_node("Relu", ["x"], ["y"])
+        tensorrt_rtx.serialize(rtx, graph_of(tmp_path / "b.onnx", ok), {}, ["SM1"])

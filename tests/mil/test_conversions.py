@@ -105,6 +105,30 @@ def test_tables_of_the_documentation() -> None:
     ]  # fmt: skip
 
 
+def test_packed_table_of_ios16() -> None:
+    # The documentation's own: shape (5,), 2 bits an index, indices 0, 3, 2, 1, 3.
+    packed = np.array([0b01101100, 0b00000011], np.uint8)
+    found = run("constexpr_lut_to_dense", indices=packed, lut=f32(10, 11, 12, 13), shape=np.array([5]))
+    assert found.tolist() == [10, 13, 12, 11, 13]
+    six = [63, 0, 33, 5]  # 24 bits, over the edges of bytes
+    stream = sum(index << (6 * place) for place, index in enumerate(six))
+    packed = np.array([stream >> shift & 255 for shift in (0, 8, 16)], np.uint8)
+    lut = RNG.random(64).astype(np.float32)
+    found = run("constexpr_lut_to_dense", indices=packed, lut=lut, shape=np.array([2, 2]))
+    np.testing.assert_array_equal(found, lut[six].reshape(2, 2))
+
+
+def test_sparse_weights() -> None:
+    # iOS16, as documented: the mask 0b01100 of five elements, lowest bit first.
+    found = run(
+        "constexpr_sparse_to_dense", nonzero_data=f32(7, 8), mask=np.array([0b01100], np.uint8), shape=np.array([5])
+    )
+    assert found.tolist() == [0, 0, 7, 8, 0]
+    mask = np.array([[1, 0, 1], [0, 0, 1]], np.uint8)  # iOS18
+    found = run("constexpr_sparse_to_dense", nonzero_data=np.array([5, -6, 7], np.int8), mask=mask)
+    assert (found.dtype, found.tolist()) == (np.int8, [[5, 0, -6], [0, 0, 7]])
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_vectors_of_a_table_fill_their_axis(axis: int) -> None:
     from coremltools.optimize._utils import lut_to_dense

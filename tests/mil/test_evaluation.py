@@ -179,3 +179,26 @@ def test_gelu_model_of_timm(tmp_path: Path, tiles: np.ndarray) -> None:
         assert sum(operation.kind == "gelu" for operation in runner._program.operations) == 12
         # FP16's 11 bits through twelve blocks: measured 0.999998.
         assert measure(program(tiles[:2]), runner(tiles[:2])).cosine_min > 0.99999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_tiny_patch16_224", {"global_pool": "avg", "depth": 2, "qk_norm": True}),
+        ("vit_so150m_patch16_reg4_gap_256", {"depth": 1, "embed_dim": 96, "num_heads": 3}),
+        ("resnet18", {}),
+    ],
+    ids=["vit, GELU, pooled, a head", "vit, registers, pooled", "convolutions and pools"],
+)
+def test_other_models_of_timm(convert: Callable[..., Path], name: str, arguments: dict[str, Any]) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **arguments, **({} if name == "resnet18" else {"img_size": 64}))
+    scaled = nn.Sequential(Function(lambda values: (values / 255 - 0.5) / 0.5), model).eval()
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    with torch.inference_mode():
+        wanted = scaled(torch.from_numpy(tiles).permute(0, 3, 1, 2).float()).numpy()
+    with Runner(convert(scaled, 64), threads=1) as runner:
+        assert measure(wanted, runner(tiles)).cosine_min > 0.9999  # FP16 of an untrained model: measured 0.9999996

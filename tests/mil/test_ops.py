@@ -55,6 +55,17 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, added: Any = 0.0) -> 
     return softmax(np.einsum("...le,...se->...ls", q, k) / np.sqrt(q.shape[-1]) + added, -1) @ v
 
 
+def pooled(x: np.ndarray, size: tuple[int, int], step: tuple[int, int], reduce: Any) -> np.ndarray:
+    """Reduce each window, place by place."""
+    rows, columns = ((x.shape[2 + i] - size[i]) // step[i] + 1 for i in (0, 1))
+    found = np.empty((*x.shape[:2], rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * step[0], j * step[1]
+            found[:, :, i, j] = reduce(x[:, :, top : top + size[0], left : left + size[1]], axis=(2, 3))
+    return found
+
+
 def convolution(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], dilation: tuple[int, int]) -> np.ndarray:
     """Sum over the kernel, place by place."""
     kh, kw = w.shape[2:]
@@ -238,6 +249,51 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("sigmoid", {"x": X}, 1 / (1 + np.exp(-X))),
     ("relu", {"x": X}, np.where(X > 0, X, 0)),
     ("silu", {"x": 3 * X}, 3 * X / (1 + np.exp(-3 * X))),
+    ("log", {"x": POSITIVE}, np.log(POSITIVE)),
+    ("log", {"x": POSITIVE, "epsilon": 0.5}, np.log(POSITIVE + 0.5)),
+    ("floor", {"x": 3 * X}, np.floor(3 * X)),
+    ("ceil", {"x": 3 * X}, np.ceil(3 * X)),
+    ("round", {"x": [0.5, 1.5, -0.5, 2.4]}, np.array([0, 2, 0, 2])),
+    ("sign", {"x": [-2.0, 0.0, 3.0]}, np.array([-1, 0, 1])),
+    ("select", {"cond": X > 0, "a": X, "b": Y}, np.where(X > 0, X, Y)),
+    ("select", {"cond": X[0, 0] > 0, "a": X, "b": 2.0}, np.where(X[0, 0] > 0, X, 2.0)),
+    (
+        "gather",
+        {"x": X, "indices": [[2, 0], [1, 1]], "axis": 1, "batch_dims": 1},
+        np.stack([X[0, [2, 0]], X[1, [1, 1]]]),
+    ),
+    (
+        "gather",
+        {"x": X, "indices": [[0, 3], [1, 1]], "axis": -1, "batch_dims": 1},
+        np.stack([X[0][:, [0, 3]], X[1][:, [1, 1]]]),
+    ),
+    (
+        "gather",
+        {"x": X, "indices": np.arange(6).reshape(2, 3) % 4, "axis": 2, "batch_dims": 2},
+        np.take_along_axis(X, (np.arange(6).reshape(2, 3) % 4)[..., None], 2)[..., 0],
+    ),
+    (
+        "einsum",
+        {"values": (X, Y.transpose(2, 1, 0)), "equation": "chw,whr->chr"},
+        np.stack([np.stack([X[:, h] @ Y.transpose(2, 1, 0)[:, h] for h in range(3)])]).squeeze(0).transpose(1, 0, 2),
+    ),
+    ("max_pool", {"x": IMAGE, "kernel_sizes": [2, 3]}, pooled(IMAGE, (2, 3), (1, 1), np.max)),
+    (
+        "max_pool",
+        {"x": IMAGE - 9, "kernel_sizes": [2, 2], "strides": [2, 3], "pad_type": "custom", "pad": [1, 0, 0, 1]},
+        pooled(np.pad(IMAGE - 9, [(0, 0), (0, 0), (1, 0), (0, 1)], constant_values=-np.inf), (2, 2), (2, 3), np.max),
+    ),
+    ("avg_pool", {"x": IMAGE, "kernel_sizes": [2, 3], "strides": [1, 2]}, pooled(IMAGE, (2, 3), (1, 2), np.mean)),
+    (
+        "avg_pool",
+        {"x": IMAGE, "kernel_sizes": [2, 2], "pad_type": "custom", "pad": [1, 1, 0, 1]},
+        pooled(np.pad(IMAGE, [(0, 0), (0, 0), (1, 1), (0, 1)]), (2, 2), (1, 1), np.mean),
+    ),
+    (
+        "avg_pool",
+        {"x": IMAGE, "kernel_sizes": [3, 3], "pad_type": "same", "exclude_padding_from_average": True},
+        pooled(np.pad(IMAGE, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=np.nan), (3, 3), (1, 1), np.nanmean),
+    ),
 ]
 
 
@@ -255,17 +311,73 @@ def test_operation_is_its_formula(operation: str, inputs: dict[str, Any], wanted
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)  # FP32 against FP64: some 2^-24 a step
 
 
+U, V = np.array([True, False, True]), np.array([True, True, False])
+FLAGS: list[tuple[str, dict[str, Any], Any]] = [
+    ("equal", {"x": [1.0, 2.0], "y": [1.0, 3.0]}, [True, False]),
+    ("not_equal", {"x": [1.0, 2.0], "y": 1.0}, [False, True]),
+    ("greater", {"x": [1.0, 2.0], "y": [1.0, 1.0]}, [False, True]),
+    ("greater_equal", {"x": [1.0, 0.0], "y": 1.0}, [True, False]),
+    ("less", {"x": [1.0, 0.0], "y": [[1.0], [2.0]]}, [[False, True], [True, True]]),
+    ("less_equal", {"x": [1.0, 2.0], "y": 1.0}, [True, False]),
+    ("logical_and", {"x": U, "y": V}, [True, False, False]),
+    ("logical_or", {"x": U, "y": V}, [True, True, True]),
+    ("logical_not", {"x": U}, [False, True, False]),
+]
+
+
+@pytest.mark.parametrize(("operation", "inputs", "wanted"), FLAGS, ids=[case[0] for case in FLAGS])
+def test_flags(operation: str, inputs: dict[str, Any], wanted: Any) -> None:
+    found = run(operation, **inputs)
+    assert found.dtype == np.bool_
+    assert found.tolist() == wanted
+
+
 def test_every_operation_is_tested() -> None:
     elsewhere = {name for name, function in OPERATIONS.items() if function.__module__ == "edgepath.mil.conversions"}
-    assert {case[0] for case in CASES} == set(OPERATIONS) - elsewhere  # those have a file of their own
+    # Those have a file of their own.
+    assert {case[0] for case in CASES + FLAGS} == set(OPERATIONS) - elsewhere
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_ceil_mode_is_pytorchs(size: int, stride: int) -> None:
+    picture = IMAGE.astype(np.float32)
+    for padding in range(size // 2 + 1):
+        beyond = any(-(-(width - size) // stride) * stride >= width for width in picture.shape[2:])
+        if not padding and beyond:
+            continue  # MIL's documentation drops a window that begins behind the input only where there is padding
+        given = {"x": picture, "kernel_sizes": [size] * 2, "strides": [stride] * 2, "ceil_mode": True}
+        given |= {"pad_type": "custom", "pad": [padding] * 4}
+        image, options = torch.from_numpy(picture), {"padding": padding, "ceil_mode": True}
+        largest = torch.nn.functional.max_pool2d(image, size, stride, **options)
+        np.testing.assert_array_equal(run("max_pool", **given), largest.numpy())
+        for excluded in (True, False):
+            mean = torch.nn.functional.avg_pool2d(image, size, stride, **options, count_include_pad=not excluded)
+            found = run("avg_pool", **given, exclude_padding_from_average=excluded)
+            np.testing.assert_allclose(found, mean.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "kernel", "stride", "gap"), [(7, 3, 2, 1), (8, 4, 3, 1), (9, 2, 1, 2), (6, 2, 3, 1)])
+def test_same_padding_keeps_the_shape_that_mil_infers(width: int, kernel: int, stride: int, gap: int) -> None:
+    from coremltools.converters.mil.mil.ops.defs._utils import aggregated_pad
+
+    x, weight = RNG.random((1, 1, width)).astype(np.float32), np.ones((1, 1, kernel), np.float32)
+    (total,) = aggregated_pad("same", [kernel], [width], [stride], [gap])
+    for kind, before in (("same", total // 2), ("same_lower", total - total // 2)):
+        found = run("conv", x=x, weight=weight, strides=[stride], dilations=[gap], pad_type=kind)
+        padded = np.pad(x[0, 0], (before, total - before))
+        places = range(0, len(padded) - (kernel - 1) * gap, stride)
+        assert found.shape[-1] == math.ceil(width / stride)
+        np.testing.assert_allclose(
+            found[0, 0], [padded[at : at + kernel * gap : gap].sum() for at in places], rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
     ("operation", "inputs", "said"),
     [
-        ("conv", {"x": IMAGE, "weight": KERNEL, "pad_type": "same"}, "pad_type 'same'"),
+        ("conv", {"x": IMAGE, "weight": KERNEL, "pad_type": "other"}, "pad_type 'other'"),
         ("split", {"x": X, "axis": 1, "num_splits": 2}, "3 cannot be split"),
-        ("gather", {"x": X, "indices": [0], "batch_dims": 1}, "batch_dims"),
         ("gelu", {"x": X, "mode": "OTHER"}, "OTHER"),
     ],
 )

@@ -146,6 +146,9 @@ def test_damaged_weights_are_refused(copied: Path) -> None:
     (copied / WEIGHTS).write_bytes(whole[:64] + b"\0" * 4 + whole[68:])
     with pytest.raises(BundleError, match=r"weight\.bin at 64 holds"):
         first_blob(load_program(copied)).read()
+    (copied / WEIGHTS).write_bytes(whole[:80] + b"\xff" * 8 + whole[88:])  # where the weight itself begins
+    with pytest.raises(BundleError, match=r"weight\.bin at 64 cannot be read"):
+        first_blob(load_program(copied)).read()
     (copied / WEIGHTS).write_bytes(whole[:150])
     with pytest.raises(BundleError, match="ends at 150, in the middle of a weight"):
         first_blob(load_program(copied)).read()

@@ -1,0 +1,55 @@
+"""Build the TensorRT-RTX engine of this bundle for the GPU of this machine: `python3 kit/build.py`.
+
+Needed where the bundle's own engine is for another GPU or another release of TensorRT-RTX. kit/check.py and
+kit/runner.py find it. Exit status: 0 there is an engine that fits, 2 it could not be built.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.dont_write_bytecode = True  # before the import: a `__pycache__` would be a file too many in the bundle
+
+from check import CannotRun, Parser, load_kit_module, open_bundle, say, vendor  # noqa: E402
+
+
+def build(root: Path, cache: Path | None, capabilities: Sequence[str]) -> None:
+    """Check the bundle in `root`, and build an engine for `capabilities`, or where none fits for this machine's GPU."""
+    manifest, _ = open_bundle(root)
+    artifact = root / manifest["artifact"]["file"]
+    say("building, which takes up to a minute")
+    start = time.perf_counter()
+    with vendor("cannot build the engine"):
+        runner = load_kit_module(root, "runner")
+        import tensorrt_rtx_bindings
+
+        path = runner.prepare(tensorrt_rtx_bindings, artifact, cache, capabilities)
+    print(f"TensorRT-RTX {tensorrt_rtx_bindings.__version__}, {time.perf_counter() - start:.0f} s: {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = Parser(prog="build.py", description="Build this bundle's TensorRT-RTX engine for this machine's GPU.")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where engines are kept (check.py: --set cache=DIR)")
+    parser.add_argument(
+        "--for",
+        action="append",
+        default=[],
+        dest="capabilities",
+        metavar="SM",
+        help="a compute capability instead, such as SM75; needs no GPU; may be given several times",
+    )
+    try:
+        options = parser.parse_args(arguments)
+        build(Path(__file__).absolute().parent.parent, options.cache, options.capabilities)
+    except CannotRun as error:
+        print(f"build.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
