@@ -1,6 +1,7 @@
 """edgepath: pathology vision transformers on the edge, exported, quantized and checked.
 
 export        weights -> a checked bundle for one target
+search        a budget of drift -> a recipe that leaves the fewest layers out of INT8
 verify        a bundle's drift on its golden tiles, and on tiles of yours
 compare       whether bundles of one model agree, pair by pair
 robustness    whether a bundle finds the same tissue under another stain and scanner as its model does
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .recipe import find_recipe as find_recipe
     from .robust.curves import curves as curves
     from .robust.measuring import robustness as robustness
+    from .searching import search as search
     from .tiles import open_tiles as open_tiles
     from .verification import verify as verify
     from .weights import Weights as Weights
@@ -75,6 +77,7 @@ _HOMES = {
     "probe": "probing",
     "probe_hest": "hest.measuring",
     "robustness": "robust.measuring",
+    "search": "searching",
     "torch_module": "adapters",
     "verify": "verification",
 }

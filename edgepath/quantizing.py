@@ -32,8 +32,10 @@ def quantize_from_tiles(
 
     What was calibrated on, and what was found, is kept in `folder`.
     """
-    from .passes.quantize import save_program
+    from .passes.calibrate import linears
+    from .passes.quantize import save_program, to_quantize
 
+    to_quantize(linears(net), recipe.quantize.keep)  # a name that is not there is said before the work
     ranges, seen = calibrated(recipe, net, tiles, device, stages)
     ranges.save(folder / "ranges.npz")
     with open(folder / "calibration.csv", "w", encoding="utf-8", newline="") as file:
@@ -76,8 +78,9 @@ def calibrated(
     if not how.looks:
         return own.ranges, [own]
     other = look("looks", open_tiles(LOOKS.format(how.looks), size=net.size))
-    with stages.stage("tune"):
-        ranges = tune(net, own, other, smoothing=bool(how.smooth_alpha), weight_bits=how.weight_bits)
+    with stages.stage("tune", len(own.ranges.absmax)) as advance:
+        smoothing, bits = bool(how.smooth_alpha), how.weight_bits
+        ranges = tune(net, own, other, smoothing=smoothing, weight_bits=bits, progress=advance)
     return ranges, [own, other]
 
 

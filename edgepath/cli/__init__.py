@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Results go to stdout, talk and progress to stderr.
 
     making      weights to bundles, tiles to packs, teachers to students
+    searching   a budget to a recipe
     checking    is the artifact what it should be
     robust      does it see what the model sees: stains, scanners, tasks
     speed       how fast is it
@@ -18,11 +19,12 @@ import sys
 import typer
 
 from ..errors import EdgepathError
-from . import checking, listing, making, robust, speed
+from . import checking, listing, making, robust, searching, speed
 from .app import app as app
 
 # In the order of --help.
 making.add(app)
+searching.add(app)
 checking.add(app)
 robust.add(app)
 speed.add(app)

@@ -70,7 +70,7 @@ class Rows:
     evenly, so memory does not grow with their number.
     """
 
-    def __init__(self, prefix: int, tiles: int, *, patches: int = 7, most: int = 64, seed: int = 0) -> None:
+    def __init__(self, prefix: int, tiles: int, *, patches: int = 7, most: int = 32, seed: int = 0) -> None:
         self.prefix, self.patches, self.every = prefix, patches, max(1, math.ceil(tiles / most))
         self._seed = seed
         self._rows: dict[str, list[Tensor]] = {}

@@ -8,7 +8,7 @@ is kept is then made from both. The second kind is the procedural tissue in all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,10 @@ from .fold import EdgeModel
 from .quantize import INT8_MAX, storable_scale, weight_max
 from .smooth import Fold, fold_scale, folds
 
-STRENGTHS = ((0.0, 0.0), *((alpha, quiet) for alpha in (0.25, 0.5, 0.75, 0.9) for quiet in (0.0, 0.5, 0.9)))
+STRENGTHS = ((0.0, 0.0), *((alpha, quiet) for alpha in (0.5, 0.75, 0.9) for quiet in (0.0, 0.5, 0.9)))
 """(alpha, quiet) to choose from, see `smooth`."""
+WAYS = ("largest", "percentile 99.99", "percentile 99.9", "least squares")
+"""What the largest integer may stand for."""
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the largest magnitude that a range of least squared error is looked for among."""
 
@@ -54,7 +56,15 @@ def see(
     return Seen(calibrate(model, batches, rows=rows, device=device, progress=progress), rows)
 
 
-def tune(model: EdgeModel, one: Seen, other: Seen, *, smoothing: bool = True, weight_bits: int = 8) -> Ranges:
+def tune(
+    model: EdgeModel,
+    one: Seen,
+    other: Seen,
+    *,
+    smoothing: bool = True,
+    weight_bits: int = 8,
+    progress: Progress | None = None,
+) -> Ranges:
     """Return the joint ranges of both kinds of tiles with a strength and a limit for every layer; `model` is unchanged.
 
     Without `smoothing` every strength is 0.
@@ -73,6 +83,8 @@ def tune(model: EdgeModel, one: Seen, other: Seen, *, smoothing: bool = True, we
         strength, found = ways[int(np.argmin(errors))]
         for name in fold.consumers:
             strengths[name], scales[name] = strength, found
+        if progress is not None:
+            progress(len(fold.consumers))
     limits = {}
     for name in linears(model):
         plain = torch.ones(layers[name].in_features)
@@ -106,7 +118,7 @@ def _fold_error(
     for name in fold.consumers:
         for made, judged, scale in ((one, other, scales[0]), (other, one, scales[1])):
             limit = _largest(made.ranges, name, scale)
-            total += _error(layers[name].weight.detach() * scale, judged.rows.of(name) / scale, limit, bits)
+            total += _error(layers[name].weight.detach(), judged.rows.of(name), scale, (limit,), bits)[0]
     return total
 
 
@@ -114,46 +126,46 @@ def _choose_limit(
     layer: Any, name: str, one: Seen, other: Seen, both: Ranges, scales: tuple[Tensor, Tensor, Tensor], bits: int
 ) -> float:
     """Return the best of the largest magnitude, two percentiles, and the range of least squared error."""
-    weight = layer.weight.detach()
-    ways: dict[str, float] = dict.fromkeys(("largest", "percentile 99.99", "percentile 99.9", "least squares"), 0.0)
+    weight, errors = layer.weight.detach(), np.zeros(len(WAYS))
     for made, judged, scale in ((one, other, scales[0]), (other, one, scales[1])):
         limits = _limits(made.rows.of(name) / scale, _largest(made.ranges, name, scale))
-        rows = judged.rows.of(name) / scale
-        for way in ways:
-            ways[way] += _error(weight * scale, rows, limits[way], bits)
+        errors += _error(weight, judged.rows.of(name), scale, limits, bits)
     rows = torch.cat([one.rows.of(name), other.rows.of(name)]) / scales[2]
-    best = min(ways, key=ways.__getitem__)
-    best = best if ways[best] < WORTH * ways["largest"] else "largest"
+    best = int(errors.argmin())
+    best = best if errors[best] < WORTH * errors[0] else 0
     return _limits(rows, _largest(both, name, scales[2]))[best]
 
 
-def _limits(rows: Tensor, largest: float) -> dict[str, float]:
-    """Return the candidates for the magnitude that 127 stands for."""
-    sizes = rows.abs().flatten().double().numpy()
+def _limits(rows: Tensor, largest: float) -> tuple[float, ...]:
+    """Return the magnitudes that 127 could stand for, in the order of `WAYS`."""
+    sizes = rows.abs().flatten().numpy()
+    percentiles = np.quantile(sizes, (0.9999, 0.999))
     errors = [float((fake_quantize(rows, largest * share) - rows).square().sum()) for share in SHARES]
-    return {
-        "largest": largest,
-        "percentile 99.99": min(largest, float(np.quantile(sizes, 0.9999))),
-        "percentile 99.9": min(largest, float(np.quantile(sizes, 0.999))),
-        "least squares": largest * SHARES[int(np.argmin(errors))],
-    }
+    return largest, *(min(largest, float(one)) for one in percentiles), largest * SHARES[int(np.argmin(errors))]
 
 
 def _largest(ranges: Ranges, name: str, scale: Tensor) -> float:
     return float((torch.from_numpy(ranges.absmax[name]) / scale).max())
 
 
-def _error(weight: Tensor, rows: Tensor, limit: float, bits: int) -> float:
-    """Return the mean over rows (N, in) of the relative squared error of the INT8 layer's output."""
-    largest = weight_max(bits)
-    scale = storable_scale(weight.abs().amax(dim=1), largest)[:, None]
-    rounded = torch.round(weight / scale).clamp(-largest, largest) * scale
+def _error(weight: Tensor, rows: Tensor, scale: Tensor, limits: Sequence[float], bits: int) -> np.ndarray:
+    """Return for each limit the mean over rows (N, in) of the relative squared error of the INT8 layer's output.
+
+    `weight` (out, in) and `rows` are those of the layer as it is, `scale` (in,) is what smoothing divides rows by.
+    """
     exact = rows @ weight.T
-    error = (fake_quantize(rows, limit) @ rounded.T - exact).square().sum(1)
-    return float((error / exact.square().sum(1).clamp_min(1e-12)).mean())
+    largest, smoothed = weight_max(bits), weight * scale
+    step = storable_scale(smoothed.abs().amax(dim=1), largest)[:, None]
+    rounded = torch.round(smoothed / step).clamp_(-largest, largest).mul_(step)
+    size = exact.square().sum(1).clamp_min(1e-12)
+    found = []
+    for limit in limits:
+        error = (fake_quantize(rows / scale, limit) @ rounded.T).sub_(exact).square().sum(1)
+        found.append(float((error / size).mean()))
+    return np.array(found)
 
 
 def fake_quantize(values: Tensor, limit: float) -> Tensor:
     """Round to the 8-bit steps of a tensor whose largest magnitude is `limit`."""
     scale = storable_scale(torch.tensor(limit))
-    return torch.round(values / scale).clamp(-INT8_MAX - 1, INT8_MAX) * scale
+    return torch.round(values / scale).clamp_(-INT8_MAX - 1, INT8_MAX).mul_(scale)

@@ -44,7 +44,7 @@ def test_rows_do_not_grow_with_the_tiles() -> None:
     rows = Rows(5, 512)
     for _ in range(64):
         rows.take("layer", torch.zeros(8, 261, 16))
-    assert rows.of("layer").shape == (64 * 12, 16)
+    assert rows.of("layer").shape == (32 * 12, 16)
     few = Rows(5, 3)
     few.take("layer", torch.zeros(3, 261, 16))
     assert few.of("layer").shape == (3 * 12, 16)

@@ -1,0 +1,68 @@
+"""The command that finds a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import print_json, print_table, progress_bars
+from .options import AsJson, Force, Resize, ResizeOption, SkipBad
+
+
+def search(
+    target: Annotated[str, typer.Option(help="An INT8 target, or a recipe file.")],
+    budget: Annotated[list[str], typer.Option(help="cosine_mean=VALUE or cosine_p01=VALUE; repeatable.")],
+    out: Annotated[Path, typer.Option(help="The recipe to write, a .toml file.")],
+    model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")] = "demo",
+    weights: Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Tiles to calibrate on: a folder, a pack, or `synthetic:COUNT`.")
+    ] = None,
+    calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to take of them.")] = 128,
+    plot: Annotated[Path | None, typer.Option(help="Draw the front to this PNG.")] = None,
+    resize: ResizeOption = Resize.refuse,
+    skip_bad: SkipBad = False,
+    device: Annotated[str, typer.Option(help="Where reference and calibration run: auto, cpu, cuda.")] = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find which layers to leave out of INT8 so that drift meets a budget, and write the recipe."""
+    from ..searching import HEADER, draw_search, parse_budget, point_rows
+    from ..searching import search as run
+
+    wanted = parse_budget(budget)
+    if plot is not None:
+        from ..heatmap import check_plot
+
+        check_plot(plot, [], force=force)
+    with progress_bars() as progress:
+        done = run(
+            target,
+            wanted,
+            out,
+            model=model,
+            weights=weights,
+            calibration=calibration,
+            calibration_tiles=calibration_tiles,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            force=force,
+            device=device,
+            progress=progress,
+        )
+    if plot is not None:
+        draw_search(done, plot)
+    if as_json:
+        print_json(done)
+        return
+    print_table(HEADER, point_rows(done))
+    for name in done["kept"]:
+        print(f"kept: {name}")
+    print(f"{out}: {len(done['kept'])} of {len(done['layers'])} linears kept; edgepath export --target {out}")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(search)

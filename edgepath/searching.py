@@ -1,0 +1,272 @@
+"""`search`: which linears to leave out of INT8, so that a budget is met and as much as possible stays fast.
+
+Each layer's drift is measured once, alone. Layers are left in floating point in the order of drift for each
+multiply-add that this costs; how many of them, is found by measuring whole programs on held-out tiles, halving the
+interval. Errors of layers add up nearly, as noise does, but nothing here relies on it: what is reported was measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .doctor import require
+from .drift import measure
+from .errors import UsageError, did_you_mean
+from .exporting import DEFAULT_TILES, apart, embed_all, split
+from .models import find_model
+from .plot import Panel, draw_panels
+from .quantizing import calibrated, quantized
+from .recipe import Recipe, find_recipe
+from .recipefile import to_toml
+from .stages import Progress, Stages
+from .staging import replacing
+from .tiles import open_tiles
+
+if TYPE_CHECKING:
+    from .passes.calibrate import Ranges
+    from .passes.fold import EdgeModel
+
+FEW = 16  # held-out tiles that a single layer is judged on
+FIGURES = ("cosine_mean", "cosine_p01")
+HEADER = ["kept in floating point", "INT8 share of multiply-adds", "cosine mean", "1 %", "budget"]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all programs of a search share."""
+
+    recipe: Recipe
+    net: EdgeModel
+    ranges: Ranges
+    tiles: np.ndarray
+    exact: np.ndarray
+
+
+def search(
+    target: str,
+    budget: Mapping[str, float],
+    out: str | Path,
+    *,
+    model: str = "demo",
+    weights: str | Path | None = None,
+    calibration: str | Path | None = None,
+    calibration_tiles: int = DEFAULT_TILES,
+    resize: str = "refuse",
+    skip_bad: bool = False,
+    force: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Find the linears to keep out of INT8 so that `budget` is met, write the recipe `out`, and return what was found.
+
+    `budget` maps `cosine_mean` or `cosine_p01` to the least that the program has to reach against full precision on
+    held-out tiles; the other arguments are `export`'s. The result holds every layer's `drift` alone (1 - mean cosine)
+    and `multiply_adds`, the `points` that were measured (how many layers are kept, the share of multiply-adds in INT8,
+    the figures) and `kept`. How much faster INT8 makes a multiply-add is up to the device; time the result with
+    `bench`. A search that was cut off goes on from `<out>.search.json`.
+
+    Raises UsageError for a target without INT8, an unknown budget, a recipe in the way, or a budget that even the model
+    without any INT8 layer does not meet.
+    """
+    recipe, spec, out = find_recipe(target), find_model(model), Path(out)
+    _check(recipe, budget, out, force)
+    require("torch", "export")
+    from .passes.fold import fold
+    from .passes.sensitivity import multiply_adds
+    from .passes.smooth import smooth
+    from .reference import pick_device, reference_embeddings
+    from .weights import load_model
+
+    device = pick_device(device)
+    stages = Stages(progress or (lambda stage, done, total: None))
+    source = "synthetic" if calibration is None else calibration
+    tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad)
+    chosen, held_out = apart(*split(tiles, calibration_tiles))
+    with stages.stage("load weights"):
+        vit, spec, loaded = load_model(spec, weights)
+    with stages.stage("reference", len(held_out)) as advance:
+        exact = reference_embeddings(
+            vit, spec, loaded, held_out, embedding=spec.embedding, device=device, progress=advance
+        ).embeddings
+    net = fold(vit, spec, embedding=spec.embedding)
+    ranges, _ = calibrated(recipe, net, chosen, device, stages)
+    shared = _Bench(recipe, net, ranges, held_out.read(), exact)
+    depends_on = [recipe.to_json(), loaded.sha256, chosen.provenance()["sha256"], held_out.provenance()["sha256"]]
+    state = _State(out, hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest())
+    smoothed = copy.deepcopy(net)
+    work = multiply_adds(smoothed)
+    _measure_layers(smoothed, smooth(smoothed, ranges, alpha=recipe.quantize.smooth_alpha), shared, state, stages)
+    order = sorted(work, key=lambda name: state.drift[name] / work[name], reverse=True)
+    with stages.stage("whole programs", len(order).bit_length() + 2) as advance:
+        kept = _fewest_kept(order, work, budget, shared, state, advance)
+    if kept is None:
+        best = state.points[str(len(order))]
+        raise UsageError(
+            f"search {target}: the budget {_said(budget)} is not met even without INT8 "
+            f"({', '.join(f'{key} {best[key]:.6f}' for key in budget)}); give a smaller one"
+        )
+    with replacing(out, "recipe") as partial:
+        partial.write_text(to_toml(_mixed(recipe, order[:kept], budget, out.stem)), encoding="utf-8")
+    state.path.unlink(missing_ok=True)
+    return {
+        "recipe": str(out),
+        "target": recipe.target,
+        "budget": dict(budget),
+        "kept": order[:kept],
+        "layers": [{"layer": name, "drift": state.drift[name], "multiply_adds": work[name]} for name in order],
+        "points": sorted(state.points.values(), key=lambda point: point["kept"]),
+        "held_out": held_out.provenance(),
+        "cost": stages.cost(),
+    }
+
+
+def parse_budget(pairs: Sequence[str]) -> dict[str, float]:
+    """Read `KEY=VALUE` pairs. Raises UsageError."""
+    budget = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        try:
+            budget[key.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f'budget "{pair}": give a figure and a number, as cosine_p01=0.995') from None
+    return budget
+
+
+class _State:
+    """What a search has measured so far, kept beside its recipe after every step."""
+
+    def __init__(self, out: Path, key: str) -> None:
+        self.path, self.key = out.with_name(f"{out.name}.search.json"), key
+        self.drift: dict[str, float] = {}
+        self.points: dict[str, dict[str, Any]] = {}
+        try:
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none yet, or cut off: everything in it can be measured again
+            return
+        if known.get("key") == key:
+            self.drift, self.points = known["drift"], known["points"]
+
+    def keep(self) -> None:
+        with replacing(self.path, "search state") as partial:
+            partial.write_text(json.dumps({"key": self.key, "drift": self.drift, "points": self.points}) + "\n")
+
+
+def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) -> None:
+    if not recipe.int8:
+        raise UsageError(f"search {recipe.target}: it has no INT8 layers to choose from; give an INT8 target")
+    if not budget:
+        raise UsageError(f"search {recipe.target}: no budget; give one, as cosine_p01=0.995")
+    for key, value in budget.items():
+        if key not in FIGURES:
+            raise UsageError(f'search {recipe.target}: budget "{key}" is not known; {did_you_mean(key, FIGURES)}')
+        if not 0 < value < 1:
+            raise UsageError(f"search {recipe.target}: budget {key}={value}; expected a cosine between 0 and 1")
+    if out.suffix != ".toml":
+        raise UsageError(f"search {recipe.target}: {out} is to be a recipe; give a name that ends in .toml")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; give --force to replace it, or another name")
+
+
+def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Bench, state: _State, stages: Stages) -> None:
+    from .passes.sensitivity import sensitivities
+
+    few = shared.tiles[[i * len(shared.tiles) // FEW for i in range(min(FEW, len(shared.tiles)))]]
+    with stages.stage("layers", len(shared.ranges.absmax)) as advance:
+        advance(len(state.drift))
+        bits = shared.recipe.quantize.weight_bits
+        for name, drift in sensitivities(smoothed, ranges, few, weight_bits=bits, skip=tuple(state.drift)):
+            state.drift[name] = drift
+            state.keep()
+            advance(1)
+
+
+def _fewest_kept(
+    order: Sequence[str],
+    work: Mapping[str, int],
+    budget: Mapping[str, float],
+    shared: _Bench,
+    state: _State,
+    advance: Any,
+) -> int | None:
+    """Return how many layers of `order` have to be kept, None where all of them are not enough."""
+
+    def met(count: int) -> bool:
+        if str(count) not in state.points:
+            figures = _whole_program(shared, order[:count])
+            share = 1 - sum(work[name] for name in order[:count]) / sum(work.values())
+            state.points[str(count)] = {"kept": count, "int8_share": share, **figures}
+            state.keep()
+        advance(1)
+        return all(state.points[str(count)][key] >= least for key, least in budget.items())
+
+    if met(0):
+        return 0
+    if not met(len(order)):
+        return None
+    missed, enough = 0, len(order)
+    while enough - missed > 1:
+        middle = (missed + enough) // 2
+        missed, enough = (missed, middle) if met(middle) else (middle, enough)
+    return enough
+
+
+def _whole_program(shared: _Bench, kept: Sequence[str]) -> dict[str, float]:
+    """Return the drift of the program that keeps these layers, against full precision."""
+    from .lowering import Program
+
+    recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
+    program = Program(quantized(recipe, copy.deepcopy(shared.net), shared.ranges))
+    found = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
+    return {key: getattr(found, key) for key in FIGURES}
+
+
+def _mixed(recipe: Recipe, kept: Sequence[str], budget: Mapping[str, float], name: str) -> Recipe:
+    """Return the recipe that keeps these layers, and is held to the budget."""
+    return replace(
+        recipe,
+        target=name,
+        summary=f"{recipe.summary}, {len(kept)} linears kept in {recipe.precision.other.upper()}",
+        quantize=replace(recipe.quantize, keep=tuple(sorted(kept))),
+        accept=replace(recipe.accept, **{key: budget[key] for key in FIGURES if key in budget}),  # type: ignore[arg-type]
+    )
+
+
+def point_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return what was measured as rows of strings, under `HEADER`."""
+    rows = []
+    for point in result["points"]:
+        met = all(point[key] >= least for key, least in result["budget"].items())
+        figures = [f"{point[key]:.6f}" for key in FIGURES]
+        rows.append([str(point["kept"]), f"{point['int8_share']:.1%}", *figures, "met" if met else "missed"])
+    return rows
+
+
+def draw_search(result: Mapping[str, Any], path: Path) -> None:
+    """Draw the front, and each layer's drift alone, as a PNG."""
+    points, layers = result["points"], result["layers"]
+    share = [100 * point["int8_share"] for point in reversed(points)]
+    lines = [(key, [1 - point[key] for point in reversed(points)]) for key in FIGURES]
+    lines += [(f"budget {key}", [1 - least] * len(points)) for key, least in result["budget"].items()]
+    draw_panels(
+        [
+            Panel("1 - cosine over the share of multiply-adds in INT8, %", share, lines),
+            Panel(
+                "1 - cosine of each layer alone in INT8, in the order they are kept",
+                list(range(1, len(layers) + 1)),
+                [("drift", [layer["drift"] for layer in layers])],
+            ),
+        ],
+        path,
+    )
+
+
+def _said(budget: Mapping[str, float]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in budget.items())
