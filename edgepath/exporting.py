@@ -89,6 +89,8 @@ def export(
     recipe, spec = find_recipe(target), find_model(model)
     if qad < 0 or (qad and not recipe.int8):
         raise UsageError(f"export {recipe.target}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
+    if qad and recipe.quantize.rounding == "gptq":
+        raise UsageError(f"export {recipe.target}: qad rounds to the nearest step; give a recipe without gptq")
     from .latency.gate import check_measurable, measure_speed
 
     if speed:

@@ -17,7 +17,7 @@ from .errors import RecipeError, UsageError, did_you_mean
 from .tables import build_table, read_toml
 
 SCHEMA = 1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ class Recipe:
         """Build a recipe from parsed TOML or JSON; RecipeError names the first key that is unknown, missing or off."""
         table = values if isinstance(values, dict) else {}
         target, schema = str(table.get("target", name)), table.get("schema", SCHEMA)
-        called = f"recipe {target if _NAME.fullmatch(target) else name}"
+        called = f"recipe {target if NAME.fullmatch(target) else name}"
         if isinstance(schema, int) and schema != SCHEMA:  # first of all: another schema may have other keys
             raise RecipeError(f"{called}: schema = {schema}; this edgepath reads schema {SCHEMA}")
         recipe = build_table(cls, values, called)
-        if not _NAME.fullmatch(recipe.target):
+        if not NAME.fullmatch(recipe.target):
             raise RecipeError(f"{called}: target = {recipe.target!r}; it names a folder: use letters, digits, . _ -")
         for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
             if not 0.0 <= value <= 1.0:

@@ -248,6 +248,7 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
         ["weights", f"{report['weights']['source']}, sha256 {report['weights']['sha256'][:16]}"],
         ["embedding", f"{contract['embedding']}, {contract['dim']} numbers{also}"],
         ["calibrated on", _calibrated(calibration) if calibration else "needs none"],
+        *([["kept out of INT8", ", ".join(kept)]] if (kept := report["recipe"]["quantize"].get("keep")) else []),
         *trained,
         ["measured on", f"{report['held_out']['count']} {tiles} of {report['held_out']['name']}"],
         ["reference", report["reference"]],

@@ -2,7 +2,8 @@
 
 Each layer's drift is measured once, alone. Layers are left in floating point in the order of drift for each
 multiply-add that this costs; how many of them, is found by measuring whole programs on held-out tiles, halving the
-interval. Errors of layers add up nearly, as noise does, but nothing here relies on it: what is reported was measured.
+interval. That relies on no more than that keeping more layers does not drift more; what is reported was measured. It is
+the program's drift: what a device's own arithmetic adds, `export` measures on the artifact and holds to it.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .doctor import require
+from .doctor import require, versions
 from .drift import measure
 from .errors import UsageError, did_you_mean
 from .exporting import DEFAULT_TILES, apart, embed_all, split
 from .models import find_model
 from .plot import Panel, draw_panels
-from .quantizing import calibrated, quantized
-from .recipe import Recipe, find_recipe
+from .quantizing import calibrated, quantized, rounded
+from .recipe import NAME, Recipe, find_recipe
 from .recipefile import to_toml
 from .stages import Progress, Stages
 from .staging import replacing
@@ -33,6 +34,7 @@ from .tiles import open_tiles
 if TYPE_CHECKING:
     from .passes.calibrate import Ranges
     from .passes.fold import EdgeModel
+    from .passes.tune import Seen
 
 FEW = 16  # held-out tiles that a single layer is judged on
 FIGURES = ("cosine_mean", "cosine_p01")
@@ -40,12 +42,13 @@ HEADER = ["kept in floating point", "INT8 share of multiply-adds", "cosine mean"
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _Shared:
     """What all programs of a search share."""
 
     recipe: Recipe
     net: EdgeModel
     ranges: Ranges
+    seen: list[Seen]
     tiles: np.ndarray
     exact: np.ndarray
 
@@ -59,6 +62,7 @@ def search(
     weights: str | Path | None = None,
     calibration: str | Path | None = None,
     calibration_tiles: int = DEFAULT_TILES,
+    embedding: Literal["cls", "cls+mean"] | None = None,
     resize: str = "refuse",
     skip_bad: bool = False,
     force: bool = False,
@@ -71,7 +75,8 @@ def search(
     held-out tiles; the other arguments are `export`'s. The result holds every layer's `drift` alone (1 - mean cosine)
     and `multiply_adds`, the `points` that were measured (how many layers are kept, the share of multiply-adds in INT8,
     the figures) and `kept`. How much faster INT8 makes a multiply-add is up to the device; time the result with
-    `bench`. A search that was cut off goes on from `<out>.search.json`.
+    `bench`. The recipe is for this model and `embedding`, with which the last block differs. A search that was cut off
+    goes on from `<out>.search.json`.
 
     Raises UsageError for a target without INT8, an unknown budget, a recipe in the way, or a budget that even the model
     without any INT8 layer does not meet.
@@ -87,6 +92,8 @@ def search(
 
     device = pick_device(device)
     stages = Stages(progress or (lambda stage, done, total: None))
+    embedding = embedding or spec.embedding  # type: ignore[assignment]
+    assert embedding is not None
     source = "synthetic" if calibration is None else calibration
     tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad)
     chosen, held_out = apart(*split(tiles, calibration_tiles))
@@ -94,12 +101,19 @@ def search(
         vit, spec, loaded = load_model(spec, weights)
     with stages.stage("reference", len(held_out)) as advance:
         exact = reference_embeddings(
-            vit, spec, loaded, held_out, embedding=spec.embedding, device=device, progress=advance
+            vit, spec, loaded, held_out, embedding=embedding, device=device, progress=advance
         ).embeddings
-    net = fold(vit, spec, embedding=spec.embedding)
-    ranges, _ = calibrated(recipe, net, chosen, device, stages)
-    shared = _Bench(recipe, net, ranges, held_out.read(), exact)
-    depends_on = [recipe.to_json(), loaded.sha256, chosen.provenance()["sha256"], held_out.provenance()["sha256"]]
+    net = fold(vit, spec, embedding=embedding)
+    ranges, seen = calibrated(recipe, net, chosen, device, stages)
+    shared = _Shared(recipe, net, ranges, seen, held_out.read(), exact)
+    depends_on = [
+        versions()["edgepath"],
+        recipe.to_json(),
+        embedding,
+        loaded.sha256,
+        chosen.provenance()["sha256"],
+        held_out.provenance()["sha256"],
+    ]
     state = _State(out, hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest())
     smoothed = copy.deepcopy(net)
     work = multiply_adds(smoothed)
@@ -149,10 +163,10 @@ class _State:
         self.points: dict[str, dict[str, Any]] = {}
         try:
             known = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none yet, or cut off: everything in it can be measured again
-            return
-        if known.get("key") == key:
-            self.drift, self.points = known["drift"], known["points"]
+            if known["key"] == key:
+                self.drift, self.points = dict(known["drift"]), dict(known["points"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return  # none yet, or none of a search: everything in it can be measured again
 
     def keep(self) -> None:
         with replacing(self.path, "search state") as partial:
@@ -169,13 +183,18 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
             raise UsageError(f'search {recipe.target}: budget "{key}" is not known; {did_you_mean(key, FIGURES)}')
         if not 0 < value < 1:
             raise UsageError(f"search {recipe.target}: budget {key}={value}; expected a cosine between 0 and 1")
-    if out.suffix != ".toml":
-        raise UsageError(f"search {recipe.target}: {out} is to be a recipe; give a name that ends in .toml")
+    if recipe.quantize.keep:
+        raise UsageError(f"search {recipe.target}: it already keeps layers; give a recipe without quantize.keep")
+    if out.suffix != ".toml" or not NAME.fullmatch(out.stem) or not out.parent.is_dir():
+        raise UsageError(
+            f"search {recipe.target}: {out} is to be a recipe; give a name of letters, digits, . _ - that ends in "
+            ".toml, in a folder that exists"
+        )
     if out.exists() and not force:
         raise UsageError(f"{out} exists; give --force to replace it, or another name")
 
 
-def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Bench, state: _State, stages: Stages) -> None:
+def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Shared, state: _State, stages: Stages) -> None:
     from .passes.sensitivity import sensitivities
 
     few = shared.tiles[[i * len(shared.tiles) // FEW for i in range(min(FEW, len(shared.tiles)))]]
@@ -192,7 +211,7 @@ def _fewest_kept(
     order: Sequence[str],
     work: Mapping[str, int],
     budget: Mapping[str, float],
-    shared: _Bench,
+    shared: _Shared,
     state: _State,
     advance: Any,
 ) -> int | None:
@@ -218,12 +237,17 @@ def _fewest_kept(
     return enough
 
 
-def _whole_program(shared: _Bench, kept: Sequence[str]) -> dict[str, float]:
+def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
     """Return the drift of the program that keeps these layers, against full precision."""
     from .lowering import Program
 
     recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
-    program = Program(quantized(recipe, copy.deepcopy(shared.net), shared.ranges))
+    net = copy.deepcopy(shared.net)
+    if recipe.quantize.rounding == "gptq":
+        net = rounded(recipe, net, shared.ranges, shared.seen, lambda _: None)
+    else:
+        net = quantized(recipe, net, shared.ranges)
+    program = Program(net)
     found = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
     return {key: getattr(found, key) for key in FIGURES}
 

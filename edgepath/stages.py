@@ -22,6 +22,7 @@ class Stages:
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
     memory_bytes: dict[str, int] = field(default_factory=dict)
+    _largest: int = 0
 
     @contextmanager
     def stage(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
@@ -33,6 +34,7 @@ class Stages:
             self.progress(name, done, total)
 
         start = time.perf_counter()
+        self._largest = max(self._largest, _peak_now())
         _forget_peak()
         self.progress(name, 0, total)
         yield advance
@@ -48,7 +50,7 @@ class Stages:
         return {
             "seconds": dict(self.seconds),
             "memory_bytes": dict(self.memory_bytes),
-            "peak_memory_bytes": max(_peak_now(), *self.memory_bytes.values()),
+            "peak_memory_bytes": max(_peak_now(), self._largest, *self.memory_bytes.values()),
         }
 
 

@@ -58,7 +58,7 @@ def test_fewest_layers_are_kept_that_meet_the_budget(find: Search, deep: ModelSp
     assert points[kept - 1]["cosine_mean"] < budget["cosine_mean"]  # one layer fewer is not enough
     assert points[kept]["int8_share"] >= 0.9  # so nine tenths of INT8's speed-up are left
     assert found["kept"] == [layer["layer"] for layer in found["layers"][:kept]]
-    assert "met" in str(point_rows(found))
+    assert [row[-1] for row in point_rows(found) if row[0] in ("0", str(kept))] == ["missed", "met"]
     draw_search(found, tmp_path / "front.png")
     assert not list(tmp_path.glob("*.search.json"))
 
@@ -100,8 +100,9 @@ def test_what_another_search_measured_is_not_used(find: Search, tmp_path: Path) 
     state.write_text('{"key": "another", "drift": {"vit.blocks.0.attn.qkv": 0.5}, "points": {}}')
     found = find({"cosine_mean": 0.9})
     assert max(layer["drift"] for layer in found["layers"]) < 0.1
-    state.write_text("cut off")
-    assert find({"cosine_mean": 0.9}, force=True)["layers"] == found["layers"]
+    for foreign in ("cut off", "[]", '{"key": 1}'):
+        state.write_text(foreign)
+        assert find({"cosine_mean": 0.9}, force=True)["layers"] == found["layers"]
 
 
 def test_a_layers_drift_is_that_of_the_model_with_it_alone_in_int8(deep: ModelSpec, tiles: np.ndarray) -> None:
@@ -152,7 +153,9 @@ def test_a_kept_layer_that_is_not_there_is_named_before_the_work(deep: ModelSpec
         ({"budget": {}}, "no budget; give one"),
         ({"budget": {"cosine_p1": 0.9}}, 'budget "cosine_p1" is not known; did you mean "cosine_p01"'),
         ({"budget": {"cosine_p01": 1.5}}, "expected a cosine between 0 and 1"),
-        ({"out": "mixed.json"}, "give a name that ends in .toml"),
+        ({"out": "mixed.json"}, "that ends in .toml"),
+        ({"out": "my mix.toml"}, "give a name of letters, digits"),
+        ({"out": "nowhere/mixed.toml"}, "in a folder that exists"),
         ({"out": "there.toml"}, "there.toml exists; give --force"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import print_json, print_table, progress_bars
-from .options import AsJson, Force, Resize, ResizeOption, SkipBad
+from .options import AsJson, Embedding, Force, Resize, ResizeOption, SkipBad
 
 
 def search(
@@ -21,6 +21,7 @@ def search(
         str | None, typer.Option(help="Tiles to calibrate on: a folder, a pack, or `synthetic:COUNT`.")
     ] = None,
     calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to take of them.")] = 128,
+    embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the front to this PNG.")] = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
@@ -28,7 +29,7 @@ def search(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find which layers to leave out of INT8 so that drift meets a budget, and write the recipe."""
+    """Find which layers to leave out of INT8 so that the program's drift meets a budget, and write the recipe."""
     from ..searching import HEADER, draw_search, parse_budget, point_rows
     from ..searching import search as run
 
@@ -46,6 +47,7 @@ def search(
             weights=weights,
             calibration=calibration,
             calibration_tiles=calibration_tiles,
+            embedding=embedding.value if embedding else None,
             resize=resize.value,
             skip_bad=skip_bad,
             force=force,

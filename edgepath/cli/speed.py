@@ -11,7 +11,7 @@ import typer
 from ..console import print_json, print_table, progress_bars, say_cautions
 from ..errors import UsageError
 from ..staging import replacing
-from .options import AsJson, Force, Threads
+from .options import AsJson, Force
 
 
 def bench(
@@ -20,7 +20,7 @@ def bench(
         list[str] | None, typer.Option(help="fp32, torch, peer, another bundle, or a .json file of bench; repeatable.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Tiles a call; repeatable; default 1, 4, 16.")] = None,
-    threads: Threads = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads and cores for all; 0 = all cores.")] = 0,
     rounds: Annotated[int, typer.Option(min=3, help="Calls of each, at most, one after the other.")] = 40,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each and batch, at most.")] = 20.0,
     warm_up: Annotated[int, typer.Option(min=1, help="Untimed calls of each before.")] = 5,
@@ -45,13 +45,24 @@ def bench(
 
     if reference == bool(bundles):
         raise UsageError("bench: give bundles, or --reference and a --model")
+    others = {"--against": against, "--operations": operations} if reference else {"--precision": precision}
+    for option, value in others.items():
+        if value:
+            raise UsageError(f"bench: {option} is for {'bundles' if reference else '--reference'}; leave it out")
     if reference and out is not None:
         from ..latency.gpu import result_file
 
         out = result_file(out, model, device)
-    for path in (plot, out):
-        if path is not None and path.is_file() and not force:
-            raise UsageError(f"{path} exists; give --force to replace it, or another name")
+    if plot is not None:
+        from ..heatmap import check_plot
+
+        check_plot(plot, bundles or [], force=force)
+    if out is not None and (out.suffix != ".json" or out.is_dir()):
+        raise UsageError(f"bench: --out {out}; give a file that ends in .json")
+    if out is not None and out.exists() and not force:
+        raise UsageError(f"{out} exists; give --force to replace it, or another name")
+    if not worse > 0:
+        raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
     earlier = None
     if compare is not None:
         from ..latency.elsewhere import check_machine, read_result
@@ -92,22 +103,28 @@ def bench(
                 weights=weights,
                 progress=progress,
             )
+    if plot is not None:
+        draw_latency(result, plot)
+    _write(out, result)  # before it is compared: what was timed is not lost to a baseline that does not fit
     if earlier is not None:
         from ..latency.elsewhere import compare as hold
 
         result["compared"] = hold(result, earlier, worse)
         result["passed"] = result["passed"] and result["compared"]["passed"]
-    if plot is not None:
-        draw_latency(result, plot)
-    if out is not None:
-        with replacing(out, "result") as partial:
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        _write(out, result)
     if as_json:
         print_json(result)
     else:
         _print(result)
     raise typer.Exit(0 if result["passed"] else 1)
+
+
+def _write(out: Path | None, result: dict[str, Any]) -> None:
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out, "result") as partial:
+        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -125,7 +125,9 @@ def _sorted(
     against: Sequence[str | Path], named: Mapping[str, Bundle]
 ) -> tuple[list[Elsewhere], list[str], dict[str, Bundle]]:
     """Split what was given into files of results, kinds of rivals, and bundles by name."""
-    files, kinds, others = [], [], {}
+    files: list[Elsewhere] = []
+    kinds: list[str] = []
+    others: dict[str, Bundle] = {}
     for one in against:
         if str(one) in KINDS:
             kinds.append(str(one))
@@ -133,7 +135,7 @@ def _sorted(
             files.append(read_result(Path(one)))
         elif Path(one).is_dir():
             bundle = open_bundle(one)
-            others[bundle.name if bundle.name not in named else str(one)] = bundle
+            others[bundle.name if bundle.name not in named.keys() | others.keys() else str(one)] = bundle
         else:
             raise UsageError(
                 f'bench: against "{one}"; give {", ".join(KINDS)}, the folder of a bundle, or a .json file of bench'
@@ -207,7 +209,7 @@ def _results(
     for name, samples in found[0].items():
         latency = percentiles(samples)
         ratios = [
-            {"against": rival.name, "p50": round(ratio(samples, found[0][rival.name]), 4), "same_run": True}
+            {"against": rival.name, "p50": ratio(samples, found[0][rival.name]), "same_run": True}
             for rival in held.get(name, ())
         ]
         if name in held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,14 @@ def read_result(path: Path) -> Elsewhere:
         if found["schema"] != SCHEMA:
             raise ValueError(f"schema {found['schema']}; this edgepath reads {SCHEMA}")
         for row in found["results"]:
-            float(row["latency_ms"]["p50"]), str(row["name"]), int(row["batch"]), int(row["threads"])
-            if row["ratio"] is not None:
-                float(row["ratio"]["p50"]), str(row["ratio"]["against"])
+            str(row["name"]), int(row["batch"]), int(row["threads"])
+            for one in (row["latency_ms"], *_ratios(row)):
+                if not isinstance(one["p50"], (int, float)) or not 0 < one["p50"] < math.inf:
+                    raise ValueError(f"p50 = {one['p50']!r}")
+            for one in _ratios(row):
+                str(one["against"])
         str(found["machine"]["cpu"]), list(found["machine"]["cpu_features"]), found["machine"]["cores"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"{path}: cannot be read as a result of bench ({why}); give a file of --out") from None
     return Elsewhere(path, found)
@@ -80,9 +84,10 @@ def compare(result: Mapping[str, Any], baseline: Elsewhere, worse: float) -> dic
     _check_same(result, baseline)
     before = {(row["name"], row["batch"]): row for row in baseline.result["results"]}
     rows = [
-        _compared(row, before[row["name"], row["batch"]], worse)
+        line
         for row in result["results"]
-        if row["name"] in _judged(result) and (row["name"], row["batch"]) in before
+        if row["name"] in _judged(result)
+        for line in _compared(row, before[row["name"], row["batch"]], worse)
     ]
     return {
         "baseline": baseline.path.name,
@@ -108,16 +113,28 @@ def comparison_rows(found: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _compared(now: Mapping[str, Any], before: Mapping[str, Any], worse: float) -> dict[str, Any]:
-    known = {one["against"]: one["p50"] for one in before.get("ratios") or [before["ratio"]] if one}
-    shared = [one for one in now["ratios"] if one["against"] in known and one["same_run"]]
-    if shared:
-        of, value, was = shared[0]["against"], shared[0]["p50"], known[shared[0]["against"]]
-    else:
-        of, value, was = "p50 ms", now["latency_ms"]["p50"], before["latency_ms"]["p50"]
-    times = value / was
-    row = {"name": now["name"], "batch": now["batch"], "of": of, "baseline": was, "now": value}
-    return row | {"times": round(times, 4), "passed": times <= worse}
+def _compared(now: Mapping[str, Any], before: Mapping[str, Any], worse: float) -> list[dict[str, Any]]:
+    """Return a row for every rival that both were held against, or one for the latency where there is none."""
+    known = {one["against"]: one["p50"] for one in _ratios(before)}
+    pairs = [(one["against"], one["p50"]) for one in now["ratios"] if one["against"] in known and one["same_run"]]
+    if not pairs:
+        pairs, known = [("p50 ms", now["latency_ms"]["p50"])], {"p50 ms": before["latency_ms"]["p50"]}
+    return [
+        {
+            "name": now["name"],
+            "batch": now["batch"],
+            "of": of,
+            "baseline": known[of],
+            "now": value,
+            "times": round(value / known[of], 4),
+            "passed": value / known[of] <= worse,
+        }
+        for of, value in pairs
+    ]
+
+
+def _ratios(row: Mapping[str, Any]) -> list[Any]:
+    return [one for one in row.get("ratios") or [row["ratio"]] if one]
 
 
 def check_machine(about: Mapping[str, Any], baseline: Elsewhere) -> None:
@@ -139,8 +156,8 @@ def _check_same(result: Mapping[str, Any], baseline: Elsewhere) -> None:
                 f"{who}: measured with {key} {_said(sorted(before))}, this run with {_said(sorted(now))}; give the same"
             )
     names, wanted = {row["name"] for row in old["results"]}, _judged(result)
-    if not names & wanted:
-        raise UsageError(f"{who}: has none of {_said(sorted(wanted))}; it has {_said(sorted(names))}")
+    if missing := wanted - names:
+        raise UsageError(f"{who}: has no {_said(sorted(missing))}; it has {_said(sorted(names))}")
 
 
 def _judged(result: Mapping[str, Any]) -> set[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import UsageError
 
@@ -33,11 +35,19 @@ def pinned(threads: int = 0) -> Iterator[Pinning]:
         yield Pinning(threads, f"{in_each}; this system limits no process to cores")
         return
     chosen = cores[:threads]
-    os.sched_setaffinity(0, chosen)
+    _limit(chosen)
     try:
         yield Pinning(threads, f"process limited to cores {', '.join(map(str, chosen))}; {in_each}")
     finally:
-        os.sched_setaffinity(0, cores)
+        _limit(cores)
+
+
+def _limit(cores: list[int]) -> None:
+    """Limit every thread this process has to cores; those it starts later follow the one that starts them."""
+    for thread in Path("/proc/self/task").iterdir() if Path("/proc/self/task").is_dir() else ():
+        with contextlib.suppress(ProcessLookupError):  # a thread that ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
+    os.sched_setaffinity(0, cores)
 
 
 def _cores() -> list[int]:

@@ -25,9 +25,10 @@ HEADER = ["what", "multiply-adds a tile", "at the peak, ms", "measured ms", "of 
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-adds of one tile: in the blocks' linears, the patch embedding, and attention's two products."""
+    """Multiply-adds of one tile: in the blocks' linears (`int8` of them in INT8), the patches, attention's products."""
 
     linears: int
+    int8: int
     patches: int
     attention: int
 
@@ -44,19 +45,18 @@ def count_work(bundle: Bundle) -> Work:
     from torch.overrides import TorchFunctionMode
 
     from ..models import ModelSpec
-    from ..passes.calibrate import linears
     from ..passes.fold import fold
+    from ..passes.sensitivity import multiply_adds
     from ..weights import random_model
 
     contract, spec = bundle.manifest["contract"], ModelSpec.from_json(bundle.manifest["model"])
     net = fold(random_model(spec), spec, embedding=contract["embedding"], tokens=contract["tokens"])
-    counted = {"linears": 0, "patches": 0, "attention": 0}
+    work, program = multiply_adds(net), bundle.manifest["program"]
+    counted = {"linears": sum(work.values()), "int8": 0, "patches": 0, "attention": 0}
+    counted["int8"] = sum(count for name, count in work.items() if name in program)
 
-    def watch(kind: str) -> Callable[..., None]:
-        def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            counted[kind] += output.numel() * layer.weight[0].numel()
-
-        return hook
+    def patches(layer: Any, _: tuple[Any, ...], output: Any) -> None:
+        counted["patches"] += output.numel() * layer.weight[0].numel()
 
     class Attention(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,9 +65,7 @@ def count_work(bundle: Bundle) -> Work:
                 counted["attention"] += q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
             return function(*args, **(kwargs or {}))
 
-    for layer in linears(net).values():
-        layer.register_forward_hook(watch("linears"))
-    net.vit.patch_embed.proj.register_forward_hook(watch("patches"))
+    net.vit.patch_embed.proj.register_forward_hook(patches)
     with torch.inference_mode(), Attention():
         net(torch.zeros(1, net.size, net.size, 3, dtype=torch.uint8))
     return Work(**counted)
@@ -88,8 +86,8 @@ def roofline(
     peak_ms = {precision: times["peak", precision] for precision in ("f32", "i8")}
     found = {}
     for name, (bundle, _) in bundles.items():
-        work, int8 = count_work(bundle), bundle.manifest["recipe"]["precision"]["linear"] == "int8"
-        at = {"i8": work.linears if int8 else 0, "f32": work.total - (work.linears if int8 else 0)}
+        work = count_work(bundle)
+        at = {"i8": work.int8, "f32": work.total - work.int8}
         at_peak = (at["i8"] * peak_ms["i8"] + at["f32"] * peak_ms["f32"]) / SIDE**3
         found[name] = {
             "multiply_adds": {"linears": work.linears, "patches": work.patches, "attention": work.attention},

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import devicereports, probing
 from ..probing import METHODS
+from ..report import GATE_HEADER, gate_rows
 from ..robust import measuring
 from ..robust.curves import HEADER as CURVE_HEADER
 from ..robust.curves import curve_rows
@@ -101,8 +102,8 @@ def latency_section(result: Mapping[str, Any]) -> Section:
     for one in result["results"]:
         times = [_number(one["latency_ms"].get(q)) for q in ("p50", "p90", "p95", "p99")]
         ratio = one.get("ratio")
-        compared = f"{ratio['p50']:.2f} of {ratio['against']}" if ratio else "-"
-        rows.append([str(one["name"]), str(one.get("batch", "-")), *times, _number(one.get("tiles_per_s")), compared])
+        beside = f"{ratio['p50']:.2f} of {ratio['against']}" if ratio else "-"
+        rows.append([str(one["name"]), str(one.get("batch", "-")), *times, _number(one.get("tiles_per_s")), beside])
     told = {"threads": "threads", "warm_up": "warm-up", "rounds": "rounds"}
     how = [f"{word} {result[name]}" for name, word in told.items() if result.get(name) is not None]
     machine = result.get("machine") or {}
@@ -110,7 +111,13 @@ def latency_section(result: Mapping[str, Any]) -> Section:
     on = ", ".join(word.format(machine[name]) for name, word in words.items() if machine.get(name))
     lines = [", ".join(how)] * bool(how) + [f"machine: {on or 'not named'}"]
     body = table(header, rows) + paragraph("; ".join(lines), "legend")
-    return Section("latency", KINDS["latency"][0], body, (), tuple(result.get("notes") or ()))
+    gates = gate_rows(result.get("gates") or [])
+    if compared := result.get("compared"):
+        worst = max((row["times"] for row in compared["rows"]), default=0.0)
+        held = [f"{worst:.3f}", f"<= {compared['worse']}", verdict(compared["passed"])]
+        gates.append(["times the baseline", str(compared["baseline"]), *held])
+    body += table(GATE_HEADER, gates, kind="gates") if gates else ""
+    return Section("latency", KINDS["latency"][0], body, tuple(map(tuple, gates)), tuple(result.get("notes") or ()))
 
 
 def devices_section(reports: list[dict[str, Any]]) -> Section:

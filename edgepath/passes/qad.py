@@ -89,8 +89,9 @@ class FakeQuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inputs, weights = self.scales()
-        x = fake_quantize(x, inputs, INT8_MAX)
-        return F.linear(x, fake_quantize(self.weight, weights[:, None], self.largest), self.bias)
+        x = fake_quantize(x, inputs, INT8_MAX, lowest=-INT8_MAX - 1)
+        weight = fake_quantize(self.weight, weights[:, None], self.largest, lowest=-self.largest)
+        return F.linear(x, weight, self.bias)
 
     def frozen(self) -> QuantizedLinear:
         """Return the layer with integers for weights."""
@@ -103,12 +104,12 @@ class FakeQuantLinear(nn.Module):
         return QuantizedLinear(linear, float(inputs), weights, self.largest)
 
 
-def fake_quantize(x: Tensor, scale: Tensor, largest: int) -> Tensor:
-    """Round to multiples of `scale`, at most `largest` of them; gradients pass straight through the rounding.
+def fake_quantize(x: Tensor, scale: Tensor, largest: int, *, lowest: int) -> Tensor:
+    """Round to multiples of `scale`, from `lowest` to `largest` of them; gradients pass straight through the rounding.
 
     The gradient of `scale` is LSQ's (equation 3): the rounding error inside the range, the bound outside.
     """
-    steps = (x / scale).clamp(-largest, largest)
+    steps = (x / scale).clamp(lowest, largest)
     return (steps + (steps.round() - steps).detach()) * scale
 
 

@@ -1,9 +1,9 @@
 """Round weights so that their errors make up for each other, instead of each to its nearest step.
 
-GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): columns are rounded one after the other, the loudest input first,
-and what one column's rounding does to the layer's output is taken back by the columns still to come. With X the
-inputs, as they are after their own rounding, and H = X^T X, the error of column j is spread by row j of the Cholesky
-factor U of H^-1 (H^-1 = U^T U, U upper triangular).
+GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1, the loudest input first as in its authors' code): columns are
+rounded one after the other, and what one column's rounding does to the layer's output is taken back by those to come.
+With X the inputs, as they are after their own rounding, and H = X^T X, the error of column j is spread by row j of the
+Cholesky factor U of H^-1 (H^-1 = U^T U, U upper triangular).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from .calibrate import Progress, Ranges, linears
 from .fold import EdgeModel
 from .quantize import quantize_linear, replace_layer, to_quantize, weight_max
-from .tune import fake_quantize
+from .tune import round_to_steps
 
 DAMPING = 0.01  # of the mean of H's diagonal, as the paper has it: inputs that were hardly seen must not blow up
 BLOCK = 64  # columns whose updates of the rest are made together; the result does not depend on it
@@ -37,7 +37,7 @@ def quantize_in_turn(
     """
     for name, layer in to_quantize(linears(model), keep).items():
         quantized = quantize_linear(layer, ranges.limit(name), weight_bits)
-        inputs = fake_quantize(rows[name], ranges.limit(name))
+        inputs = round_to_steps(rows[name], ranges.limit(name))
         integers = round_in_turn(layer.weight.detach(), quantized.weight_scale, inputs, weight_max(weight_bits))
         quantized.weight = integers.to(torch.int8)
         replace_layer(model, name, quantized)

@@ -31,7 +31,7 @@ SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 WORTH = 0.9
 """A range that cuts off what was seen must leave this share of the error: few tokens show little of the rarest."""
-LOOKS = "synthetic:{}:1"
+LOOKS = "synthetic:{}:9100"
 """The second kind of tiles; of another seed than those one calibrates on for lack of any."""
 
 
@@ -140,7 +140,7 @@ def _limits(rows: Tensor, largest: float) -> tuple[float, ...]:
     """Return the magnitudes that 127 could stand for, in the order of `WAYS`."""
     sizes = rows.abs().flatten().numpy()
     percentiles = np.quantile(sizes, (0.9999, 0.999))
-    errors = [float((fake_quantize(rows, largest * share) - rows).square().sum()) for share in SHARES]
+    errors = [float((round_to_steps(rows, largest * share) - rows).square().sum()) for share in SHARES]
     return largest, *(min(largest, float(one)) for one in percentiles), largest * SHARES[int(np.argmin(errors))]
 
 
@@ -160,12 +160,12 @@ def _error(weight: Tensor, rows: Tensor, scale: Tensor, limits: Sequence[float],
     size = exact.square().sum(1).clamp_min(1e-12)
     found = []
     for limit in limits:
-        error = (fake_quantize(rows / scale, limit) @ rounded.T).sub_(exact).square().sum(1)
+        error = (round_to_steps(rows / scale, limit) @ rounded.T).sub_(exact).square().sum(1)
         found.append(float((error / size).mean()))
     return np.array(found)
 
 
-def fake_quantize(values: Tensor, limit: float) -> Tensor:
+def round_to_steps(values: Tensor, limit: float) -> Tensor:
     """Round to the 8-bit steps of a tensor whose largest magnitude is `limit`."""
     scale = storable_scale(torch.tensor(limit))
     return torch.round(values / scale).clamp_(-INT8_MAX - 1, INT8_MAX).mul_(scale)

@@ -132,11 +132,16 @@ def _hold(proof: Proof, product: Product, layer: Layer, x: np.ndarray) -> None:
     proof.differ += int((apart != 0).sum())
     proof.unexplained += int(((apart != 0) & ~(edge & (np.abs(apart) == 1))).sum())
     exact, bound, unit = expected(product, integers, half=layer.half)
-    error = np.abs(output.astype(np.float64) - exact)
+    error = _apart(output, exact)
     proof.error_steps = max(proof.error_steps, float((error / unit).max()))
     proof.error_of_bound = max(proof.error_of_bound, float((error / bound).max()))
-    kernel = float((np.abs(fused.astype(np.float64) - exact) / unit).max())
-    proof.kernel_error_steps = max(proof.kernel_error_steps, kernel)
+    proof.kernel_error_steps = max(proof.kernel_error_steps, float((_apart(fused, exact) / unit).max()))
+
+
+def _apart(output: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Return absolute errors; what is no number is infinitely far off: with NaN, no comparison fails."""
+    error = np.abs(output.astype(np.float64) - exact)
+    return np.where(np.isnan(error), np.inf, error)
 
 
 def quantized(x: np.ndarray, scale: float) -> np.ndarray:

@@ -143,7 +143,10 @@ def _result(
         "float16": half,
         "cautions": bundle.manifest["cautions"],
         "kept_slides": dict(kept),
-        "notes": _of_slides(slides) + _of_kept(kept, len(slides.slides)) + notes(recipe, ran_with[ARTIFACT]),
+        "notes": _of_slides(slides)
+        + _of_looks(bundle, slides)
+        + _of_kept(kept, len(slides.slides))
+        + notes(recipe, ran_with[ARTIFACT]),
         "figures": summaries,
         "leaderboard": {name: leaderboard(summary) for name, summary in summaries.items()},
         "gates": judged,
@@ -160,6 +163,12 @@ def _of_slides(slides: SlideSet) -> list[str]:
     if slides.places < 100:
         said.append(f"{slides.places} places only: a share of them moves in steps of {50 / slides.places:.1f} points.")
     return said
+
+
+def _of_looks(bundle: Bundle, slides: SlideSet) -> list[str]:
+    looks = (bundle.manifest.get("calibration") or {}).get("looks") if slides.kind == "synthetic" else 0
+    said = "INT8 was tuned on other tissue in these very looks; --plism and --paired judge it on others."
+    return [said] if looks else []
 
 
 def _of_kept(kept: Mapping[str, int], slides: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rounding in turn equals the paper's algorithm written out column by column, and pays where steps are coarse."""
+"""Rounding in turn equals optimal brain quantization written out column by column, and pays where steps are coarse."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def numpy_gptq(weight: np.ndarray, scale: np.ndarray, inputs: np.ndarray, larges
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_integers_are_the_papers(bits: int) -> None:
+def test_integers_are_those_of_the_definition(bits: int) -> None:
     weight, inputs = problem(24, 80, 400)
     scale = storable_scale(weight.abs().amax(1), weight_max(bits))
     found = round_in_turn(weight, scale, inputs, weight_max(bits)).numpy()

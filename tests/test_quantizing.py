@@ -1,0 +1,88 @@
+"""Whatever a recipe does to weights: a bundle is rebuilt as it was made, and search measures that very program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import edgepath
+from edgepath.errors import UsageError
+from edgepath.models import ModelSpec
+from edgepath.passes.fold import fold
+from edgepath.passes.quantize import QuantizedLinear
+from edgepath.quantizing import calibrated, quantized, rounded
+from edgepath.recipe import Recipe, find_recipe
+from edgepath.recipefile import to_toml
+from edgepath.searching import search
+from edgepath.stages import Stages
+from edgepath.tiles import open_tiles
+from edgepath.weights import random_model
+
+TILES: dict[str, Any] = {"weights": "random", "calibration": "synthetic:64", "calibration_tiles": 16, "device": "cpu"}
+KEPT = "vit.blocks.0.mlp.fc2"
+
+
+def recipe(**changed: Any) -> Recipe:
+    base = find_recipe("onnx-int8")
+    return replace(base, target="other", quantize=replace(base.quantize, looks=13, **changed))
+
+
+def written(path: Path, **changed: Any) -> str:
+    path.write_text(to_toml(recipe(**changed)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "qad"),
+    [
+        ({"rounding": "gptq"}, 0),
+        ({"rounding": "gptq", "weight_bits": 4, "keep": (KEPT,)}, 0),
+        ({"keep": (KEPT,)}, 2),
+    ],
+    ids=["gptq", "gptq, 4 bits, one kept", "qad, one kept"],
+)
+def test_bundle_is_rebuilt_as_it_was_made(
+    changed: dict[str, Any], qad: int, known_tiny: ModelSpec, tmp_path: Path
+) -> None:
+    target = written(tmp_path / "other.toml", **changed)
+    done = edgepath.export(target, model=known_tiny.name, qad=qad, out=tmp_path, **TILES)
+    assert (done.bundle.path / "program.safetensors").exists()
+    assert (KEPT in done.report["program"]) == ("keep" not in changed)
+    found = edgepath.verify(done.bundle, tiles="synthetic:4:5", weights="random", device="cpu")
+    assert found["tiles"]["differences"] == []
+    assert found["tiles"]["drift"]["lowering"]["cosine_mean"] > 0.999
+
+
+def test_rounding_in_turn_drifts_less_and_search_measures_it(known_tiny: ModelSpec, tmp_path: Path) -> None:
+    figures = {}
+    for rounding in ("nearest", "gptq"):
+        how = {"rounding": rounding, "weight_bits": 4}
+        target = written(tmp_path / f"{rounding}.toml", **how)
+        done = edgepath.export(target, model=known_tiny.name, out=tmp_path, force=True, **TILES)
+        figures[rounding] = done.report["drift"]["quantization"]["cosine_mean"]
+        found = search(target, {"cosine_mean": 0.5}, tmp_path / "found.toml", model="tiny", force=True, **TILES)
+        assert found["points"][0]["cosine_mean"] == pytest.approx(figures[rounding], abs=1e-9)
+    assert 1 - figures["gptq"] < 0.7 * (1 - figures["nearest"])
+
+
+def test_only_the_roundings_differ(tiny: ModelSpec) -> None:
+    nets = [fold(random_model(tiny), tiny) for _ in range(2)]
+    how = recipe()
+    ranges, seen = calibrated(how, nets[0], open_tiles("synthetic:16"), "cpu", Stages(lambda *_: None))
+    one, other = quantized(how, nets[0], ranges), rounded(how, nets[1], ranges, seen, lambda _: None)
+    for name, layer in one.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            twin = other.get_submodule(name)
+            assert (twin.input_scale, twin.in_features) == (layer.input_scale, layer.in_features)
+            assert torch.equal(twin.weight_scale, layer.weight_scale)
+            assert int((twin.weight.int() - layer.weight.int()).abs().max()) in range(1, 8)
+
+
+def test_training_and_rounding_in_turn_exclude_each_other(known_tiny: ModelSpec, tmp_path: Path) -> None:
+    target = written(tmp_path / "other.toml", rounding="gptq")
+    with pytest.raises(UsageError, match="qad rounds to the nearest step; give a recipe without gptq"):
+        edgepath.export(target, model=known_tiny.name, qad=2, out=tmp_path, **TILES)
