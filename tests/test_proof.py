@@ -13,7 +13,7 @@ from edgepath.bundle import Bundle
 from edgepath.debugging import LAYER_HEADER, debug, layer_rows
 from edgepath.exporting import Exported
 from edgepath.parts import Product
-from edgepath.proof import Proof, expected, prove, quantized
+from edgepath.proof import Layer, Proof, _hold, expected, prove, quantized
 from edgepath.recipe import Recipe
 from edgepath.verification import rebuild, same_weights
 
@@ -147,3 +147,16 @@ def test_exact_output_and_bound() -> None:
 def test_integers_are_rounded_half_to_even_and_clipped() -> None:
     x = np.array([0.5, 1.5, -0.5, -1.5, 2.4, 300, -300], np.float32) * np.float32(0.25)
     assert quantized(x, 0.25).tolist() == [0, 2, 0, -2, 2, 127, -128]
+
+
+def test_a_layer_that_says_no_number_is_not_proved() -> None:
+    rng = np.random.default_rng(0)
+    weight, scale = rng.integers(-127, 128, (4, 8)).astype(np.int8), np.full(4, 0.01, np.float32)
+    product = Product(weight, np.zeros(4, np.float32), scale, (0.02, 0.02))
+    x = rng.normal(size=(1, 3, 8)).astype(np.float32)
+    integers = quantized(x, 0.02).astype(np.int8)
+    exact = expected(product, integers, half=False)[0].astype(np.float32)
+    for output, holds in ((exact, True), (np.full_like(exact, np.nan), False)):
+        proof = Proof()
+        _hold(proof, product, Layer(False, lambda _, output=output: (integers, output, output)), x)  # type: ignore[misc]
+        assert proof.holds == holds

@@ -58,7 +58,7 @@ def test_latencies_are_compared_where_one_has_no_ratio(p50: float, passed: bool)
         ("machine.cores", 64, "measured on cores 64, this is 2"),
         ("results.0.threads", 4, "measured with threads 2, 4, this run with 2; give the same"),
         ("results.0.batch", 4, "measured with batch 1, 4, this run with 1; give the same"),
-        ("results.0.name", "b", "has none of a; it has FP32 (OpenVINO), b"),
+        ("results.0.name", "b", "has no a; it has FP32 (OpenVINO), b"),
     ],
 )
 def test_another_machine_or_way_is_refused(path: str, value: Any, said: str) -> None:

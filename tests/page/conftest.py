@@ -13,6 +13,7 @@ from PIL import Image
 
 from edgepath.bundle import Bundle, open_bundle
 from edgepath.exporting import Exported
+from edgepath.latency.benchmark import bench
 from edgepath.probing import probe
 from edgepath.robust.curves import curves
 from edgepath.robust.measuring import robustness
@@ -23,7 +24,7 @@ LOOKS = [(staining, scanner) for staining in ("GMH", "KR") for scanner in ("S60"
 
 @pytest.fixture(scope="session")
 def measured(exports: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was measured of the tiny model in INT8, by command; `bench` as its format is."""
+    """What was measured of the tiny model in INT8, by command."""
     bundle = exports("onnx-int8").bundle
     folder, paired = tmp_path_factory.mktemp("labelled"), tmp_path_factory.mktemp("paired")
     for number, label in enumerate(("benign", "malign")):
@@ -34,26 +35,13 @@ def measured(exports: Callable[[str], Exported], tmp_path_factory: pytest.TempPa
         (paired / f"{staining}_{scanner}").mkdir()
         for i, tile in enumerate(synthesize(3, seed=3, staining=staining, scanner=scanner)):
             Image.fromarray(tile).save(paired / f"{staining}_{scanner}" / f"{i}.png")
+    # How fast this machine is decides nothing in these tests.
+    timed = bench([bundle], against=["fp32"], batches=[1], rounds=3, seconds=1.0, warm_up=1, cold=0)
     return {
         "robustness": robustness(bundle, paired=paired, device="cpu"),
         "curves": curves(bundle, "synthetic:2", device="cpu"),
         "probe": probe(bundle, folder, folds=2, device="cpu"),
-        "bench": {
-            "schema": 1,
-            "bundles": [{"name": bundle.name, "bundle": bundle.digest}],
-            "results": [
-                {
-                    "name": bundle.name,
-                    "batch": 1,
-                    "latency_ms": {"p50": 81.234, "p90": 90.1, "p95": 95.3, "p99": 120.02},
-                    "tiles_per_s": 12.3,
-                    "ratio": {"against": "tiny-onnx-fp32", "p50": 0.51},
-                },
-                {"name": "tiny-onnx-fp32", "batch": 1, "latency_ms": {"p50": 160.0}, "ratio": None},
-            ],
-            "machine": {"cpu": "a CPU", "cores": 2},
-            "threads": 2,
-        },
+        "bench": timed | {"gates": [gate | {"passed": True} for gate in timed["gates"]], "passed": True},
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_elements import EVIL, Tags
 
+from edgepath.page.elements import verdict
 from edgepath.page.measured import (
     curves_section,
     devices_section,
@@ -63,11 +64,24 @@ def test_tasks_show_scores_intervals_and_flips(measured: Measured) -> None:
     assert len(made.gates) == len(result["gates"])
 
 
-def test_latency_leaves_out_what_is_not_said(measured: Measured) -> None:
-    text = Tags(latency_section(measured["bench"]).body).text
-    assert "81.2" in text
-    assert "0.51 of tiny-onnx-fp32" in text
-    assert "threads 2; machine: a CPU, 2 cores" in text
+def test_latency_tells_what_bench_measured_and_its_gates(measured: Measured) -> None:
+    result = measured["bench"]
+    made = latency_section(result)
+    text = Tags(made.body).text
+    row = result["results"][0]
+    assert f"{row['latency_ms']['p50']:.1f}" in text
+    assert f"{row['ratio']['p50']:.2f} of {row['ratio']['against']}" in text
+    assert [gate[0] for gate in made.gates] == [gate["gate"] for gate in result["gates"]]
+    for passed in (True, False):
+        gates = [gate | {"passed": passed} for gate in result["gates"]]
+        compared = {"baseline": "b.json", "worse": 1.1, "passed": passed, "rows": [{"times": 1.25}]}
+        made = latency_section(result | {"gates": gates, "compared": compared})
+        assert {gate[-1] for gate in made.gates} == {verdict(passed)}
+        assert len(made.gates) == 2
+        assert "1.250" in Tags(made.body).text
+
+
+def test_latency_leaves_out_what_is_not_said() -> None:
     bare = {"results": [{"name": EVIL, "latency_ms": {}}]}
     read = Tags(latency_section(bare).body)
     assert EVIL in read.text
