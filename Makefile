@@ -38,7 +38,7 @@ demo: $(STAMP)
 	$(BIN)/edgepath embed build/demo-openvino-int8 synthetic:64 --out build/features.h5 --force
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

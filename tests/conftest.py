@@ -30,7 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # The user's caches stay out of the tests, and the tests out of the user's caches and off the network.
     os.environ.update(EDGEPATH_CACHE=cache.name, HF_HOME=f"{cache.name}/huggingface", HF_HUB_OFFLINE="1")
     # A number of threads that does not depend on the machine keeps sums, and so the figures compared, the same.
-    threads = os.environ.get("EDGEPATH_TEST_THREADS", "2")
+    # Two workers side by side have one each: threads that wait for each other's cores take ten times as long.
+    threads = os.environ.get("EDGEPATH_TEST_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, threads)
 
