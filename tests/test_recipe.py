@@ -133,7 +133,7 @@ def test_unknown_target_names_the_nearest() -> None:
     ("path", "said"),
     [
         ("sumary", 'recipe my-box: sumary is not a key; did you mean "summary"'),
-        ("quantize.observer", "recipe my-box: quantize.observer is not a key; known: looks, smooth_alpha"),
+        ("quantize.observer", "recipe my-box: quantize.observer is not a key; known: keep, looks"),
         ("quantize.smoth_alpha", 'quantize.smoth_alpha is not a key; did you mean "smooth_alpha"?'),
         ("accept.cosine_p1", 'accept.cosine_p1 is not a key; did you mean "cosine_p01"'),
         ("deploy.plan.0.flag", 'deploy.plan.flag is not a key; did you mean "flags"?'),
