@@ -1,0 +1,72 @@
+"""What tuning across tissues and rounding in turn change: drift of the quantized program, on tissue by tissue.
+
+The trained demo student, calibrated on 64 tiles of oral tissue; 1 - mean cosine to full precision, 32 tiles of each.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REAL, SOURCE, Record
+
+import edgepath
+from edgepath.drift import measure
+from edgepath.exporting import embed_all
+from edgepath.lowering import Program
+from edgepath.models import find_model
+from edgepath.passes.fold import fold
+from edgepath.quantizing import calibrated, quantized, rounded
+from edgepath.recipe import find_recipe
+from edgepath.stages import Stages
+from edgepath.tiles import TileSource
+from edgepath.weights import load_model
+
+TILES = 32
+WAYS: dict[str, dict[str, Any]] = {
+    "one strength, own tiles": {"looks": 0},
+    "tuned across": {},
+    "tuned across, gptq": {"rounding": "gptq"},
+    "tuned across, 4-bit weights": {"weight_bits": 4},
+    "tuned across, 4-bit weights, gptq": {"weight_bits": 4, "rounding": "gptq"},
+}
+
+
+def _some(source: TileSource, odd: bool = False) -> np.ndarray:
+    return source.select([(2 * i + odd) * len(source) // (2 * TILES) for i in range(TILES)]).read()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real tiles beside the checkout")
+def test_tuning_drifts_less_on_tissue_that_calibration_never_saw(calibration: TileSource, record: Record) -> None:
+    open_tiles = edgepath.open_tiles
+    oral = open_tiles(SOURCE)
+    others = oral.select([i for i, key in enumerate(oral.keys) if key not in set(calibration.keys)])
+    tissues = {
+        "oral tissue": _some(others),
+        "skin and bone": _some(open_tiles([REAL / "cmu1", REAL / "osteosarcoma"])),
+        "cytology": _some(open_tiles(REAL / "scanners4_registered_cyto")),
+    }
+    vit, spec, _ = load_model(find_model("demo"))
+    net, base, found = fold(vit, spec), find_recipe("openvino-int8"), {}
+    exact = {name: embed_all(Program(net), tiles, lambda _: None) for name, tiles in tissues.items()}
+    for way, changed in WAYS.items():
+        recipe = replace(base, quantize=replace(base.quantize, **changed))
+        ranges, seen = calibrated(recipe, net, calibration, "cpu", Stages(lambda *_: None))
+        made = copy.deepcopy(net)
+        if recipe.quantize.rounding == "gptq":
+            made = rounded(recipe, made, ranges, seen, lambda _: None)
+        else:
+            made = quantized(recipe, made, ranges)
+        program = Program(made)
+        found[way] = {
+            name: 1 - measure(exact[name], embed_all(program, tiles, lambda _: None)).cosine_mean
+            for name, tiles in tissues.items()
+        }
+    record("program drift of demo, 1 - cosine mean on 32 tiles of each tissue", found)
+    for name in ("skin and bone", "cytology"):
+        assert found["tuned across"][name] < found["one strength, own tiles"][name] / 2
+    for name in tissues:
+        assert found["tuned across, 4-bit weights, gptq"][name] < found["tuned across, 4-bit weights"][name] / 2
