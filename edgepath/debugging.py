@@ -56,8 +56,10 @@ def debug(
     Raises what `verify` raises.
     """
     require("torch", "export")
+    from .lowering import Program
     from .parts import differences, named_parts, require_reader
-    from .proof import prove
+    from .passes.cut import whole
+    from .proof import joint, prove
 
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     require_reader(bundle.artifact)
@@ -75,14 +77,16 @@ def debug(
     if recipe.int8:
         program = rebuild(bundle, recipe, vit, spec)
     layers, blocks = _watch(twin, program, pixels, counter(say, "layers", len(pixels)))
-    products, norms = named_parts(program or twin)
-    differing = differences(program or twin, bundle.artifact)
+    lowered = Program(program or twin, recipe).lowered
+    products, norms = named_parts(lowered)
+    differing = differences(lowered, bundle.artifact)
     proofs = {}
     if program is not None and not any(map(_OTHER_FORM.search, differing)):
         shown = pixels[:PROVED]
-        proofs = prove(program, bundle.artifact, shown, counter(say, "proof", len(shown)))
+        proofs = prove(lowered, bundle.artifact, shown, counter(say, "proof", len(shown)))
     for row in layers:
-        row["proof"] = asdict(proofs[row["layer"]]) if row["layer"] in proofs else None
+        parts = [proof for name, proof in proofs.items() if whole(name) == row["layer"]]
+        row["proof"] = asdict(joint(parts)) if parts else None
     return {
         "name": bundle.name,
         "bundle": bundle.digest,

@@ -199,7 +199,7 @@ def _lower(
     from .lowering import Program
     from .parts import differences
 
-    program = Program(net)
+    program = Program(net, recipe)
     with stages.stage("program", len(golden)) as advance:
         embeddings = {"reference": reference, "program": embed_all(program, golden, advance)}
         embeddings["nudged"] = program.nudged(golden[:BATCH])
@@ -211,7 +211,7 @@ def _lower(
         with stages.stage("run artifact", len(golden)) as advance, checker.Runner(artifact) as runner:
             embeddings["artifact"], ran_with = embed_all(runner, golden, advance), runner.runtime
     with stages.stage("parts"):
-        differing = differences(net, artifact)
+        differing = differences(program.lowered, artifact)
     _write_golden(folder / "golden", golden, embeddings)
     _write_kit(folder / "kit", recipe)
     return {

@@ -20,10 +20,15 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from .backends import CUT
+from .passes.cut import cut
+from .passes.fuse import fuse
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from .passes.fold import EdgeModel
+    from .recipe import Recipe
 
 OPSET = 20
 INPUT = "tiles"
@@ -42,15 +47,24 @@ class RawImage(nn.Module):
 
 
 class Program:
-    """The program that every artifact is a lowering of; each form is made when a backend asks for it."""
+    """The program that every artifact is a lowering of; each form is made when a backend asks for it.
 
-    def __init__(self, model: EdgeModel) -> None:
+    `lowered` is the model that forms are made of: the very one, or with its products cut (`passes.cut`), as INT8 on
+    some backends of a `recipe` wants it.
+    """
+
+    def __init__(self, model: EdgeModel, recipe: Recipe | None = None) -> None:
         self.model = model
+        self.lowered = cut(model) if recipe is not None and recipe.int8 and recipe.backend in CUT else model
         self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
 
     def onnx(self) -> ModelProto:
         """Return the ONNX form (opset 20): input `tiles` uint8 (N, S, S, 3), outputs float32."""
-        return to_onnx(self.model)
+        return to_onnx(self.lowered)
+
+    def onnx_fused(self) -> ModelProto:
+        """Return the ONNX form with attention as one operation of ONNX Runtime's own."""
+        return to_onnx(fuse(self.lowered))
 
     def onnx_fp16(self) -> ModelProto:
         """Return the ONNX form with FP16 tensors inside; inputs and outputs as in `onnx`."""
@@ -58,7 +72,7 @@ class Program:
 
     def image_program(self) -> torch.export.ExportedProgram:
         """Return the exported program behind an image input, float32 (1, 3, S, S) with values 0..255."""
-        return capture_image(self.model)
+        return capture_image(self.lowered)
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """Embed `tiles`, uint8 (N, S, S, 3), in PyTorch: what lowering drift is measured against."""

@@ -167,9 +167,9 @@ def _fresh(
         progress=counter(say, "reference", len(source)),
     )
     net = rebuild(bundle, recipe, vit, spec)
-    program = Program(net)
+    program = Program(net, recipe)
     _check_same_program(bundle, program)
-    differing = differences(net, bundle.artifact)
+    differing = differences(program.lowered, bundle.artifact)
     runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
     keys: list[str] = []

@@ -6,3 +6,9 @@ Name = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coreml"]
 NAMES: tuple[Name, ...] = get_args(Name)
 WITH_THREADS = ("onnxruntime", "openvino", "mil")
 """Those whose `Runner` takes `threads`: they run on a CPU."""
+CUT: tuple[Name, ...] = ("openvino",)
+"""Those that get an INT8 program with its products cut (`passes.cut`), as that was measured to be faster.
+
+OpenVINO: H0-mini 0.97 of the time on AVX2. In FP32 it is slower there (1.08): its quickest kernel fuses nothing. ONNX
+Runtime leaves products that share their rounded input in FP32.
+"""

@@ -36,7 +36,11 @@ def read(path: Path) -> Parts:
                 tables.append(value)
             elif value.size == 1 and node.op_type == "Mul":
                 scalars.append(float(value.ravel()[0]))
-    attentions = sum(node.op_type == "Attention" for node in graph.nodes)
+    # One with a scale of its own scales by that; without, by 1/sqrt(d).
+    whole = graph.of("Attention", "MultiHeadAttention")
+    scales = [next((one.f for one in node.attribute if one.name == "scale"), 0.0) for node in whole]
+    scalars += [scale for scale in scales if scale]
+    attentions = scales.count(0.0)
     return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
 
 

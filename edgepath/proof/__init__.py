@@ -88,6 +88,13 @@ def prove(
     return proofs
 
 
+def joint(proofs: Sequence[Proof]) -> Proof:
+    """Return the proof of a layer from those of its parts: counts added, of errors the largest."""
+    sums = {name: sum(getattr(one, name) for one in proofs) for name in ("integers", "differ", "unexplained")}
+    errors = ("error_steps", "error_of_bound", "kernel_error_steps")
+    return Proof(**sums, **{name: max(getattr(one, name) for one in proofs) for name in errors})
+
+
 def _layers(artifact: Path) -> Mapping[int, Layer]:
     """Return the quantized layers of an artifact by their place among its products."""
     if artifact.suffix == ".onnx":
