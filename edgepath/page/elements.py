@@ -39,6 +39,11 @@ def figure(body: str, caption: str) -> str:
     return f"<figure>\n{body}<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
 
 
+def folded(title: str, body: str) -> str:
+    """Return HTML that a reader unfolds, under a line of plain text."""
+    return f"<details>\n<summary>{escape(title)}</summary>\n{body}</details>\n"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, kind: str = "") -> str:
     """Return a table; its first column names the rows. Cells that are numbers stand right, verdicts are coloured.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from edgepath.page.elements import escape, figure, paragraph, remarks, section, side_by_side, table, transposed
+from edgepath.page.elements import escape, figure, folded, paragraph, remarks, section, side_by_side, table, transposed
 
 EVIL = "<script>alert('x')</script>\" onload=\"x"
 
@@ -33,6 +33,7 @@ def test_values_stay_text_wherever_they_go() -> None:
         remarks([EVIL]),
         section(EVIL, EVIL, ""),
         figure("", EVIL),
+        folded(EVIL, ""),
         table([EVIL, EVIL], [[EVIL, EVIL]]),
         transposed([EVIL, EVIL], [[EVIL, EVIL]]),
         side_by_side(paragraph(EVIL)),
