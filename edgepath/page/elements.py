@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-_NUMBER = re.compile(r"([<>]=? ?)?[+-]?\d[\d,.]*(e[+-]?\d+)?( ?(%|s|ms|MB|GiB))?|-|inf|nan")
+_NUMBER = re.compile(r"([<>]=? ?)?[+-]?\d[\d,.]*(e[+-]?\d+)?( ± \d[\d.]*)?( ?(%|s|ms|MB|GiB))?|-|inf|nan")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _VERDICTS = {"ok": "ok", "FAILED": "failed"}
 

@@ -26,6 +26,7 @@ from .lines import Interval, Line, curve, intervals, key
 _FLIPS, _GENES = 40, 20  # listed; all are in the JSON
 _LONGEST = 14  # letters of a task's name beside its dot; a folder may have any name
 _FIGURES = {"cosine": "cosine", "top1": "top-1", "top10": "top-10"}
+_TASK_COLUMNS = (0, 4, 5, 6, 1, 2, 3)  # what was lost before how much it stands on: a phone shows the first four
 _COLUMNS = (0, 1, 2, 3, 4, 7)  # of the figures' table: without top-3 and top-5
 _HOW = {
     "cosine": "cosine of a place's two embeddings",
@@ -37,8 +38,7 @@ _HOW = {
 def robustness_section(result: Mapping[str, Any]) -> Section:
     """Return PLISM's figures, the heat maps and the gates of `edgepath robustness`."""
     slides, looks = result["slides"], result["slides"]["looks"]
-    rows = [[row[i] for i in _COLUMNS] for row in measuring.figure_rows(result)]
-    header = [measuring.HEADER[i] for i in _COLUMNS]
+    header, rows = _chosen(_COLUMNS, measuring.HEADER, measuring.figure_rows(result))
     gates = [[_FIGURES.get(row[0], row[0]), *row[1:]] for row in measuring.gate_rows(result)]
     allowed = {gate["gate"]: float(gate["allowed"]) for gate in result["gates"]}
     what = f"{slides['places']} places on {slides['slides']} slides of {slides['name']}. Medians over pairs of slides."
@@ -110,12 +110,15 @@ def genes_section(result: Mapping[str, Any]) -> Section:
         f"expression: ridge regression on {result['components']} principal components, mean over genes and splits."
     )
     said = (
-        "Left: each task, from one standard deviation over its splits below to one above. Right: the mean over genes "
-        "of what each task lost, from the gene that gained most to the gene that lost most."
+        "Pearson's correlation with one standard deviation over a task's splits to both sides. Lost: the mean over a "
+        "task's genes, in a bar from the gene that gained most to the gene that lost most."
     )
     plots = _correlations(result["tasks"]) + _losses(result["tasks"])
     body += figure(f'<div class="pair">\n{plots}</div>\n', said)
-    body += side_by_side(table(hest.HEADER, hest.task_rows(result)), table(hest.GATE_HEADER, gates, kind="gates"))
+    body += side_by_side(
+        table(*_chosen(_TASK_COLUMNS, hest.HEADER, hest.task_rows(result))),
+        table(hest.GATE_HEADER, gates, kind="gates"),
+    )
     body += folded(f"Genes that lost most: {len(genes)}", table(hest.GENE_HEADER, genes)) if genes else ""
     return Section(
         "genes",
@@ -167,6 +170,12 @@ _SCORES = (
 _LINES = {"cosine": "cosine", "own": "own nearest"}
 _METHODS: Mapping[str, str] = {str(method): word for method, word in METHODS.items()}
 _MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
+
+
+def _chosen(
+    columns: Sequence[int], header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    return [header[i] for i in columns], [[row[i] for i in columns] for row in rows]
 
 
 def _telling(figures: Mapping[str, Any]) -> str:

@@ -93,7 +93,7 @@ def test_genes_unfold_without_making_the_page_wider(browser: Browser, page: Path
     assert browser.evaluate("document.querySelector('#genes h2').textContent").startswith("Gene expression: hest")
     shown = "document.querySelector('#genes details table').checkVisibility()"
     assert browser.evaluate(shown) is False
-    browser.evaluate("document.querySelector('#genes summary').click()")
+    browser.evaluate("document.querySelector('#genes summary').click(), 1")
     assert browser.evaluate(shown) is True
     assert browser.evaluate(TOO_WIDE) <= 0
     assert browser.complaints() == []

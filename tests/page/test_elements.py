@@ -58,6 +58,7 @@ def test_numbers_stand_right_and_verdicts_say_their_word() -> None:
     assert html.count('<td class="number">') == 4
     assert '<td class="ok">✓ ok</td>' in html
     assert '<td class="failed">✗ FAILED</td>' in html
+    assert '<td class="number">0.41 ± 0.02</td>' in table(["task", "mean"], [["a", "0.41 ± 0.02"]])
     assert "<td>07.png</td>" in table(["", "tile"], [["a", "07.png"]])
 
 
