@@ -1,8 +1,11 @@
-"""PLISM's figures over a set of slides, beside the same definitions computed with whole matrices in NumPy.
+"""PLISM's figures over a set of slides, beside the one product a pair needs and beside whole matrices in NumPy.
 
 13 slides of 2,713 tiles, 768 numbers each, 78 pairs; and three of 8,139, the size of PLISM's published figures, taken
-for all 4,095 pairs. The whole-matrix way is timed on one pair and taken 78 times; it
-holds a matrix of (2 n) x (2 n) and keeps nothing of a slide for the next pair.
+for all 4,095 pairs. What is held is that a pair takes at most 1.5 times the bare product of its two slides, below which
+nothing that compares every tile with every other can go. The same definitions with whole matrices, which hold a matrix
+of (2 n) x (2 n) and keep nothing of a slide for the next pair, are timed beside it and have to hit the same tiles; they
+are ours, as plism-benchmark's own code is no package to install here. Seconds are those of a core, in one thread, so
+that what else a machine does counts little.
 """
 
 from __future__ import annotations
@@ -44,36 +47,41 @@ def whole(a: np.ndarray, b: np.ndarray) -> list[float]:
     return [*figures, *(float((nearest[:, :k] == twin).any(1).mean()) for k in TOP)]
 
 
-def test_a_set_of_slides_is_ten_times_faster_than_whole_matrices(slides: list[np.ndarray], record: Record) -> None:
-    torch.set_num_threads(2)
+def test_a_set_of_slides_takes_little_more_than_its_products(slides: list[np.ndarray], record: Record) -> None:
+    torch.set_num_threads(1)
     whole(*slides[:2])  # warm-up
-    taken = []
+    matrices = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         wanted = whole(*slides[:2])
-        taken.append(time.perf_counter() - start)
-    start = time.perf_counter()
+        matrices.append(time.process_time() - start)
+    start = time.process_time()
     ready = [prepare(slide, str(i)) for i, slide in enumerate(slides)]
-    found = [compare(ready[i], ready[j]) for i, j in combinations(range(SLIDES), 2)]
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
-    for _ in range(5):
-        ready[0].unit @ ready[1].unit.T
-    product = (time.perf_counter() - start) / 5
+    prepared = time.process_time() - start
+    taken, products, found = [], [], []
+    for one, other in combinations(ready, 2):  # in turn, so that a machine that slows down slows both
+        start = time.process_time()
+        found.append(compare(one, other))
+        between = time.process_time()
+        one.unit @ other.unit.T
+        products.append(time.process_time() - between)
+        taken.append(between - start)
     assert list(found[0].values())[1:] == wanted[1:], "the same tiles hit"
     assert found[0]["cosine"] == pytest.approx(wanted[0], abs=1e-6)
-    theirs = float(np.median(taken)) * len(found)
+    ours, over = prepared + sum(taken), float(np.median(np.divide(taken, products)))
     record(
-        "PLISM figures, 13 slides of 2,713 x 768 in float32",
+        "PLISM figures, 13 slides of 2,713 x 768 in float32, seconds of a core",
         {
-            "whole matrices, one pair, seconds (n = 3)": [round(value, 2) for value in taken],
-            "ours, 78 pairs, seconds": round(ours, 2),
-            "one product of two slides, seconds (n = 5)": round(product, 3),
-            "ratio": round(theirs / ours, 1),
+            "13 slides and 78 pairs": round(ours, 2),
+            "a pair, median (n = 78)": round(float(np.median(taken)), 3),
+            "bare product of a pair, median (n = 78)": round(float(np.median(products)), 3),
+            "a pair over its bare product, median": round(over, 2),
+            "whole matrices, one pair (n = 3)": [round(value, 2) for value in matrices],
+            "whole matrices, 78 pairs, over ours": round(float(np.median(matrices)) * len(found) / ours, 1),
             "peak memory of the process, GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         },
     )
-    assert theirs / ours >= 10
+    assert over < 1.5
 
 
 def test_all_pairs_of_plism_take_about_an_hour(record: Record) -> None:

@@ -165,7 +165,9 @@ def make_page(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
     robustness: Annotated[list[Path] | None, typer.Option(help="What `edgepath robustness --json` printed.")] = None,
     curves: Annotated[list[Path] | None, typer.Option(help="What `edgepath curves --json` printed.")] = None,
-    probe: Annotated[list[Path] | None, typer.Option(help="What `edgepath probe --json` printed.")] = None,
+    probe: Annotated[
+        list[Path] | None, typer.Option(help="What `edgepath probe --json` printed, of either kind.")
+    ] = None,
     latency: Annotated[list[Path] | None, typer.Option(help="What `edgepath bench --json` printed.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page; default: BUNDLE.report.html beside the bundle.")] = None,
     force: Force = False,

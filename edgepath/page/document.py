@@ -34,6 +34,7 @@ KINDS = {
     "robustness": ("Robustness", "edgepath robustness BUNDLE --json > r.json"),
     "curves": ("Perturbation curves", "edgepath curves BUNDLE --json > c.json"),
     "tasks": ("Tasks", "edgepath probe BUNDLE --labelled DIR --json > p.json"),
+    "genes": ("Gene expression", "edgepath probe BUNDLE --hest DIR --json > h.json"),
     "latency": ("Latency", "edgepath bench BUNDLE --json > bench.json"),
     "devices": (
         "Devices",

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-_NUMBER = re.compile(r"([<>]=? ?)?[+-]?\d[\d,.]*(e[+-]?\d+)?( ?(%|s|ms|MB|GiB))?|-|inf|nan")
+_NUMBER = re.compile(r"([<>]=? ?)?[+-]?\d[\d,.]*(e[+-]?\d+)?( ± \d[\d.]*)?( ?(%|s|ms|MB|GiB))?|-|inf|nan")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _VERDICTS = {"ok": "ok", "FAILED": "failed"}
 
@@ -37,6 +37,11 @@ def section(name: str, title: str, body: str) -> str:
 def figure(body: str, caption: str) -> str:
     """Return HTML with a caption of plain text below it."""
     return f"<figure>\n{body}<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
+
+
+def folded(title: str, body: str) -> str:
+    """Return HTML that a reader unfolds, under a line of plain text."""
+    return f"<details>\n<summary>{escape(title)}</summary>\n{body}</details>\n"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, kind: str = "") -> str:

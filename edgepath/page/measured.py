@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import devicereports, probing
+from ..hest import measuring as hest
 from ..probing import METHODS
 from ..report import GATE_HEADER, gate_rows
 from ..robust import measuring
@@ -18,12 +19,14 @@ from ..robust.curves import HEADER as CURVE_HEADER
 from ..robust.curves import curve_rows
 from ..robust.measuring import ARTIFACT, FULL
 from .document import KINDS, Section
-from .elements import escape, figure, paragraph, side_by_side, table, transposed, verdict
+from .elements import escape, figure, folded, paragraph, side_by_side, table, transposed, verdict
 from .heat import Matrix, draw_differences, draw_scores, less, matrix
 from .lines import Interval, Line, curve, intervals, key
 
-_FLIPS = 40  # listed; all are in the JSON
+_FLIPS, _GENES = 40, 20  # listed; all are in the JSON
+_LONGEST = 14  # letters of a task's name beside its dot; a folder may have any name
 _FIGURES = {"cosine": "cosine", "top1": "top-1", "top10": "top-10"}
+_TASK_COLUMNS = (0, 4, 5, 6, 1, 2, 3)  # what was lost before how much it stands on: a phone shows the first four
 _COLUMNS = (0, 1, 2, 3, 4, 7)  # of the figures' table: without top-3 and top-5
 _HOW = {
     "cosine": "cosine of a place's two embeddings",
@@ -35,8 +38,7 @@ _HOW = {
 def robustness_section(result: Mapping[str, Any]) -> Section:
     """Return PLISM's figures, the heat maps and the gates of `edgepath robustness`."""
     slides, looks = result["slides"], result["slides"]["looks"]
-    rows = [[row[i] for i in _COLUMNS] for row in measuring.figure_rows(result)]
-    header = [measuring.HEADER[i] for i in _COLUMNS]
+    header, rows = _chosen(_COLUMNS, measuring.HEADER, measuring.figure_rows(result))
     gates = [[_FIGURES.get(row[0], row[0]), *row[1:]] for row in measuring.gate_rows(result)]
     allowed = {gate["gate"]: float(gate["allowed"]) for gate in result["gates"]}
     what = f"{slides['places']} places on {slides['slides']} slides of {slides['name']}. Medians over pairs of slides."
@@ -95,6 +97,38 @@ def tasks_section(result: Mapping[str, Any]) -> Section:
     )
 
 
+def probe_section(result: Mapping[str, Any]) -> Section:
+    """Return what `edgepath probe` found, by `--labelled` or by `--hest`: the latter's result has tasks."""
+    return genes_section(result) if "tasks" in result else tasks_section(result)
+
+
+def genes_section(result: Mapping[str, Any]) -> Section:
+    """Return the correlations by task, the genes that lost most and the gates of `edgepath probe --hest`."""
+    source, gates, genes = result["source"], hest.gate_rows(result), hest.gene_rows(result, _GENES)
+    body = paragraph(
+        f"{source['count']} patches of {source['name']}. Pearson's correlation between measured and predicted "
+        f"expression: ridge regression on {result['components']} principal components, mean over genes and splits."
+    )
+    said = (
+        "Pearson's correlation with one standard deviation over a task's splits to both sides. Lost: the mean over a "
+        "task's genes, in a bar from the gene that gained most to the gene that lost most."
+    )
+    plots = _correlations(result["tasks"]) + _losses(result["tasks"])
+    body += figure(f'<div class="pair">\n{plots}</div>\n', said)
+    body += side_by_side(
+        table(*_chosen(_TASK_COLUMNS, hest.HEADER, hest.task_rows(result))),
+        table(hest.GATE_HEADER, gates, kind="gates"),
+    )
+    body += folded(f"Genes that lost most: {len(genes)}", table(hest.GENE_HEADER, genes)) if genes else ""
+    return Section(
+        "genes",
+        f"{KINDS['genes'][0]}: {source['name']}",
+        body + _ran_with(result),
+        tuple(map(tuple, gates)),
+        tuple(result["notes"]),
+    )
+
+
 def latency_section(result: Mapping[str, Any]) -> Section:
     """Return the table of a latency run over one or more bundles; what it does not say is left out."""
     header = ["artifact", "batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "tiles/s", "ratio of p50"]
@@ -138,6 +172,12 @@ _METHODS: Mapping[str, str] = {str(method): word for method, word in METHODS.ite
 _MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
 
 
+def _chosen(
+    columns: Sequence[int], header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    return [header[i] for i in columns], [[row[i] for i in columns] for row in rows]
+
+
 def _telling(figures: Mapping[str, Any]) -> str:
     """Return which of top-1 and top-10 to map: of few places all twins are among ten, of many hardly any is first."""
     return min(("top10", "top1"), key=lambda name: abs(figures[name]["median"] - 0.5))
@@ -173,6 +213,29 @@ def _intervals(scores: Mapping[str, Any], title: str, value: str, low: str, high
         for kind, name in _MODELS.items()
     ]
     return intervals(title, rows, math.floor(10 * min(row.low for row in rows)) / 10)
+
+
+def _correlations(tasks: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for task in tasks:
+        for kind, name in _MODELS.items():
+            mean, std = task["scores"][name]["pearson"], task["scores"][name]["std"]
+            rows.append(Interval(f"{_short(task['task'])}, {name}", kind, mean, mean - std, mean + std))
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    return intervals("Pearson's correlation", rows, math.floor(10 * low) / 10, math.ceil(10 * high) / 10)
+
+
+def _losses(tasks: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for task in tasks:
+        lost = [gene["lost"] for gene in task["genes"]]
+        rows.append(Interval(_short(task["task"]), "artifact", sum(lost) / len(lost), min(lost), max(lost)))
+    widest = max(0.001, *(abs(end) for row in rows for end in (row.low, row.high)))
+    return intervals("Lost, full precision less artifact", rows, -widest, widest)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
 def _ran_with(result: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from ..devicereports import device_reports
 from ..errors import BundleError, UsageError
 from ..staging import replacing
 from .document import Section, passed, to_html, unmeasured
-from .measured import curves_section, devices_section, latency_section, robustness_section, tasks_section
+from .measured import curves_section, devices_section, latency_section, probe_section, robustness_section
 from .tilestrip import pictures
 
 _LARGEST = 256 << 20  # all 4,095 pairs of PLISM's slides, twice, are some 2 MB
@@ -27,6 +27,7 @@ _NEEDED: dict[str, dict[str, type]] = {
     "robustness": {**_OF_BUNDLE, "slides": dict, "figures": dict, "pairs": dict, "gates": list},
     "curves": {**_OF_BUNDLE, "source": dict, "curves": list},
     "probe": {**_OF_BUNDLE, "source": dict, "scores": dict, "flips": list, "gates": list},
+    "probe --hest": {**_OF_BUNDLE, "source": dict, "pearson": dict, "tasks": list, "gates": list},
     "bench": {"bundles": list, "results": list},
 }
 
@@ -45,7 +46,8 @@ def write_page(
 
     `robustness`, `curves`, `probe` and `latency` are files of what those commands (and `bench`) print with `--json`.
     Reports of devices that were kept beside the bundle are in the page too. `result["passed"]` is the verdict over all
-    gates. Raises UsageError for a file that is no such result or is of another bundle, or an output in the way.
+    gates. `probe` takes results of `--labelled` and of `--hest`. Raises UsageError for a file that is no such result
+    or is of another bundle, or an output in the way.
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     folder = bundle.path.resolve()
@@ -54,7 +56,7 @@ def write_page(
     given: list[tuple[str, str | Path, Callable[[Mapping[str, Any]], Section]]] = [
         *(("robustness", file, robustness_section) for file in robustness),
         *(("curves", file, curves_section) for file in curves),
-        *(("probe", file, tasks_section) for file in probe),
+        *(("probe", file, probe_section) for file in probe),
         *(("bench", file, latency_section) for file in latency),
     ]
     sections = [_section(bundle, command, Path(file), make) for command, file, make in given]
@@ -114,9 +116,10 @@ def _read(path: Path, command: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"results {path}: cannot be read ({why}); {give}") from None
-    for key, kind in _NEEDED[command].items():
+    form = "probe --hest" if command == "probe" and isinstance(found, dict) and "tasks" in found else command
+    for key, kind in _NEEDED[form].items():
         if not isinstance(found, dict) or type(found.get(key)) is not kind:
-            raise UsageError(f"results {path}: not of edgepath {command} (it has no {kind.__name__} {key}); {give}")
+            raise UsageError(f"results {path}: not of edgepath {form} (it has no {kind.__name__} {key}); {give}")
     return dict(found)
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_folder import write_benchmark
 from PIL import Image
 
 from edgepath.bundle import Bundle, open_bundle
 from edgepath.exporting import Exported
+from edgepath.hest.measuring import probe_hest
 from edgepath.latency.benchmark import bench
 from edgepath.probing import probe
 from edgepath.robust.curves import curves
@@ -26,7 +28,8 @@ LOOKS = [(staining, scanner) for staining in ("GMH", "KR") for scanner in ("S60"
 def measured(exports: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What was measured of the tiny model in INT8, by command."""
     bundle = exports("onnx-int8").bundle
-    folder, paired = tmp_path_factory.mktemp("labelled"), tmp_path_factory.mktemp("paired")
+    folder, paired, tasks = (tmp_path_factory.mktemp(name) for name in ("labelled", "paired", "hest"))
+    write_benchmark(tasks)
     for number, label in enumerate(("benign", "malign")):
         (folder / label).mkdir()
         for i, tile in enumerate(synthesize(8, seed=number, staining=("GMH", "KRH")[number])):
@@ -41,6 +44,7 @@ def measured(exports: Callable[[str], Exported], tmp_path_factory: pytest.TempPa
         "robustness": robustness(bundle, paired=paired, device="cpu"),
         "curves": curves(bundle, "synthetic:2", device="cpu"),
         "probe": probe(bundle, folder, folds=2, device="cpu"),
+        "hest": probe_hest(bundle, tasks, components=10, device="cpu"),
         "bench": timed | {"gates": [gate | {"passed": True} for gate in timed["gates"]], "passed": True},
     }
 

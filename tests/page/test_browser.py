@@ -17,6 +17,7 @@ from edgepath.page.merging import write_page
 from edgepath.synthesis import SCANNERS, STAININGS
 
 PHONE, DESKTOP = 390, 1280
+HEST = ("CCRCC", "COAD", "IDC", "LUNG", "LYMPH_IDC", "PAAD", "PRAD", "READ", "a task of one's own")
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -40,13 +41,22 @@ def in_all_looks(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def in_all_tasks(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with as many tasks and genes as the HEST-Benchmark's, for its width and height only."""
+    task = result["tasks"][0]
+    genes = [gene | {"gene": f"{gene['gene']}{i}"} for i in range(17) for gene in task["genes"]][:50]
+    result["tasks"] = [task | {"task": name, "genes": genes} for name in HEST]
+    return result
+
+
 @pytest.fixture
 def page(bundle: Bundle, results: dict[str, Path], tmp_path: Path) -> Path:
     """The fullest page: 13 stainings on 7 scanners, curves, tasks, latency."""
     out = tmp_path / "page.html"
     results["robustness"].write_text(json.dumps(in_all_looks(json.loads(results["robustness"].read_text()))))
-    of = {name: [results[name]] for name in ("robustness", "curves", "probe")}
-    write_page(bundle, **of, latency=[results["bench"]], out=out)  # type: ignore[arg-type]
+    results["hest"].write_text(json.dumps(in_all_tasks(json.loads(results["hest"].read_text()))))
+    of = {name: [results[name]] for name in ("robustness", "curves")}
+    write_page(bundle, **of, probe=[results["probe"], results["hest"]], latency=[results["bench"]], out=out)
     return out
 
 
@@ -75,6 +85,20 @@ def test_page_in_the_bundle_fits_too(browser: Browser, bundle: Bundle, width: in
 def test_heat_maps_need_no_scrolling_on_a_phone(browser: Browser, page: Path) -> None:
     browser.open(page, PHONE)
     assert browser.evaluate("[...document.querySelectorAll('.maps .wide')].every(m => m.scrollWidth <= m.clientWidth)")
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_genes_unfold_without_making_the_page_wider(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width)
+    assert browser.evaluate("document.querySelector('#genes h2').textContent").startswith("Gene expression: hest")
+    shown = "document.querySelector('#genes details table').checkVisibility()"
+    assert browser.evaluate(shown) is False
+    browser.evaluate("document.querySelector('#genes summary').click(), 1")
+    assert browser.evaluate(shown) is True
+    assert browser.evaluate(TOO_WIDE) <= 0
+    assert browser.complaints() == []
+    names = "[...document.querySelectorAll('#genes svg text')].every(t => t.getBoundingClientRect().left >= 0)"
+    assert browser.evaluate(names)
 
 
 def test_page_prints_on_few_sheets(browser: Browser, page: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from edgepath.page.elements import escape, figure, paragraph, remarks, section, side_by_side, table, transposed
+from edgepath.page.elements import escape, figure, folded, paragraph, remarks, section, side_by_side, table, transposed
 
 EVIL = "<script>alert('x')</script>\" onload=\"x"
 
@@ -33,6 +33,7 @@ def test_values_stay_text_wherever_they_go() -> None:
         remarks([EVIL]),
         section(EVIL, EVIL, ""),
         figure("", EVIL),
+        folded(EVIL, ""),
         table([EVIL, EVIL], [[EVIL, EVIL]]),
         transposed([EVIL, EVIL], [[EVIL, EVIL]]),
         side_by_side(paragraph(EVIL)),
@@ -57,6 +58,7 @@ def test_numbers_stand_right_and_verdicts_say_their_word() -> None:
     assert html.count('<td class="number">') == 4
     assert '<td class="ok">✓ ok</td>' in html
     assert '<td class="failed">✗ FAILED</td>' in html
+    assert '<td class="number">0.41 ± 0.02</td>' in table(["task", "mean"], [["a", "0.41 ± 0.02"]])
     assert "<td>07.png</td>" in table(["", "tile"], [["a", "07.png"]])
 
 

@@ -13,7 +13,9 @@ from edgepath.page.elements import verdict
 from edgepath.page.measured import (
     curves_section,
     devices_section,
+    genes_section,
     latency_section,
+    probe_section,
     robustness_section,
     tasks_section,
 )
@@ -62,6 +64,59 @@ def test_tasks_show_scores_intervals_and_flips(measured: Measured) -> None:
     assert "and 10 more" in read.text
     assert "script" not in read.tags
     assert len(made.gates) == len(result["gates"])
+
+
+def test_genes_show_both_models_by_task_and_every_gate(measured: Measured) -> None:
+    result = measured["hest"]
+    made = genes_section(result)
+    read = Tags(made.body)
+    assert made.kind == "genes"
+    assert made.title == f"Gene expression: {result['source']['name']}"
+    assert f"{result['source']['count']} patches" in read.text
+    assert "10 principal components" in read.text
+    for task in result["tasks"]:
+        full, artifact = (task["scores"][model] for model in ("full precision", "artifact"))
+        for score in (full, artifact):
+            assert f"{score['pearson']:.4f} ± {score['std']:.4f}" in read.text
+        assert f"{full['pearson'] - artifact['pearson']:+.4f}" in read.text
+    assert read.tags.count("circle") == 3 * len(result["tasks"])  # two models, and what was lost
+    assert [gate[1] for gate in made.gates] == [gate["of"] for gate in result["gates"]]
+    assert [gate[-1] == "ok" for gate in made.gates] == [gate["passed"] for gate in result["gates"]]
+    assert set(result["notes"]) == set(made.notes)
+
+
+def test_dots_of_tasks_stand_where_the_axis_says(measured: Measured) -> None:
+    result = copy.deepcopy(measured["hest"])
+    result["tasks"] = result["tasks"][:1]
+    for name, value in (("full precision", 0.45), ("artifact", 0.35)):
+        result["tasks"][0]["scores"][name] |= {"pearson": value, "std": 0.1}
+    body = genes_section(result).body
+    axis = [float(label) for label in re.findall(r'text-anchor="middle">([^<]+)<', body)][:5]
+    assert axis == [0.2, 0.3, 0.4, 0.5, 0.6]
+    across = [float(x) for x in re.findall(r'text x="([\d.]+)" y="[\d.]+" text-anchor="middle"', body)][:5]
+    dots = [float(x) for x in re.findall(r'circle class="\w+" cx="([\d.]+)"', body)][:2]
+    for dot, share in zip(dots, (0.625, 0.375), strict=True):
+        assert dot == pytest.approx(across[0] + share * (across[-1] - across[0]), abs=0.1)
+
+
+def test_genes_are_folded_and_names_stay_text(measured: Measured) -> None:
+    result = copy.deepcopy(measured["hest"])
+    gene = {"gene": EVIL, "full precision": 0.5, "artifact": 0.3, "lost": 0.2}
+    result["tasks"][0] |= {"task": EVIL, "genes": [gene] * 50}
+    made = genes_section(result)
+    read = Tags(made.body)
+    assert "script" not in read.tags
+    assert read.tags.count("details") == 1
+    assert made.body.index("<details>") < made.body.index(">gene that lost most<")
+    assert "Genes that lost most: 20" in read.text
+    assert "0.2000" in read.text
+    result["tasks"] = [task | {"genes": [gene | {"lost": -0.1}]} for task in result["tasks"]]
+    assert "<details>" not in genes_section(result).body  # no gene lost anything
+
+
+def test_what_probe_found_is_told_by_what_it_holds(measured: Measured) -> None:
+    assert probe_section(measured["hest"]).kind == "genes"
+    assert probe_section(measured["probe"]).kind == "tasks"
 
 
 def test_latency_tells_what_bench_measured_and_its_gates(measured: Measured) -> None:

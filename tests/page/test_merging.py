@@ -19,7 +19,14 @@ from edgepath.devicereports import add_report
 from edgepath.errors import BundleError, UsageError
 from edgepath.page.merging import write_page
 
-OPTIONS = {"robustness": "--robustness", "curves": "--curves", "probe": "--probe", "bench": "--latency"}
+OPTIONS = {
+    "robustness": "--robustness",
+    "curves": "--curves",
+    "probe": "--probe",
+    "hest": "--probe",
+    "bench": "--latency",
+}
+GIVEN = {"hest": "probe", "bench": "latency"}  # what `write_page` calls the others it is called itself
 
 
 def change(path: Path, how: Callable[[Any], object]) -> None:
@@ -33,9 +40,7 @@ def run(*words: str | Path) -> Any:
 
 
 def test_page_is_made_beside_the_bundle_of_everything_given(bundle: Bundle, results: dict[str, Path]) -> None:
-    before = (
-        json.loads(results["robustness"].read_text())["passed"] and json.loads(results["probe"].read_text())["passed"]
-    )
+    before = all(json.loads(results[name].read_text())["passed"] for name in ("robustness", "probe", "hest"))
     words = [word for name, option in OPTIONS.items() for word in (option, results[name])]
     done = run(bundle.path, *words, "--probe", results["probe"], "--json")
     told = json.loads(done.stdout)
@@ -45,7 +50,14 @@ def test_page_is_made_beside_the_bundle_of_everything_given(bundle: Bundle, resu
     page = bundle.path.with_name("tiny.report.html")
     assert told["file"] == str(page.resolve())
     text = Tags(page.read_text(encoding="utf-8")).text
-    for words_on_it in ("Robustness: paired", "Perturbation curves", "Tasks: labelled", "p50 ms", bundle.digest):
+    for words_on_it in (
+        "Robustness: paired",
+        "Perturbation curves",
+        "Tasks: labelled",
+        "Gene expression: hest",
+        "p50 ms",
+        bundle.digest,
+    ):
         assert words_on_it in text
     assert open_bundle(bundle.path).digest == bundle.digest  # which is still whole
     with pytest.raises(UsageError, match="exists; give --force"):
@@ -62,7 +74,7 @@ def test_a_failed_gate_anywhere_fails_the_page(bundle: Bundle, results: dict[str
     done = run(bundle.path, "--probe", results["probe"], "--out", tmp_path / "page.html")
     assert done.exit_code == 1
     assert "page.html: FAILED" in done.stdout
-    assert "not measured: robustness, curves, latency, devices" in done.stdout
+    assert "not measured: robustness, curves, genes, latency, devices" in done.stdout
     assert ": FAILED</title>" in (tmp_path / "page.html").read_text()
 
 
@@ -82,10 +94,9 @@ def test_what_devices_measured_is_in_the_page(bundle: Bundle, tmp_path: Path) ->
 @pytest.mark.parametrize("command", OPTIONS)
 def test_results_of_another_bundle_are_refused(command: str, bundle: Bundle, results: dict[str, Path]) -> None:
     results[command].write_text(results[command].read_text().replace(bundle.digest, "0" * 64))
-    given = {{"bench": "latency"}.get(command, command): [results[command]]}
-    with pytest.raises(
-        UsageError, match=rf"measured on tiny-onnx-int8 \(bundle\.json 0{{12}}\).*run edgepath {command}"
-    ):
+    given = {GIVEN.get(command, command): [results[command]]}
+    again = {"hest": "probe"}.get(command, command)
+    with pytest.raises(UsageError, match=rf"measured on tiny-onnx-int8 \(bundle\.json 0{{12}}\).*run edgepath {again}"):
         write_page(bundle, **given)  # type: ignore[arg-type]
     assert not bundle.path.with_name("tiny.report.html").exists()
 
@@ -107,12 +118,12 @@ def test_what_is_no_such_result_is_refused(
 ) -> None:
     change(results[command], how)
     with pytest.raises(UsageError, match=said):
-        write_page(bundle, **{{"bench": "latency"}.get(command, command): [results[command]]})  # type: ignore[arg-type]
+        write_page(bundle, **{GIVEN.get(command, command): [results[command]]})  # type: ignore[arg-type]
 
 
 def spoiled(found: dict[str, Any]) -> dict[str, Any]:
     """A result with all its keys and nothing in those that hold the figures."""
-    return {key: type(found[key])() for key in ("figures", "curves", "scores") if key in found}
+    return {key: type(found[key])() for key in ("figures", "curves", "scores", "tasks") if key in found}
 
 
 def test_results_that_cannot_be_read_are_refused(bundle: Bundle, results: dict[str, Path], tmp_path: Path) -> None:
@@ -126,6 +137,20 @@ def test_results_that_cannot_be_read_are_refused(bundle: Bundle, results: dict[s
         write_page(bundle, curves=[results["curves"]])
     with pytest.raises(UsageError, match="not of edgepath curves"):
         write_page(bundle, curves=[results["probe"]])
+
+
+def test_a_failed_task_of_hest_fails_the_page(bundle: Bundle, results: dict[str, Path], tmp_path: Path) -> None:
+    change(results["hest"], lambda found: found["gates"][-1].update(passed=False, lost=0.05))
+    done = run(bundle.path, "--probe", results["hest"], "--out", tmp_path / "page.html")
+    assert done.exit_code == 1
+    assert "not measured: robustness, curves, tasks, latency, devices" in done.stdout
+    assert "gene expression 2" in Tags((tmp_path / "page.html").read_text()).text
+
+
+def test_results_of_hest_without_gates_are_refused(bundle: Bundle, results: dict[str, Path]) -> None:
+    change(results["hest"], lambda found: found.pop("gates") and None)
+    with pytest.raises(UsageError, match="not of edgepath probe --hest"):
+        write_page(bundle, probe=[results["hest"]])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from edgepath.robust import measuring
 from edgepath.robust.measuring import ARTIFACT, FULL, HEADER, figure_rows, gate_rows, robustness
 from edgepath.robust.metrics import FIGURES, summarise
 from edgepath.synthesis import synthesize
+from edgepath.verification import verify
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
@@ -86,32 +87,55 @@ def test_slides_held_in_small_blocks_give_the_same_figures(
     assert all(order[str(row["of"])] == row for row in whole["pairs"][FULL])
 
 
-def coarsened(folder: Path) -> None:
-    """Make every activation's scale thirty times as coarse, before and after rounding alike."""
+def tripled(which: str) -> Callable[[Path], object]:
+    """Return what makes scales of an ONNX three times what they are: of `weights`, or of activations where they are
+    rounded (`rounding`), where they are read back (`reading`), or in both places alike (`both`)."""
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(folder / "model.onnx")
-    made = {name: node for node in model.graph.node for name in node.output}
-    stored = {one.name: one for one in model.graph.initializer}
-    scales = set()
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in made:
-            scales |= {node.input[1], made[node.input[0]].input[1]}
-    assert scales
-    for name in scales:
-        values = numpy_helper.to_array(stored[name])
-        stored[name].CopyFrom(numpy_helper.from_array(np.asarray(values * 30, values.dtype), name))
-    onnx.save(model, folder / "model.onnx")
+    def change(folder: Path) -> None:
+        model = onnx.load(folder / "model.onnx")
+        makers = {name: node for node in model.graph.node for name in node.output}
+        stored = {one.name: one for one in model.graph.initializer}
+        readers = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+        activations = [node for node in readers if node.input[0] in makers]
+        rounders = [makers[node.input[0]] for node in activations]
+        weights = [node for node in readers if node.input[0] in stored]
+        changed = {"weights": weights, "rounding": rounders, "reading": activations, "both": [*rounders, *activations]}
+        assert changed[which]
+        for number, node in enumerate(changed[which]):  # a scale of its own: Q and DQ may share one
+            values = numpy_helper.to_array(stored[node.input[1]])
+            name = f"tripled_{number}"
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(3 * values, values.dtype), name))
+            node.input[1] = name
+        onnx.save(model, folder / "model.onnx")
+
+    return change
 
 
-def test_a_broken_quantization_fails_the_gates(exports: Exports, altered: Altered, paired: Path) -> None:
-    good = robustness(exports("onnx-int8").bundle, paired=paired, device="cpu")
-    bad = robustness(altered("onnx-int8", coarsened), paired=paired, device="cpu")
-    assert good["passed"]
-    assert not bad["passed"]
-    assert any(row[-1] == "FAILED" for row in gate_rows(bad))
-    assert bad["figures"][FULL] == good["figures"][FULL]
+@pytest.mark.parametrize("which", ["weights", "rounding", "reading"])
+def test_scales_three_times_as_large_fail_the_gates(
+    which: str, exports: Exports, altered: Altered, paired: Path
+) -> None:
+    good, bad = exports("onnx-int8").bundle, altered("onnx-int8", tripled(which))
+    assert robustness(good, paired=paired, device="cpu")["passed"]
+    broken = robustness(bad, paired=paired, device="cpu")
+    assert not broken["passed"]
+    assert any(row[-1] == "FAILED" for row in gate_rows(broken))
+    assert {gate["gate"]: gate["passed"] for gate in verify(bad)["golden"]["gates"]} == {
+        "cosine_mean": False,
+        "cosine_p01": False,
+    }
+
+
+def test_rounding_three_times_as_coarse_is_named(exports: Exports, altered: Altered, paired: Path) -> None:
+    """It costs 1.6 of 8 bits, and an embedding of 8 bits bears that: the drift stays allowed, the scales are wrong."""
+    good, bad = exports("onnx-int8").bundle, altered("onnx-int8", tripled("both"))
+    assert verify(good, tiles=paired, device="cpu")["passed"]
+    found = verify(bad, tiles=paired, device="cpu")
+    gates = {gate["gate"]: gate["passed"] for gate in found["tiles"]["gates"]}
+    assert gates == {"cosine_mean": True, "cosine_p01": True, "other parts": False}
+    assert not found["passed"]
 
 
 def test_kept_features_are_not_those_of_other_tiles(exports: Exports, paired: Path, tmp_path: Path) -> None:
