@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from .backends import CUT
-from .passes.cut import cut
+from .passes.cut import cut, write_out
 from .passes.fuse import fuse
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ class RawImage(nn.Module):
 class Program:
     """The program that every artifact is a lowering of; each form is made when a backend asks for it.
 
-    `lowered` is the model that forms are made of: the very one, or with its products cut (`passes.cut`), as INT8 on
-    some backends of a `recipe` wants it.
+    `lowered` is the model that forms are made of: with its products cut, as INT8 on some backends of a `recipe` wants
+    it, and attention as INT8 scores want it (`passes.cut`).
     """
 
     def __init__(self, model: EdgeModel, recipe: Recipe | None = None) -> None:
         self.model = model
-        self.lowered = cut(model) if recipe is not None and recipe.int8 and recipe.backend in CUT else model
+        apart = recipe is not None and recipe.int8 and recipe.backend in CUT
+        self.lowered = cut(model) if apart else write_out(model)
         self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
 
     def onnx(self) -> ModelProto:

@@ -34,8 +34,10 @@ def quantize_from_tiles(
     """
     from .passes.calibrate import linears
     from .passes.quantize import save_program, to_quantize
+    from .passes.scores import check_kept
 
     to_quantize(linears(net), recipe.quantize.keep)  # a name that is not there is said before the work
+    check_kept(net, recipe.quantize.keep, recipe.quantize.scores)
     ranges, seen = calibrated(recipe, net, tiles, device, stages)
     ranges.save(folder / "ranges.npz")
     with open(folder / "calibration.csv", "w", encoding="utf-8", newline="") as file:
@@ -51,9 +53,10 @@ def quantize_from_tiles(
             net = rounded(recipe, net, ranges, seen, advance)
     else:
         with stages.stage("quantize"):
-            return quantized(recipe, net, ranges), None
-    save_program(net, folder / PROGRAM)
-    return net, trained
+            net = quantized(recipe, net, ranges)
+    if qad or recipe.quantize.rounding == "gptq":
+        save_program(net, folder / PROGRAM)
+    return with_scores(recipe, net, ranges), trained
 
 
 def calibrated(
@@ -92,6 +95,13 @@ def quantized(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
     how = recipe.quantize
     ranges = smooth(net, ranges, alpha=how.smooth_alpha)
     return quantize(net, ranges, weight_bits=how.weight_bits, keep=how.keep)
+
+
+def with_scores(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
+    """Round queries and keys, too, in place, where the recipe wants scores in INT8; what comes last of all."""
+    from .passes.scores import round_scores
+
+    return round_scores(net, ranges, keep=recipe.quantize.keep) if recipe.quantize.scores else net
 
 
 def repaired(

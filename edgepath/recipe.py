@@ -37,13 +37,16 @@ class Quantize:
     then. With 0, the given tiles alone set the ranges, and `smooth_alpha` holds for all layers.
     `weight_bits` below 8 limits the weights to the middle values of `int8`; what is stored and how it runs stay.
     `rounding = "gptq"` rounds weights so that errors make up for each other (`passes.rounding`); the bundle then keeps
-    the integers. `keep` names linears that stay in the precision of everything else (`edgepath search` finds which).
+    the integers. With `scores`, attention's product of queries and keys is INT8 as well (`passes.scores`). `keep` names
+    linears, and with `scores` products of attention (`vit.blocks.0.attn.scores`), that stay in the precision of
+    everything else (`edgepath search` finds which).
     """
 
     smooth_alpha: float = 0.5
     looks: int = 91
     weight_bits: int = 8
     rounding: typing.Literal["nearest", "gptq"] = "nearest"
+    scores: bool = False
     keep: tuple[str, ...] = ()
 
 
@@ -219,6 +222,11 @@ def _check_buildable(recipe: Recipe) -> None:
         raise RecipeError(
             f'recipe {recipe.target}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked '
             f'with "{checker}" or "none"'
+        )
+    if recipe.quantize.scores and not (recipe.int8 and recipe.backend in backends.SCORES):
+        raise RecipeError(
+            f"recipe {recipe.target}: quantize.scores; attention's scores are INT8 in INT8 targets of "
+            f"{', '.join(backends.SCORES)} only"
         )
     systems = _INT8_OS if recipe.int8 else _OLDER_OS + _INT8_OS
     if recipe.backend == "coreml" and recipe.deploy.minimum_os not in systems:

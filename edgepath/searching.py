@@ -1,4 +1,4 @@
-"""`search`: which linears to leave out of INT8, so that a budget is met and as much as possible stays fast.
+"""`search`: which products to leave out of INT8, so that a budget is met and as much as possible stays fast.
 
 Each layer's drift is measured once, alone. Layers are left in floating point in the order of drift for each
 multiply-add that this costs; how many of them, is found by measuring whole programs on held-out tiles, halving the
@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .backends import SCORES
 from .doctor import require, versions
 from .drift import measure
 from .errors import UsageError, did_you_mean
 from .exporting import DEFAULT_TILES, apart, embed_all, split
 from .models import find_model
 from .plot import Panel, draw_panels
-from .quantizing import calibrated, quantized, rounded
+from .quantizing import calibrated, quantized, rounded, with_scores
 from .recipe import NAME, Recipe, find_recipe
 from .recipefile import to_toml
 from .stages import Progress, Stages
@@ -65,6 +66,7 @@ def search(
     embedding: Literal["cls", "cls+mean"] | None = None,
     resize: str = "refuse",
     skip_bad: bool = False,
+    scores: bool = False,
     force: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
@@ -72,8 +74,9 @@ def search(
     """Find the linears to keep out of INT8 so that `budget` is met, write the recipe `out`, and return what was found.
 
     `budget` maps `cosine_mean` or `cosine_p01` to the least that the program has to reach against full precision on
-    held-out tiles; the other arguments are `export`'s. The result holds every layer's `drift` alone (1 - mean cosine)
-    and `multiply_adds`, the `points` that were measured (how many layers are kept, the share of multiply-adds in INT8,
+    held-out tiles. With `scores`, attention's products of queries and keys can be INT8, too (`passes.scores`); the
+    other arguments are `export`'s. The result holds every product's `drift` alone (1 - mean cosine) and
+    `multiply_adds`, the `points` that were measured (how many products are kept, the share of multiply-adds in INT8,
     the figures) and `kept`. How much faster INT8 makes a multiply-add is up to the device; time the result with
     `bench`. The recipe is for this model and `embedding`, with which the last block differs. A search that was cut off
     goes on from `<out>.search.json`.
@@ -82,6 +85,8 @@ def search(
     without any INT8 layer does not meet.
     """
     recipe, spec, out = find_recipe(target), find_model(model), Path(out)
+    if scores:
+        recipe = replace(recipe, quantize=replace(recipe.quantize, scores=True))
     _check(recipe, budget, out, force)
     require("torch", "export")
     from .passes.fold import fold
@@ -116,7 +121,7 @@ def search(
     ]
     state = _State(out, hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest())
     smoothed = copy.deepcopy(net)
-    work = multiply_adds(smoothed)
+    work = multiply_adds(smoothed, scores=recipe.quantize.scores)
     _measure_layers(smoothed, smooth(smoothed, ranges, alpha=recipe.quantize.smooth_alpha), shared, state, stages)
     order = sorted(work, key=lambda name: state.drift[name] / work[name], reverse=True)
     with stages.stage("whole programs", len(order).bit_length() + 2) as advance:
@@ -183,6 +188,10 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
             raise UsageError(f'search {recipe.target}: budget "{key}" is not known; {did_you_mean(key, FIGURES)}')
         if not 0 < value < 1:
             raise UsageError(f"search {recipe.target}: budget {key}={value}; expected a cosine between 0 and 1")
+    if recipe.quantize.scores and recipe.backend not in SCORES:
+        raise UsageError(
+            f"search {recipe.target}: attention's scores can be INT8 for {', '.join(SCORES)}; leave out scores"
+        )
     if recipe.quantize.keep:
         raise UsageError(f"search {recipe.target}: it already keeps layers; give a recipe without quantize.keep")
     if out.suffix != ".toml" or not NAME.fullmatch(out.stem) or not out.parent.is_dir():
@@ -198,10 +207,14 @@ def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Shared, state:
     from .passes.sensitivity import sensitivities
 
     few = shared.tiles[[i * len(shared.tiles) // FEW for i in range(min(FEW, len(shared.tiles)))]]
-    with stages.stage("layers", len(shared.ranges.absmax)) as advance:
+    how = shared.recipe.quantize
+    count = len(ranges.absmax) + (len(ranges.scores) if how.scores else 0)
+    with stages.stage("layers", count) as advance:
         advance(len(state.drift))
-        bits = shared.recipe.quantize.weight_bits
-        for name, drift in sensitivities(smoothed, ranges, few, weight_bits=bits, skip=tuple(state.drift)):
+        arms = sensitivities(
+            smoothed, ranges, few, weight_bits=how.weight_bits, scores=how.scores, skip=tuple(state.drift)
+        )
+        for name, drift in arms:
             state.drift[name] = drift
             state.keep()
             advance(1)
@@ -247,7 +260,7 @@ def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
         net = rounded(recipe, net, shared.ranges, shared.seen, lambda _: None)
     else:
         net = quantized(recipe, net, shared.ranges)
-    program = Program(net)
+    program = Program(with_scores(recipe, net, shared.ranges))
     found = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
     return {key: getattr(found, key) for key in FIGURES}
 
@@ -257,7 +270,7 @@ def _mixed(recipe: Recipe, kept: Sequence[str], budget: Mapping[str, float], nam
     return replace(
         recipe,
         target=name,
-        summary=f"{recipe.summary}, {len(kept)} linears kept in {recipe.precision.other.upper()}",
+        summary=f"{recipe.summary}, {len(kept)} products kept in {recipe.precision.other.upper()}",
         quantize=replace(recipe.quantize, keep=tuple(sorted(kept))),
         accept=replace(recipe.accept, **{key: budget[key] for key in FIGURES if key in budget}),  # type: ignore[arg-type]
     )

@@ -18,7 +18,7 @@ from .exporting import embed_all
 from .golden import Golden, open_golden
 from .images import tile_sha256
 from .parts import require_reader
-from .quantizing import BATCH, PROGRAM, quantized
+from .quantizing import BATCH, PROGRAM, quantized, with_scores
 from .recipe import Recipe
 from .report import drifts, gates, notes, parts_gate
 from .stages import Progress
@@ -265,10 +265,11 @@ def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:
     """Rebuild the program: from the ranges, or where training changed it, from its own numbers."""
     from .passes.quantize import load_program
 
+    ranges = _ranges(bundle)
     if not (bundle.path / PROGRAM).exists():
-        return quantized(recipe, net, _ranges(bundle))
+        return with_scores(recipe, quantized(recipe, net, ranges), ranges)
     try:
-        return load_program(net, bundle.path / PROGRAM)
+        return with_scores(recipe, load_program(net, bundle.path / PROGRAM), ranges)
     except ValueError as error:
         raise BundleError(f"bundle {bundle.path}: {PROGRAM} is not of its model ({error}); export it again") from None
 
@@ -280,7 +281,10 @@ def _ranges(bundle: Bundle) -> Any:
         ranges = Ranges.load(bundle.path / "ranges.npz")
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
-    numbers = [*ranges.absmax.values(), *map(np.array, (*ranges.limits.values(), *ranges.strengths.values()))]
+    numbers = [
+        *ranges.absmax.values(),
+        *map(np.array, (*ranges.limits.values(), *ranges.strengths.values(), *ranges.scores.values())),
+    ]
     if not all(np.isfinite(values).all() and (values >= 0).all() for values in numbers):
         raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are no magnitudes; export it again")
     return ranges

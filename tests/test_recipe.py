@@ -294,6 +294,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("coreml-fp16", {"checked_with": "openvino"}, 'checked_with = "openvino"; what coreml builds'),
         ("coreml-fp16", {"deploy": {"devices": ["Mac"]}}, 'deploy.minimum_os = ""; known: iOS16'),
         ("coreml-int8", {"deploy": {"devices": ["Mac"], "minimum_os": "iOS16"}}, "known: iOS18"),
+        (
+            "coreml-int8",
+            {"quantize": {"scores": True}},
+            "quantize.scores; attention's scores are INT8 in INT8 targets of",
+        ),
+        ("onnx-int8", {"quantize": {"scores": True}}, "openvino, tensorrt, tensorrt_rtx only"),
+        ("jetson-fp16", {"quantize": {"scores": True}}, "recipe jetson-fp16: quantize.scores"),
         ("rtx-int8", {"deploy": {"devices": ["RTX"]}}, "deploy.compute_capabilities = []; expected some of SM75, SM80"),
         ("rtx-int8", {"deploy": {"devices": ["a"], "compute_capabilities": ["SM87"]}}, "['SM87']; expected some of"),
         ("rtx-int8", {"deploy": {"devices": ["a"], "compute_capabilities": ["SM86"] * 2}}, "'SM86']; expected some"),

@@ -12,3 +12,5 @@ CUT: tuple[Name, ...] = ("openvino",)
 OpenVINO: H0-mini 0.97 of the time on AVX2. In FP32 it is slower there (1.08): its quickest kernel fuses nothing. ONNX
 Runtime leaves products that share their rounded input in FP32.
 """
+SCORES: tuple[Name, ...] = ("openvino", "tensorrt", "tensorrt_rtx")
+"""Those whose runtimes multiply two INT8 activations, so that attention's scores can be INT8 (`passes.scores`)."""

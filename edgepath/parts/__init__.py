@@ -56,6 +56,7 @@ class Norm:
 class Parts:
     """Products and norms in the order they run in, and other `tables` of numbers; an artifact's may have no names.
 
+    `rounded` are the scales, of quantizing and of dequantizing, of what is rounded before a product of two activations.
     `scalars` are all single numbers that something is multiplied by, `attentions` how many attentions are one operation
     that scales by itself.
     """
@@ -65,6 +66,7 @@ class Parts:
     tables: tuple[np.ndarray, ...]
     scalars: tuple[float, ...] = ()
     attentions: int = 0
+    rounded: tuple[tuple[float, float], ...] = ()
 
 
 def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
@@ -150,6 +152,7 @@ def differences(model: EdgeModel, artifact: Path) -> list[str]:
         said += [f"{name}: {what}" for what in _norm(norm, other)]
     said += _tables(named_tables(model), found.tables)
     said += _scaled(_attention_scales(model), found)
+    said += _rounded(model, found)
     if (built := artifact.with_suffix(".engine")).exists():
         from .engine import missing
 
@@ -224,6 +227,23 @@ def _scaled(scales: list[float], found: Parts) -> list[str]:
         for factor, share in ((scale, 1.0), (scale**0.5, 0.5)):
             count += share * sum(bool(np.isclose(one, factor, rtol=_RELATIVE, atol=0)) for one in found.scalars)
     return [] if count == len(scales) else [f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"]
+
+
+def _rounded(model: EdgeModel, found: Parts) -> list[str]:
+    """Compare what queries and keys are rounded with, in order; but the order of a pair may be either."""
+    from ..passes.calibrate import SCORES
+    from ..passes.quantize import scales
+
+    ours = {name: pair for name, pair in scales(model).items() if name.endswith(SCORES)}
+    if said := _counted("rounded factors of products", 2 * len(ours), len(found.rounded)):
+        return said
+    for place, (name, pair) in enumerate(ours.items()):
+        both = found.rounded[2 * place : 2 * place + 2]
+        for what, theirs in zip(("quantized", "dequantized"), zip(*both, strict=True), strict=True):
+            if not np.allclose(sorted(pair), sorted(theirs), rtol=1e-6, atol=0):
+                shown = " and ".join(f"{one:.6g}" for one in theirs)
+                said.append(f"{name}: {what} with {shown}, the program's scales are {pair[0]:.6g} and {pair[1]:.6g}")
+    return said
 
 
 def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:

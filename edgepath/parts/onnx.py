@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,23 @@ def read(path: Path) -> Parts:
     scales = [next((one.f for one in node.attribute if one.name == "scale"), 0.0) for node in whole]
     scalars += [scale for scale in scales if scale]
     attentions = scales.count(0.0)
-    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
+    rounded = [
+        pair for node in graph.of("MatMul") if not graph.is_weight(node.input[1]) for pair in _rounded(graph, node)
+    ]
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, tuple(rounded))
+
+
+def _rounded(graph: Graph, product: NodeProto) -> Iterator[tuple[float, float]]:
+    """Yield with what scales the factors of a product of two activations are quantized and dequantized."""
+    for name in product.input:
+        after = graph.made_by.get(name)
+        while after is not None and after.op_type == "Transpose":
+            after = graph.made_by.get(after.input[0])
+        before = graph.made_by.get(after.input[0]) if after is not None else None
+        if after is None or before is None or (after.op_type, before.op_type) != ("DequantizeLinear", "QuantizeLinear"):
+            continue
+        scales = [graph.array(one.input[1]) for one in (before, after)]
+        yield tuple(float("nan") if scale is None else float(scale) for scale in scales)  # type: ignore[misc]
 
 
 def _product(graph: Graph, node: NodeProto, path: Path) -> Product:

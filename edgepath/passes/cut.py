@@ -17,19 +17,23 @@ from timm.layers import GluMlp  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from .fold import ClsOnlyAttention, EdgeModel
+from .quantize import Rounded
 
 
-class CutAttention(nn.Module):
-    """timm's `Attention`, or the one with the class token's query alone, with products of its own for q, k and v."""
+class WrittenAttention(nn.Module):
+    """timm's `Attention`, or the one with the class token's query alone, in single operations.
 
-    def __init__(self, attn: Any) -> None:
+    With `apart`, queries, keys and values have products of their own.
+    """
+
+    def __init__(self, attn: Any, *, apart: bool) -> None:
         super().__init__()
         self.num_heads, self.head_dim = attn.num_heads, attn.head_dim
         width = self.num_heads * self.head_dim
         if isinstance(attn, ClsOnlyAttention):
-            self.q, self.kv = attn.q, _cut(attn.kv, width)
+            self.q, self.kv = attn.q, _cut(attn.kv, width) if apart else attn.kv
         else:
-            self.qkv = _cut(attn.qkv, width)
+            self.qkv = _cut(attn.qkv, width) if apart else attn.qkv
         self.q_norm, self.k_norm, self.norm = attn.q_norm, attn.k_norm, attn.norm
         self.gate = getattr(attn, "gate", None)
         self.proj = attn.proj
@@ -37,7 +41,7 @@ class CutAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         assert attn_mask is None
         assert not is_causal
-        parts = [part(x) for part in self.qkv] if hasattr(self, "qkv") else [self.q(x[:, :1]), *(p(x) for p in self.kv)]
+        parts = _outputs(self.qkv, x, 3) if hasattr(self, "qkv") else (self.q(x[:, :1]), *_outputs(self.kv, x, 2))
         q, k, v = (part.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2) for part in parts)
         shares = F.softmax(self.q_norm(q) @ self.k_norm(k).transpose(2, 3) * self.head_dim**-0.5, dim=-1)
         out = self.norm((shares @ v).transpose(1, 2).flatten(2))
@@ -49,7 +53,7 @@ class CutAttention(nn.Module):
 class CutGlu(nn.Module):
     """timm's `GluMlp` with a product of its own for each half: fc2(norm(act(gate) * value))."""
 
-    def __init__(self, mlp: GluMlp) -> None:
+    def __init__(self, mlp: Any) -> None:
         super().__init__()
         self.fc1 = _cut(mlp.fc1, mlp.fc1.out_features // 2)
         self.gate_last, self.act, self.norm, self.fc2 = mlp.gate_last, mlp.act, mlp.norm, mlp.fc2
@@ -65,19 +69,41 @@ def cut(model: EdgeModel) -> EdgeModel:
 
     Parts of a layer have its name and a number: `attn.qkv.0` makes the queries (`whole` takes the number off).
     """
-    numbers = (*model.parameters(), *model.buffers())
-    model = copy.deepcopy(model, {id(one): one for one in numbers})
+    model = _twin(model)
     blocks: Any = model.vit.blocks
     for block in blocks:
-        block.attn = CutAttention(block.attn)
+        block.attn = WrittenAttention(block.attn, apart=True)
         if isinstance(block.mlp, GluMlp):
             block.mlp = CutGlu(block.mlp)
+    return model
+
+
+def write_out(model: EdgeModel) -> EdgeModel:
+    """Return a model whose attentions with scores in INT8 are single operations; both share their numbers.
+
+    Attention as one operation scales queries and keys before it multiplies them; a product in INT8 has to have what was
+    rounded right before it.
+    """
+    model = _twin(model)
+    blocks: Any = model.vit.blocks
+    for block in blocks:
+        if isinstance(block.attn.q_norm, Rounded):
+            block.attn = WrittenAttention(block.attn, apart=False)
     return model
 
 
 def whole(name: str) -> str:
     """Return the name of the layer that a part was cut from, of any other layer its own."""
     return re.sub(r"(attn\.qkv|attn\.kv|mlp\.fc1)\.\d$", r"\1", name)
+
+
+def _twin(model: EdgeModel) -> EdgeModel:
+    """Return a copy that shares all numbers."""
+    return copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
+
+
+def _outputs(layer: Any, x: Tensor, count: int) -> tuple[Tensor, ...]:
+    return tuple(part(x) for part in layer) if isinstance(layer, nn.ModuleList) else layer(x).chunk(count, dim=-1)
 
 
 def _cut(layer: Any, size: int) -> nn.ModuleList:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError, did_you_mean
-from .calibrate import Ranges, linears
+from .calibrate import SCORES, Ranges, linears
 from .fold import EdgeModel
 
 INT8_MAX = 127
@@ -42,12 +43,28 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _ops.quantize_per_tensor(x, self.input_scale, 0, -128, 127, torch.int8)
-        x = _ops.dequantize_per_tensor(x, self.input_scale, 0, -128, 127, torch.int8)
+        x = dequantized(x, self.input_scale)
         weight = _ops.dequantize_per_channel(
             self.weight, self.weight_scale, self.weight_zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
         )
         return F.linear(x, weight, self.bias)
+
+
+class Rounded(nn.Module):
+    """What a module returns, rounded to 8 bits with one scale."""
+
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.inner, self.scale = inner, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dequantized(self.inner(x), self.scale)
+
+
+def dequantized(x: Tensor, scale: float) -> Tensor:
+    """Return `x` rounded to 8 bits, by the pair of operations that every lowering knows."""
+    integers = _ops.quantize_per_tensor(x, scale, 0, -128, 127, torch.int8)
+    return cast(Tensor, _ops.dequantize_per_tensor(integers, scale, 0, -128, 127, torch.int8))
 
 
 def quantize_linear(linear: nn.Linear, input_absmax: float, weight_bits: int = 8) -> QuantizedLinear:
@@ -76,20 +93,25 @@ def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8, keep: Se
 
 
 def to_quantize(layers: dict[str, nn.Linear], keep: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the layers that are not kept in floating point."""
+    """Return the layers that are not kept in floating point; what `keep` says of scores is not of layers."""
     for name in keep:
-        if name not in layers:
+        if name not in layers and not name.endswith(SCORES):
             raise UsageError(f"quantize.keep: the model has no linear {name}; {did_you_mean(name, layers)}")
     return {name: layer for name, layer in layers.items() if name not in keep}
 
 
 def scales(model: nn.Module) -> dict[str, list[float]]:
-    """Return of each quantized layer the scale of its input and the mean of its weights' scales: what a program is."""
-    return {
-        name: [layer.input_scale, float(layer.weight_scale.double().mean())]
-        for name, layer in model.named_modules()
-        if isinstance(layer, QuantizedLinear)
-    }
+    """Return of each quantized layer the scale of its input and the mean of its weights' scales: what a program is.
+
+    Of scores in INT8, the scales of queries and of keys.
+    """
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            found[name] = [layer.input_scale, float(layer.weight_scale.double().mean())]
+        elif isinstance(norm := getattr(layer, "q_norm", None), Rounded):
+            found[name + SCORES] = [norm.scale, layer.k_norm.scale]
+    return found
 
 
 def save_program(model: EdgeModel, path: Path) -> None:

@@ -3,45 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calibrate import Ranges, linears
+from .calibrate import SCORES, Ranges, attentions, linears
 from .fold import EdgeModel
 from .quantize import quantize_linear, replace_layer
+from .scores import rounded_norms
 
 BATCH = 8
 
 
 def sensitivities(
-    model: EdgeModel, ranges: Ranges, tiles: np.ndarray, *, weight_bits: int = 8, skip: Collection[str] = ()
+    model: EdgeModel,
+    ranges: Ranges,
+    tiles: np.ndarray,
+    *,
+    weight_bits: int = 8,
+    scores: bool = False,
+    skip: Collection[str] = (),
 ) -> Iterator[tuple[str, float]]:
     """Yield each linear's name and what it does to the embedding as the only INT8 layer: 1 - mean cosine over `tiles`.
 
-    `model` and `ranges` are smoothed; `tiles` is uint8 (N, S, S, 3). What enters each block is kept, so a layer costs
-    the blocks from its own on. Layers in `skip` are left out.
+    With `scores`, also those of every attention. `model` and `ranges` are smoothed; `tiles` is uint8 (N, S, S, 3). What
+    enters each block is kept, so a layer costs the blocks from its own on. Layers in `skip` are left out.
     """
     starts = [_embedded(model, tiles[start : start + BATCH]) for start in range(0, len(tiles), BATCH)]
     inputs = [torch.cat(parts) for parts in zip(*(blocks for _, blocks in starts), strict=True)]
     exact = torch.cat([embeddings for embeddings, _ in starts])
-    for name, layer in linears(model).items():
-        if name in skip:
-            continue
+    arms: dict[str, dict[str, nn.Module]] = {
+        name: {name: quantize_linear(layer, ranges.limit(name), weight_bits)}
+        for name, layer in linears(model).items()
+        if name not in skip
+    }
+    for name, attn in attentions(model).items() if scores else ():
+        if name + SCORES not in skip:
+            query, key = rounded_norms(attn, ranges.scores[name])
+            arms[name + SCORES] = {f"{name}.q_norm": query, f"{name}.k_norm": key}
+    for name, replaced in arms.items():
         block = int(name.split("blocks.")[1].split(".")[0])
-        replace_layer(model, name, quantize_linear(layer, ranges.limit(name), weight_bits))
+        before = {place: model.get_submodule(place) for place in replaced}
         try:
+            for place, module in replaced.items():
+                replace_layer(model, place, module)
             found = torch.cat([_from(model, block, part) for part in torch.split(inputs[block], BATCH)])
         finally:
-            replace_layer(model, name, layer)
+            for place, module in before.items():
+                replace_layer(model, place, module)
         yield name, float(1 - nn.functional.cosine_similarity(found.double(), exact.double()).mean())
 
 
-def multiply_adds(model: EdgeModel) -> dict[str, int]:
-    """Return the multiply-adds of each linear for one tile."""
+def multiply_adds(model: EdgeModel, *, scores: bool = False) -> dict[str, int]:
+    """Return the multiply-adds of each linear for one tile, with `scores` also those of queries with keys."""
     found: dict[str, int] = {}
     hooks = []
+    for name, attn in attentions(model).items() if scores else ():
+
+        def note(of: nn.Module, inputs: Any, output: Tensor, name: str = name + SCORES) -> None:
+            """Queries pass first, float32 (1, heads, T, d), then keys."""
+            found[name] = output.numel() if name not in found else found[name] * output.shape[-2]
+
+        hooks += [norm.register_forward_hook(note) for norm in (attn.q_norm, attn.k_norm)]
     for name, layer in linears(model).items():
 
         def count(of: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:

@@ -95,7 +95,11 @@ def tune(
 def joint(one: Ranges, other: Ranges) -> Ranges:
     """Return the ranges of two sets of tiles together."""
     absmax = {name: np.maximum(values, other.absmax[name]) for name, values in one.absmax.items()}
-    return Ranges(absmax, one.tiles + other.tiles)
+    scores = {
+        name: (max(query, other.scores[name][0]), max(key, other.scores[name][1]))
+        for name, (query, key) in one.scores.items()
+    }
+    return Ranges(absmax, one.tiles + other.tiles, scores=scores)
 
 
 def _scales(
