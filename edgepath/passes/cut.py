@@ -17,7 +17,7 @@ from timm.layers import GluMlp  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from .fold import ClsOnlyAttention, EdgeModel
-from .quantize import Rounded
+from .quantize import Rounded, dequantized
 
 
 class WrittenAttention(nn.Module):
@@ -28,7 +28,7 @@ class WrittenAttention(nn.Module):
 
     def __init__(self, attn: Any, *, apart: bool) -> None:
         super().__init__()
-        self.num_heads, self.head_dim = attn.num_heads, attn.head_dim
+        self.num_heads, self.head_dim, self.apart = attn.num_heads, attn.head_dim, apart
         width = self.num_heads * self.head_dim
         if isinstance(attn, ClsOnlyAttention):
             self.q, self.kv = attn.q, _cut(attn.kv, width) if apart else attn.kv
@@ -43,11 +43,17 @@ class WrittenAttention(nn.Module):
         assert not is_causal
         parts = _outputs(self.qkv, x, 3) if hasattr(self, "qkv") else (self.q(x[:, :1]), *_outputs(self.kv, x, 2))
         q, k, v = (part.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2) for part in parts)
-        shares = F.softmax(self.q_norm(q) @ self.k_norm(k).transpose(2, 3) * self.head_dim**-0.5, dim=-1)
+        shares = F.softmax(self.q_norm(q) @ self._turned(k) * self.head_dim**-0.5, dim=-1)
         out = self.norm((shares @ v).transpose(1, 2).flatten(2))
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
         return cast(Tensor, self.proj(out))
+
+    def _turned(self, k: Tensor) -> Tensor:
+        """Return keys as the product takes them; TensorRT wants what was rounded right before it."""
+        if not self.apart and isinstance(self.k_norm, Rounded):
+            return dequantized(self.k_norm.inner(k).transpose(2, 3), self.k_norm.scale)
+        return cast(Tensor, self.k_norm(k).transpose(2, 3))
 
 
 class CutGlu(nn.Module):
