@@ -14,11 +14,12 @@ from .bundle import Bundle, open_bundle
 from .drift import measure
 from .errors import UsageError
 from .quantizing import BATCH
+from .rebuilding import seen_in_calibration
 from .recipe import Recipe
 from .report import FEW, notes
 from .stages import Progress
 from .tiles import TileSource, open_tiles
-from .verification import open_runner, seen_in_calibration
+from .verification import open_runner
 
 _TIE = 1e-9  # cosines that differ by less are equal
 HEADER = ["bundle", "and", "cosine mean", "1 %", "min", "finds its twin", "top-10"]

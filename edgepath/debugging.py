@@ -17,10 +17,10 @@ from .doctor import require
 from .errors import UsageError
 from .plot import Panel, draw_panels
 from .quantizing import BATCH
+from .rebuilding import rebuild, same_weights
 from .recipe import Recipe
-from .stages import Progress
+from .stages import Progress, counter
 from .tiles import open_tiles
-from .verification import counter, rebuild, same_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,11 +17,12 @@ from .errors import UsageError
 from .exporting import embed_all
 from .origins import origins
 from .protocols import Method
+from .rebuilding import same_weights, seen_in_calibration
 from .recipe import Recipe
 from .report import notes
-from .stages import Progress
+from .stages import Progress, counter
 from .tiles import TileSource, open_tiles
-from .verification import counter, open_runner, same_weights, seen_in_calibration
+from .verification import open_runner
 
 FULL, ARTIFACT = "full precision", "artifact"
 METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear", "eva": "eva's linear head"}

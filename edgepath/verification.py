@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,16 @@ import numpy as np
 from . import backends
 from .bundle import Bundle, Runner, load_artifact, open_bundle
 from .doctor import require
-from .drift import measure
-from .errors import BundleError, MissingRuntime, TileError, UsageError
+from .errors import MissingRuntime, TileError, UsageError
 from .exporting import embed_all
 from .golden import Golden, open_golden
 from .images import tile_sha256
 from .parts import require_reader
-from .quantizing import BATCH, PROGRAM, quantized, with_scores
+from .quantizing import BATCH
+from .rebuilding import calibrated_on, check_same_program, rebuild, same_weights, seen_in_calibration
 from .recipe import Recipe
 from .report import drifts, gates, notes, parts_gate
-from .stages import Progress
+from .stages import Progress, counter
 from .tiles import TileSource, open_tiles
 
 _LINES = 5  # of what differs
@@ -168,7 +167,7 @@ def _fresh(
     )
     net = rebuild(bundle, recipe, vit, spec)
     program = Program(net, recipe)
-    _check_same_program(bundle, program)
+    check_same_program(bundle, program)
     differing = differences(program.lowered, bundle.artifact)
     runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
@@ -195,134 +194,3 @@ def _fresh(
         "gates": [*gates(recipe, drift), parts_gate(differing)],
         "differences": differing,
     }
-
-
-def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_only: bool = False) -> Any:
-    """Return a bundle's program from its model, or with `smoothed_only` its full-precision twin, layer for layer.
-
-    Raises BundleError where ranges or scales are not those that the bundle names.
-    """
-    from .passes.fold import fold
-    from .passes.smooth import smooth
-
-    contract = bundle.manifest["contract"]
-    net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
-    if not recipe.int8:
-        _check_same_scales(bundle, net)  # it has none
-        return net
-    try:
-        if smoothed_only:
-            smooth(net, _ranges(bundle), alpha=recipe.quantize.smooth_alpha)
-            return net
-        net = _quantized(bundle, recipe, net)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # ranges of other layers, shapes or types
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({why}); export it again") from None
-    _check_same_scales(bundle, net)
-    return net
-
-
-def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, Any, Any]:
-    """Load the full-precision model, and make sure it is the one the bundle was made from."""
-    from .models import ModelSpec
-    from .weights import load_model
-
-    recorded = bundle.manifest["weights"]
-    if weights_from is None and recorded["random"]:
-        weights_from = "random"
-    try:
-        known = ModelSpec.from_json(bundle.manifest["model"])
-    except (TypeError, KeyError, ValueError) as error:
-        raise BundleError(f"bundle {bundle.path}: its manifest describes no model ({error}); export it again") from None
-    vit, spec, weights = load_model(known, weights_from)
-    if weights.sha256 != recorded["sha256"]:
-        raise UsageError(
-            f"verify {bundle.name}: its weights are {recorded['source']} (sha256 {recorded['sha256'][:12]}), "
-            f"{weights.source} has sha256 {weights.sha256[:12]}; give the same weights with --weights"
-        )
-    return vit, spec, weights
-
-
-def seen_in_calibration(bundle: Bundle, source: TileSource) -> int:
-    """Count the tiles of `source` whose pixels the bundle was calibrated on."""
-    calibrated = calibrated_on(bundle)
-    return sum(source.digests.get(key) in calibrated for key in source.keys)
-
-
-def calibrated_on(bundle: Bundle) -> set[str]:
-    """Return the sha256 of the pixels of every tile a bundle was calibrated on."""
-    listed = bundle.path / "calibration.csv"
-    if not listed.exists():  # nothing was calibrated
-        return set()
-    try:
-        with open(listed, encoding="utf-8", newline="") as file:
-            return {row["sha256_pixels"] for row in csv.DictReader(file)}
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise BundleError(f"bundle {bundle.path}: calibration.csv cannot be read ({error}); export it again") from None
-
-
-def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:
-    """Rebuild the program: from the ranges, or where training changed it, from its own numbers."""
-    from .passes.quantize import load_program
-
-    ranges = _ranges(bundle)
-    if not (bundle.path / PROGRAM).exists():
-        return with_scores(recipe, quantized(recipe, net, ranges), ranges)
-    try:
-        return with_scores(recipe, load_program(net, bundle.path / PROGRAM), ranges)
-    except ValueError as error:
-        raise BundleError(f"bundle {bundle.path}: {PROGRAM} is not of its model ({error}); export it again") from None
-
-
-def _ranges(bundle: Bundle) -> Any:
-    from .passes.calibrate import Ranges
-
-    try:
-        ranges = Ranges.load(bundle.path / "ranges.npz")
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
-    numbers = [
-        *ranges.absmax.values(),
-        *map(np.array, (*ranges.limits.values(), *ranges.strengths.values(), *ranges.scores.values())),
-    ]
-    if not all(np.isfinite(values).all() and (values >= 0).all() for values in numbers):
-        raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are no magnitudes; export it again")
-    return ranges
-
-
-def _check_same_scales(bundle: Bundle, net: Any) -> None:
-    """Raise BundleError unless the rebuilt program has the scales that the bundle names, layer by layer."""
-    from .passes.quantize import scales
-
-    recorded, found = bundle.manifest["program"], scales(net)
-    for name in sorted(recorded.keys() | found.keys()):
-        named, rebuilt = recorded.get(name), found.get(name)
-        known = isinstance(named, list) and rebuilt is not None and len(named) == len(rebuilt)
-        if not known or not np.allclose(named or [], rebuilt or [], rtol=5e-3, atol=0):  # FP16 itself steps by 1e-3
-            raise BundleError(
-                f"bundle {bundle.path}: its program cannot be rebuilt (scales of {name}: {rebuilt}, its manifest says "
-                f"{named}); export it again"
-            )
-
-
-def _check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Raise BundleError unless the rebuilt program is the bundle's own, as near as rounding allows."""
-    tiles, _ = bundle.golden()
-    found = measure(bundle.golden_embeddings("program")[:BATCH], program(tiles[:BATCH]))
-    floor = bundle.manifest["drift"]["noise_floor"]["cosine_mean"]
-    if 1 - found.cosine_mean > 10 * (1 - floor) + 1e-6:  # another machine sums in another order
-        raise BundleError(
-            f"bundle {bundle.path}: its program cannot be rebuilt (cosine {found.cosine_mean:.6f} on golden tiles): "
-            "ranges.npz was altered, or this edgepath quantizes in another way: export it again"
-        )
-
-
-def counter(say: Progress, stage: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        say(stage, done, total)
-
-    return advance

@@ -24,8 +24,8 @@ from edgepath.debugging import (
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
 from edgepath.passes.calibrate import linears
+from edgepath.rebuilding import rebuild, same_weights
 from edgepath.recipe import Recipe
-from edgepath.verification import rebuild, same_weights
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]

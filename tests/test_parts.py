@@ -18,8 +18,8 @@ from edgepath.exporting import Exported
 from edgepath.lowering import Program
 from edgepath.mil.program import load_program
 from edgepath.parts import differences, named_parts, named_tables, read_parts
+from edgepath.rebuilding import rebuild, same_weights
 from edgepath.recipe import Recipe
-from edgepath.verification import rebuild, same_weights
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]

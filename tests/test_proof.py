@@ -16,8 +16,8 @@ from edgepath.exporting import Exported
 from edgepath.lowering import Program
 from edgepath.parts import Product
 from edgepath.proof import Layer, Proof, _hold, expected, prove, quantized
+from edgepath.rebuilding import rebuild, same_weights
 from edgepath.recipe import Recipe
-from edgepath.verification import rebuild, same_weights
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]

@@ -15,10 +15,11 @@ from ..doctor import require
 from ..errors import EdgepathError
 from ..exporting import embed_all
 from ..images import check_resize, tile_sha256
+from ..rebuilding import calibrated_on, same_weights
 from ..recipe import Recipe
 from ..report import notes
-from ..stages import Progress
-from ..verification import calibrated_on, counter, open_runner, same_weights
+from ..stages import Progress, counter
+from ..verification import open_runner
 from .ridge import COMPONENTS, check_split, correlate
 from .tasks import Task, open_tasks
 

@@ -78,9 +78,9 @@ def file_contender(name: str, backend: str, artifact: Path, threads: int, stack:
 
 
 def full_model(bundle: Bundle, weights: str | Path | None) -> FullModel:
-    """Load the full-precision model a bundle was made from; see `verification.same_weights` for what is raised."""
+    """Load the full-precision model a bundle was made from; see `rebuilding.same_weights` for what is raised."""
     require("torch", "export")
-    from ..verification import same_weights
+    from ..rebuilding import same_weights
 
     vit, spec, _ = same_weights(bundle, weights)
     contract = bundle.manifest["contract"]

@@ -15,11 +15,12 @@ from ..doctor import require
 from ..errors import UsageError
 from ..exporting import embed_all
 from ..plot import Panel, draw_panels
+from ..rebuilding import same_weights
 from ..recipe import Recipe
 from ..report import notes
-from ..stages import Progress
+from ..stages import Progress, counter
 from ..tiles import open_tiles
-from ..verification import counter, open_runner, same_weights
+from ..verification import open_runner
 from .measuring import ARTIFACT, FULL
 from .perturbations import PERTURBATIONS, perturb
 

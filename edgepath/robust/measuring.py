@@ -14,10 +14,11 @@ from typing import Any
 from ..bundle import Bundle, open_bundle
 from ..doctor import require
 from ..errors import UsageError
+from ..rebuilding import same_weights
 from ..recipe import Recipe
 from ..report import notes
-from ..stages import Progress
-from ..verification import counter, open_runner, same_weights
+from ..stages import Progress, counter
+from ..verification import open_runner
 from .featurefolder import embed_slides, load_features
 from .slides import SlideSet, open_slides
 

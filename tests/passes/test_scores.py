@@ -23,10 +23,10 @@ from edgepath.parts import differences
 from edgepath.passes.calibrate import Ranges, calibrate
 from edgepath.passes.fold import EdgeModel, fold
 from edgepath.passes.scores import check_kept, round_scores
+from edgepath.rebuilding import rebuild, same_weights
 from edgepath.recipe import Recipe, find_recipe
 from edgepath.recipefile import to_toml
 from edgepath.searching import search
-from edgepath.verification import rebuild, same_weights
 from edgepath.weights import random_model
 
 TILES: dict[str, Any] = {"weights": "random", "calibration": "synthetic:64", "calibration_tiles": 16, "device": "cpu"}
