@@ -148,8 +148,8 @@ def plism_slides(folder: str | Path, rows: Sequence[int] | int | None = None, *,
             ours, theirs = ({tuple(row) for row in s.places.tolist()} for s in (slide, slides[0]))
             lost, extra = len(theirs - ours), len(ours - theirs)
             raise TileError(
-                f"PLISM {root}: {file.name} lacks {lost} places of {slides[0].name} and holds {extra} others; fetch it "
-                "again"
+                f"PLISM {root}: {lost} places are only in {slides[0].name}, {extra} only in {file.name}; fetch the one "
+                "that is not whole again"
             )
         slides.append(slide)
     chosen = choose_rows(len(slides[0].places), rows)
