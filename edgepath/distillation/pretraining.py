@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EdgepathError, RecipeError, UsageError
+from ..errors import EdgepathError, UsageError
 from ..models import ModelSpec
 from ..reference import pick_device
-from ..tables import build_table, read_toml
 from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from .imagenet import WIDTH, Stem
 from .loader import Loader
 from .networks import Tokens, build_student, optimizer_groups, patch_size, width
-from .options import Run
 from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
 from .schedules import cosine
+from .teacheroptions import Options, Views, check_options, load_options
 from .views import blur, crop, recolour, turn
 
 Progress = Callable[[str, int, int], None]
@@ -38,65 +37,6 @@ PANELS = (
     ("loss", ("loss",)),
     ("class token: 1 - cosine; patches: squared error, 1 = their mean is told", ("tile", "patch")),
 )
-
-
-@dataclass(frozen=True)
-class Views:
-    """What is cut out of a tile and what is done to it; see teacher.toml."""
-
-    count: int
-    crop: int
-    scale: tuple[float, ...]
-    stain_strength: float
-    stain_hue: float
-    scanner: float
-    blur_probability: float
-    blur_pixels: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Weights of the two losses."""
-
-    tile: float
-    patch: float
-
-
-@dataclass(frozen=True)
-class Training:
-    """The optimizer and its schedule, in steps."""
-
-    steps: int
-    batch: int
-    seed: int
-    learning_rate: float
-    learning_rate_end: float
-    warmup: int
-    weight_decay: float
-    clip: float
-    fit_tiles: int
-
-
-@dataclass(frozen=True)
-class Options:
-    """A whole recipe."""
-
-    views: Views
-    loss: Loss
-    training: Training
-    run: Run
-    schema: int = 1
-
-
-def load_options(overrides: Mapping[str, Any] | None = None) -> Options:
-    """Return the numbers of teacher.toml, changed by `overrides` ({"training.steps": 100}). Raises RecipeError."""
-    values = read_toml(Path(__file__).with_name("teacher.toml"))
-    for key, value in (overrides or {}).items():
-        table, _, name = key.partition(".")
-        if not isinstance(values.get(table), dict) or name not in values[table]:
-            raise RecipeError(f"teacher recipe: {key} is not a key")
-        values[table][name] = value
-    return build_table(Options, values, "teacher recipe")
 
 
 def pretrain(
@@ -118,7 +58,7 @@ def pretrain(
     the log and where everything is. Raises as `distill` does.
     """
     chosen, folder = load_options(options), Path(out)
-    _check(chosen, spec)
+    check_options(chosen, spec)
     say = progress or (lambda stage, done, total: None)
     prepare_run(folder, resume=resume, force=force)
     source = open_tiles(tiles, size=spec.size)
@@ -145,39 +85,6 @@ def pretrain(
     write_student(folder, run.net.tokens.vit, spec)
     draw_log(folder, PANELS)
     return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
-
-
-def _check(options: Options, spec: ModelSpec) -> None:
-    """Refuse numbers that would end in a traceback, or in a loss that means nothing."""
-    patch, crop = patch_size(build_student(spec)), options.views.crop
-    if crop % patch or crop < 2 * patch:
-        raise RecipeError(f"teacher recipe: views.crop = {crop}; a multiple of {patch} from {2 * patch} on is needed")
-    views, training, run = options.views, options.training, options.run
-    least = {
-        "views.count": (views.count, 1),
-        "training.steps": (training.steps, 1),
-        "training.batch": (training.batch, 2),
-        "training.seed": (training.seed, 0),
-        "training.warmup": (training.warmup, 0),
-        "training.fit_tiles": (training.fit_tiles, 2),
-        "training.learning_rate": (training.learning_rate, 0),
-        "run.checkpoint_every": (run.checkpoint_every, 1),
-        "run.log_every": (run.log_every, 1),
-        "run.threads": (run.threads, 1),
-    }
-    for key, (value, lowest) in least.items():
-        if not value >= lowest:
-            raise RecipeError(f"teacher recipe: {key} = {value}; at least {lowest} is needed")
-    for key, pair, top in (("scale", views.scale, 1.0), ("blur_pixels", views.blur_pixels, 20.0)):
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
-            raise RecipeError(
-                f"teacher recipe: views.{key} = {list(pair)}; two numbers above 0 are needed, up to {top:g}"
-            )
-    for key in ("stain_strength", "stain_hue", "scanner", "blur_probability"):
-        if not 0 <= (share := getattr(views, key)) <= 1:
-            raise RecipeError(f"teacher recipe: views.{key} = {share}; a number from 0 to 1 is needed")
-    if not training.clip > 0:
-        raise RecipeError(f"teacher recipe: training.clip = {training.clip}; a gradient norm above 0 is needed")
 
 
 def cut(tile: np.ndarray, views: Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

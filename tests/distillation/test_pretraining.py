@@ -11,8 +11,9 @@ import torch
 from small_models import WIDE, untrained_stem
 
 from edgepath.distillation.imagenet import WIDTH, Stem
-from edgepath.distillation.pretraining import Imitator, cut, load_options, pretrain
+from edgepath.distillation.pretraining import Imitator, cut, pretrain
 from edgepath.distillation.runfolder import read_log
+from edgepath.distillation.teacheroptions import load_options
 from edgepath.errors import EdgepathError, RecipeError, UsageError
 from edgepath.synthesis import synthesize
 from edgepath.weights import load_model
