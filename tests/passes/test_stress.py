@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgepath import models
 from edgepath.exporting import export
 from edgepath.lowering import to_fp16, to_onnx
 from edgepath.models import ModelSpec
@@ -26,6 +28,7 @@ from edgepath.passes.quantize import quantize
 from edgepath.passes.smooth import smooth
 from edgepath.passes.tune import see, tune
 from edgepath.robust.measuring import robustness
+from edgepath.searching import search
 from edgepath.synthesis import synthesize
 from edgepath.weights import random_model
 
@@ -178,3 +181,29 @@ def test_outliers_fail_the_gates_where_they_are_not_smoothed(
             Image.fromarray(tile).save(tmp_path / f"paired/{staining}_{scanner}/{i}.png")
     found = robustness(done.bundle, paired=tmp_path / "paired", weights=weights, device="cpu")
     assert {gate["passed"] for gate in found["gates"] if gate["gate"] == "cosine"} == {passes}
+
+
+@pytest.mark.slow
+def test_search_meets_on_outliers_a_budget_that_int8_misses(
+    deep: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves nine tenths of the multiply-adds in INT8, so of what that makes faster."""
+    spec = replace(deep, name="deep")
+    monkeypatch.setattr(models, "_SPECS", (*models.model_specs(), spec))
+    vit = random_model(spec)
+    with torch.no_grad():
+        outlier_channels(vit)
+    weights = tmp_path / "outliers.safetensors"
+    save_file({name: value.contiguous() for name, value in vit.state_dict().items()}, weights)
+
+    def found(budget: float) -> dict[str, Any]:
+        how: dict[str, Any] = {"calibration": "synthetic:64", "calibration_tiles": 16, "force": True}
+        out = tmp_path / "mixed.toml"
+        return search("openvino-int8", {"cosine_mean": budget}, out, model="deep", weights=weights, **how)
+
+    whole = found(0.9)["points"][0]["cosine_mean"]
+    budget = 1 - 0.8 * (1 - whole)
+    less = found(budget)
+    points = {point["kept"]: point for point in less["points"]}
+    assert points[0]["cosine_mean"] < budget <= points[len(less["kept"])]["cosine_mean"]
+    assert points[len(less["kept"])]["int8_share"] >= 0.9
