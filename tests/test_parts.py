@@ -14,6 +14,7 @@ import pytest
 import edgepath
 from edgepath.backends import CUT
 from edgepath.bundle import Bundle, open_bundle
+from edgepath.errors import BundleError
 from edgepath.exporting import Exported
 from edgepath.lowering import Program
 from edgepath.mil.program import load_program
@@ -349,6 +350,48 @@ def openvino_attention(folder: Path) -> None:
 def test_an_attention_scaled_otherwise_is_found(altered: Altered, target: str, change: Callable[[Path], None]) -> None:
     (line,) = found_in(altered(target, change))
     assert re.fullmatch(r"(1|2\.5) attentions scaled by 1/sqrt\(d\), the program has 2", line)
+
+
+def fused(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """Return what changes the first attention of an ONNX file that is one operation."""
+
+    def altered_file(folder: Path) -> None:
+        import onnx
+
+        model = onnx.load(folder / "model.onnx")
+        change(next(node for node in model.graph.node if node.op_type == "MultiHeadAttention"))
+        onnx.save(model, folder / "model.onnx")
+
+    return altered_file
+
+
+@pytest.mark.parametrize("scale", [(), (32**-0.5,)])
+def test_other_heads_are_found(scale: tuple[float, ...], altered: Altered) -> None:
+    """On random weights 6 heads for 3 change the embedding by less than INT8 itself does."""
+    from onnx import helper
+
+    def change(node: Any) -> None:
+        next(one for one in node.attribute if one.name == "num_heads").i = 6
+        node.attribute.extend(helper.make_attribute("scale", one) for one in scale)
+
+    assert found_in(altered("onnx-int8", fused(change))) == ["6 heads in an attention, the program has 3"]
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (1, 2)])
+def test_queries_keys_and_values_in_another_order_are_refused(one: int, other: int, altered: Altered) -> None:
+    def change(node: Any) -> None:
+        node.input[one], node.input[other] = node.input[other], node.input[one]
+
+    with pytest.raises(BundleError, match="takes queries, keys and values in another order; export it again"):
+        found_in(altered("onnx-int8", fused(change)))
+
+
+def test_attention_that_looks_back_only_is_refused(altered: Altered) -> None:
+    from onnx import helper
+
+    change = fused(lambda node: node.attribute.append(helper.make_attribute("unidirectional", 1)))
+    with pytest.raises(BundleError, match="is attention with unidirectional, which no program has; export it again"):
+        found_in(altered("onnx-int8", change))
 
 
 def test_an_engine_of_other_weights_is_found(exports: Exports, altered: Altered) -> None:

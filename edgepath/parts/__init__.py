@@ -58,7 +58,7 @@ class Parts:
 
     `rounded` are the scales, of quantizing and of dequantizing, of what is rounded before a product of two activations.
     `scalars` are all single numbers that something is multiplied by, `attentions` how many attentions are one operation
-    that scales by itself.
+    that scales by itself; of those that split what they are given into heads, too, `heads` says into how many.
     """
 
     products: tuple[Product, ...]
@@ -67,6 +67,7 @@ class Parts:
     scalars: tuple[float, ...] = ()
     attentions: int = 0
     rounded: tuple[tuple[float, float], ...] = ()
+    heads: tuple[int, ...] = ()
 
 
 def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
@@ -152,6 +153,7 @@ def differences(model: EdgeModel, artifact: Path) -> list[str]:
         said += [f"{name}: {what}" for what in _norm(norm, other)]
     said += _tables(named_tables(model), found.tables)
     said += _scaled(_attention_scales(model), found)
+    said += _split(model, found)
     said += _rounded(model, found)
     if (built := artifact.with_suffix(".engine")).exists():
         from .engine import missing
@@ -229,8 +231,15 @@ def _scaled(scales: list[float], found: Parts) -> list[str]:
     return [] if count == len(scales) else [f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"]
 
 
+def _split(model: EdgeModel, found: Parts) -> list[str]:
+    """Compare the heads of attentions that are one operation; others have them in shapes, which are not compared."""
+    ours: set[Any] = {module.num_heads for module in model.modules() if hasattr(module, "head_dim")}
+    odd = [count for count in found.heads if count not in ours]
+    return [f"{count} heads in an attention, the program has {max(ours)}" for count in odd]
+
+
 def _rounded(model: EdgeModel, found: Parts) -> list[str]:
-    """Compare what queries and keys are rounded with, in order; but the order of a pair may be either."""
+    """Compare what queries and keys are rounded with, in order: a product takes queries first."""
     from ..passes.calibrate import SCORES
     from ..passes.quantize import scales
 
@@ -240,7 +249,7 @@ def _rounded(model: EdgeModel, found: Parts) -> list[str]:
     for place, (name, pair) in enumerate(ours.items()):
         both = found.rounded[2 * place : 2 * place + 2]
         for what, theirs in zip(("quantized", "dequantized"), zip(*both, strict=True), strict=True):
-            if not np.allclose(sorted(pair), sorted(theirs), rtol=1e-6, atol=0):
+            if not np.allclose(pair, theirs, rtol=1e-6, atol=0):
                 shown = " and ".join(f"{one:.6g}" for one in theirs)
                 said.append(f"{name}: {what} with {shown}, the program's scales are {pair[0]:.6g} and {pair[1]:.6g}")
     return said

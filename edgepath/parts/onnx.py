@@ -37,15 +37,30 @@ def read(path: Path) -> Parts:
                 tables.append(value)
             elif value.size == 1 and node.op_type == "Mul":
                 scalars.append(float(value.ravel()[0]))
+    whole = [_attention(graph, node, path) for node in graph.of("MultiHeadAttention")]
     # One with a scale of its own scales by that; without, by 1/sqrt(d).
-    whole = graph.of("Attention", "MultiHeadAttention")
-    scales = [next((one.f for one in node.attribute if one.name == "scale"), 0.0) for node in whole]
+    scales = [scale for _, scale in whole]
     scalars += [scale for scale in scales if scale]
-    attentions = scales.count(0.0)
+    attentions, heads = scales.count(0.0), tuple(count for count, _ in whole)
     rounded = [
         pair for node in graph.of("MatMul") if not graph.is_weight(node.input[1]) for pair in _rounded(graph, node)
     ]
-    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, tuple(rounded))
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, tuple(rounded), heads)
+
+
+def _attention(graph: Graph, node: NodeProto, path: Path) -> tuple[int, float]:
+    """Return how many heads attention as one operation has, and its own scale, 0 where it has none.
+
+    Raises BundleError for one that does more (a mask, say), or takes the parts of a product in another order.
+    """
+    known: dict[str, Any] = {one.name: one for one in node.attribute}
+    makers = [(name, graph.made_by.get(name)) for name in node.input]
+    places = [list(one.output).index(name) for name, one in makers if one is not None and one.op_type == "Split"]
+    if places != list(range(len(places))):
+        raise BundleError(f"{path.name}: {node.name} takes queries, keys and values in another order; export it again")
+    if odd := [*sorted(known.keys() - {"num_heads", "scale"}), *node.input[3:]]:
+        raise BundleError(f"{path.name}: {node.name} is attention with {odd[0]}, which no program has; export it again")
+    return known["num_heads"].i, known["scale"].f if "scale" in known else 0.0
 
 
 def _rounded(graph: Graph, product: NodeProto) -> Iterator[tuple[float, float]]:

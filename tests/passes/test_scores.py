@@ -172,6 +172,20 @@ def test_another_scale_of_a_query_or_a_key_is_found(side: int, end: str, known_t
     assert line.startswith(f"{FIRST}.scores: {what} with ")
 
 
+def test_the_scales_of_queries_and_keys_in_each_others_place_are_found(known_tiny: ModelSpec, tmp_path: Path) -> None:
+    recipe = written(tmp_path / "scores.toml", "openvino-int8")
+    done = edgepath.export(recipe, model=known_tiny.name, out=tmp_path, **TILES)
+    program = program_of(done.bundle)
+    assert differences(program, done.bundle.artifact) == []
+    attn = program.get_submodule(FIRST)
+    attn.q_norm.scale, attn.k_norm.scale = attn.k_norm.scale, attn.q_norm.scale
+    found = differences(program, done.bundle.artifact)
+    assert [line.split(" with ")[0] for line in found] == [
+        f"{FIRST}.scores: quantized",
+        f"{FIRST}.scores: dequantized",
+    ]
+
+
 def test_search_takes_them_for_arms(known_tiny: ModelSpec, tmp_path: Path) -> None:
     found = search("openvino-int8", {"cosine_mean": 0.9}, tmp_path / "mixed.toml", model="tiny", scores=True, **TILES)
     work = {layer["layer"]: layer["multiply_adds"] for layer in found["layers"]}
