@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import UsageError, did_you_mean
-from .calibrate import SCORES, Ranges, attentions
+from ..errors import UsageError, WeightsError, did_you_mean
+from .calibrate import LARGEST, SCORES, Ranges, attentions
 from .quantize import Rounded, storable_scale
 
 if TYPE_CHECKING:
@@ -35,7 +35,15 @@ def round_scores(model: EdgeModel, ranges: Ranges, *, keep: Sequence[str] = ()) 
 
 
 def rounded_norms(attn: Any, largest: tuple[float, float]) -> tuple[Rounded, Rounded]:
-    """Return what rounds an attention's queries and keys, behind its norms; `largest` are their magnitudes."""
+    """Return what rounds an attention's queries and keys, behind its norms; `largest` are their magnitudes.
+
+    Raises WeightsError for magnitudes whose scale FP16 does not hold.
+    """
+    if max(largest) > LARGEST:
+        raise WeightsError(
+            f"calibration: queries or keys reach {max(largest):.3g}; a scale does not fit FP16 above {LARGEST:.3g}; "
+            "leave out quantize.scores"
+        )
     query, key = (float(storable_scale(torch.tensor(value))) for value in largest)
     return Rounded(attn.q_norm, query), Rounded(attn.k_norm, key)
 

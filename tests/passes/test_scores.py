@@ -15,7 +15,7 @@ import torch
 import edgepath
 from edgepath.bundle import Bundle, open_bundle
 from edgepath.debugging import debug
-from edgepath.errors import UsageError
+from edgepath.errors import UsageError, WeightsError
 from edgepath.lint import lint
 from edgepath.lowering import Program
 from edgepath.models import ModelSpec
@@ -218,3 +218,10 @@ def test_scores_that_cannot_be_kept_are_refused(keep: str, scores: bool, said: s
 def test_ranges_of_an_older_calibration_are_refused(net: EdgeModel, ranges: Ranges) -> None:
     with pytest.raises(UsageError, match=f"the queries and keys of {FIRST} are missing"):
         round_scores(copy.deepcopy(net), replace(ranges, scores={}))
+
+
+def test_keys_whose_scale_fp16_does_not_hold_are_refused(net: EdgeModel, ranges: Ranges) -> None:
+    """Their scale would be infinite, and every embedding no number."""
+    large = replace(ranges, scores=ranges.scores | {LAST: (1.0, 1e7)})
+    with pytest.raises(WeightsError, match=r"queries or keys reach 1e\+07; .* leave out quantize\.scores"):
+        round_scores(copy.deepcopy(net), large)
