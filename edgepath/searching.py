@@ -71,7 +71,7 @@ def search(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Find the linears to keep out of INT8 so that `budget` is met, write the recipe `out`, and return what was found.
+    """Find the products to keep out of INT8 so that `budget` is met, write the recipe `out`, and return what was found.
 
     `budget` maps `cosine_mean` or `cosine_p01` to the least that the program has to reach against full precision on
     held-out tiles. With `scores`, attention's products of queries and keys can be INT8, too (`passes.scores`); the

@@ -71,6 +71,7 @@ def _peak_now() -> int:
 
 
 def counter(say: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """Return what counts up to `total` and says so, as progress of `stage`."""
     done = 0
 
     def advance(count: int) -> None:

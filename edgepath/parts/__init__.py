@@ -6,9 +6,10 @@ linear and of the patch convolution, the scale its input is rounded with, and th
 
 All other numbers (class token, registers, positions, LayerScale) are compared as tables: every constant of more than
 one number that an operation of another kind uses is one of the program's, in the order they are used in, and none of
-the program's is left out. Last, attention: as many scalings by 1/sqrt(d) as the program has attentions. That shows
-that the numbers are there, not which operation uses them for what: how values flow is held by drift, and what is
-computed by `proof` and the runtime.
+the program's is left out. Last, attention: as many scalings by 1/sqrt(d) as the program has attentions, and of one
+that is a single operation its heads and the order of what it takes. That shows that the numbers are there, not which
+operation uses them for what: elsewhere how values flow is held by drift, and what is computed by `proof` and the
+runtime.
 """
 
 from __future__ import annotations
