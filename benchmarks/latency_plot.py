@@ -59,12 +59,14 @@ def draw(figures: Mapping[str, Any]) -> str:
 
 def _panel(batch: int, measured: Mapping[str, Any], names: list[str], left: int) -> str:
     """Return one batch size: a title, an axis from 0, a row for each contender."""
-    each = {name: [measured["ms"][name][p] / batch for p in ("p50", "p95")] for name in names}
+    each = {name: [measured["ms"][name][p] / batch for p in ("p50", "p95")] for name in measured["ms"]}
     most = 1.18 * max(high for _, high in each.values())
     bottom = HEAD + len(names) * ROW
     body = f'<text class="title" x="{left}" y="14">batch {batch}: ms a tile (n = {measured["n"]})</text>\n'
     body += f'<line class="grid" x1="{left}" x2="{left}" y1="{HEAD}" y2="{bottom}"/>\n'
     for row, name in enumerate(names):
+        if name not in each:  # not timed at this size
+            continue
         median, high = each[name]
         at, to = (left + PANEL * value / most for value in (median, high))
         y, colour = HEAD + row * ROW + 9, KINDS[kind(name)]

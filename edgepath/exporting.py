@@ -91,6 +91,10 @@ def export(
         raise UsageError(f"export {recipe.target}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
     if qad and recipe.quantize.rounding == "gptq":
         raise UsageError(f"export {recipe.target}: qad rounds to the nearest step; give a recipe without gptq")
+    if qad and recipe.quantize.scores:
+        raise UsageError(
+            f"export {recipe.target}: qad moves queries and keys away from their ranges; give a recipe without scores"
+        )
     from .latency.gate import check_measurable, measure_speed
 
     if speed:

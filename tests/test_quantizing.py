@@ -86,3 +86,8 @@ def test_training_and_rounding_in_turn_exclude_each_other(known_tiny: ModelSpec,
     target = written(tmp_path / "other.toml", rounding="gptq")
     with pytest.raises(UsageError, match="qad rounds to the nearest step; give a recipe without gptq"):
         edgepath.export(target, model=known_tiny.name, qad=2, out=tmp_path, **TILES)
+    base = find_recipe("openvino-int8")
+    scores = replace(base, quantize=replace(base.quantize, scores=True))
+    (tmp_path / "scores.toml").write_text(to_toml(scores), encoding="utf-8")
+    with pytest.raises(UsageError, match="give a recipe without scores"):
+        edgepath.export(str(tmp_path / "scores.toml"), model=known_tiny.name, qad=2, out=tmp_path, **TILES)

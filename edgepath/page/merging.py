@@ -95,11 +95,12 @@ def _section(bundle: Bundle, command: str, path: Path, make: Callable[[Mapping[s
             f"results {path}: measured on {measured or 'no bundle'}, {bundle.path} is {bundle.digest[:12]}; run "
             f"edgepath {command} on this bundle"
         )
+    ran = "probe --hest" if command == "probe" and "tasks" in found else command
     try:
         return make(found)
     except _NOT_WHOLE as error:
         raise UsageError(
-            f"results {path}: not whole ({error!r}); run edgepath {command} --json with this edgepath"
+            f"results {path}: not whole ({error!r}); run edgepath {ran} --json with this edgepath"
         ) from None
 
 
