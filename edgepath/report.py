@@ -28,8 +28,8 @@ _PAIRS = {
     "total": ("reference", "artifact"),
 }
 _NO_VNNI = (
-    "This CPU has no VNNI: INT8 is no faster here than FP32, and drifts more, as its products can saturate. Judge the "
-    "artifact on the CPU it is for."
+    "This CPU has no VNNI: INT8 gains little speed here or none, and drifts more, as its products can saturate. Judge "
+    "the artifact on the CPU it is for."
 )
 DRIFT_LEGEND = (
     "quantization: program vs full-precision reference. lowering: artifact vs program. noise floor: program vs itself, "
