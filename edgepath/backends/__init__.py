@@ -9,8 +9,8 @@ WITH_THREADS = ("onnxruntime", "openvino", "mil")
 CUT: tuple[Name, ...] = ("openvino",)
 """Those that get an INT8 program with its products cut (`passes.cut`), as that was measured to be faster.
 
-OpenVINO: H0-mini 0.97 of the time on AVX2. In FP32 it is slower there (1.08): its quickest kernel fuses nothing. ONNX
-Runtime leaves products that share their rounded input in FP32.
+In FP32 OpenVINO is slower with them on AVX2: its quickest kernel fuses nothing. ONNX Runtime leaves products that share
+their rounded input in FP32.
 """
 SCORES: tuple[Name, ...] = ("openvino", "tensorrt", "tensorrt_rtx")
 """Those whose runtimes multiply two INT8 activations, so that attention's scores can be INT8 (`passes.scores`)."""

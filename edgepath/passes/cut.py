@@ -75,7 +75,7 @@ def cut(model: EdgeModel) -> EdgeModel:
 
     Parts of a layer have its name and a number: `attn.qkv.0` makes the queries (`whole` takes the number off).
     """
-    model = _twin(model)
+    model = twin(model)
     blocks: Any = model.vit.blocks
     for block in blocks:
         block.attn = WrittenAttention(block.attn, apart=True)
@@ -90,7 +90,7 @@ def write_out(model: EdgeModel) -> EdgeModel:
     Attention as one operation scales queries and keys before it multiplies them; a product in INT8 has to have what was
     rounded right before it.
     """
-    model = _twin(model)
+    model = twin(model)
     blocks: Any = model.vit.blocks
     for block in blocks:
         if isinstance(block.attn.q_norm, Rounded):
@@ -103,8 +103,8 @@ def whole(name: str) -> str:
     return re.sub(r"(attn\.qkv|attn\.kv|mlp\.fc1)\.\d$", r"\1", name)
 
 
-def _twin(model: EdgeModel) -> EdgeModel:
-    """Return a copy that shares all numbers."""
+def twin(model: EdgeModel) -> EdgeModel:
+    """Return a copy of a model that shares all its numbers."""
     return copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
 
 

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from .cut import twin
 from .fold import ClsOnlyAttention, EdgeModel
 
 OPERATION = "MultiHeadAttention"
@@ -49,8 +49,7 @@ def fuse(model: EdgeModel) -> EdgeModel:
 
     One that norms queries or keys stays as it is: it norms each head.
     """
-    numbers = (*model.parameters(), *model.buffers())
-    model = copy.deepcopy(model, {id(one): one for one in numbers})
+    model = twin(model)
     blocks: Any = model.vit.blocks
     for block in blocks:
         if isinstance(block.attn.q_norm, nn.Identity) and isinstance(block.attn.k_norm, nn.Identity):

@@ -34,16 +34,7 @@ def sensitivities(
     starts = [_embedded(model, tiles[start : start + BATCH]) for start in range(0, len(tiles), BATCH)]
     inputs = [torch.cat(parts) for parts in zip(*(blocks for _, blocks in starts), strict=True)]
     exact = torch.cat([embeddings for embeddings, _ in starts])
-    arms: dict[str, dict[str, nn.Module]] = {
-        name: {name: quantize_linear(layer, ranges.limit(name), weight_bits)}
-        for name, layer in linears(model).items()
-        if name not in skip
-    }
-    for name, attn in attentions(model).items() if scores else ():
-        if name + SCORES not in skip:
-            query, key = rounded_norms(attn, ranges.scores[name])
-            arms[name + SCORES] = {f"{name}.q_norm": query, f"{name}.k_norm": key}
-    for name, replaced in arms.items():
+    for name, replaced in _arms(model, ranges, weight_bits, scores, skip):
         block = int(name.split("blocks.")[1].split(".")[0])
         before = {place: model.get_submodule(place) for place in replaced}
         try:
@@ -54,6 +45,19 @@ def sensitivities(
             for place, module in before.items():
                 replace_layer(model, place, module)
         yield name, float(1 - nn.functional.cosine_similarity(found.double(), exact.double()).mean())
+
+
+def _arms(
+    model: EdgeModel, ranges: Ranges, bits: int, scores: bool, skip: Collection[str]
+) -> Iterator[tuple[str, dict[str, nn.Module]]]:
+    """Yield what can be INT8 by name, and the modules that make it so by their places."""
+    for name, layer in linears(model).items():
+        if name not in skip:
+            yield name, {name: quantize_linear(layer, ranges.limit(name), bits)}
+    for name, attn in attentions(model).items() if scores else ():
+        if name + SCORES not in skip:
+            query, key = rounded_norms(attn, ranges.scores[name])
+            yield name + SCORES, {f"{name}.q_norm": query, f"{name}.k_norm": key}
 
 
 def multiply_adds(model: EdgeModel, *, scores: bool = False) -> dict[str, int]:
