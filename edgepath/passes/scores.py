@@ -1,7 +1,7 @@
 """INT8 for the product of queries and keys, attention's scores: both rounded per tensor, as the input of a linear is.
 
-The other product of attention stays in floating point: its weights are shares of 261 tokens, most of which are below half
-a step of 1/127, and rounding them moves the embedding far more than all INT8 linears together.
+The other product of attention stays in floating point: its weights are shares of 261 tokens, most of which are below
+half a step of 1/127, and rounding them moves the embedding far more than all INT8 linears together.
 """
 
 from __future__ import annotations
