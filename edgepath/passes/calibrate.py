@@ -82,26 +82,29 @@ class Rows:
 
     def __init__(self, prefix: int, tiles: int, *, patches: int = 7, most: int = 32, seed: int = 0) -> None:
         self.prefix, self.patches, self.every = prefix, patches, max(1, math.ceil(tiles / most))
-        self._seed = seed
-        self._rows: dict[str, list[Tensor]] = {}
+        self._tiles, self._seed = math.ceil(tiles / self.every), seed
+        self._rows: dict[str, Tensor] = {}
         self._passed: dict[str, int] = {}
 
     def take(self, name: str, inputs: Tensor) -> None:
         """Keep rows of `inputs`, float32 (N, T, in_features), T all tokens or the class token alone."""
+        others = min(self.patches, max(0, inputs.shape[1] - self.prefix))
+        picked = list(range(min(self.prefix, inputs.shape[1])))
+        if name not in self._rows:
+            # All of it at once: small pieces kept between activations that come and go would scatter the heap, and
+            # the process grow by gigabytes.
+            self._rows[name] = torch.empty(self._tiles, len(picked) + others, inputs.shape[2])
         for tokens in inputs:
             passed = self._passed[name] = self._passed.get(name, -1) + 1
             if passed % self.every:
                 continue
-            picked = list(range(min(self.prefix, len(tokens))))
-            if len(tokens) > self.prefix:
-                rng = np.random.default_rng((self._seed, passed))  # the same tokens at every layer
-                count = min(self.patches, len(tokens) - self.prefix)
-                picked += (self.prefix + rng.choice(len(tokens) - self.prefix, count, replace=False)).tolist()
-            self._rows.setdefault(name, []).append(tokens[picked].cpu())
+            rng = np.random.default_rng((self._seed, passed))  # the same tokens at every layer
+            patches = self.prefix + rng.choice(max(1, len(tokens) - self.prefix), others, replace=False)
+            self._rows[name][passed // self.every] = tokens[picked + patches.tolist()]
 
     def of(self, name: str) -> Tensor:
         """Return what was kept of a layer's input."""
-        return torch.cat(self._rows[name])
+        return self._rows[name][: self._passed[name] // self.every + 1].flatten(0, 1)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
