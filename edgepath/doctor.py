@@ -20,7 +20,7 @@ from typing import Any
 
 from . import __version__
 from .backends.reference import cpu_model
-from .errors import MissingRuntime
+from .errors import MissingRuntime, first_line
 
 # What each extra of pyproject.toml installs; a test compares.
 # fmt: off
@@ -188,7 +188,7 @@ def _openvino(version: str | None) -> Runtime:
         core = openvino.Core()
         devices = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: what its C++ side throws, a plugin's too
-        return Runtime("OpenVINO", False, f"{version}, but it fails: {_first_line(error)}", _pip("openvino"))
+        return Runtime("OpenVINO", False, f"{version}, but it fails: {first_line(error)}", _pip("openvino"))
     return Runtime("OpenVINO", bool(devices), f"{version}; {', '.join(devices) or 'no device'}", _pip("openvino"))
 
 
@@ -290,7 +290,3 @@ def _memory() -> str:
     if os.name != "posix":
         return "not known"
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -57,3 +57,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return "did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
     return "known: " + ", ".join(known)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

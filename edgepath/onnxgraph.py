@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import UsageError
+from .errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -110,25 +110,21 @@ def _read(file: Path) -> ModelProto:
     try:
         model = onnx.load(file, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
-        raise UsageError(f"lint {file}: not a whole ONNX file ({_first_line(error)})") from None
+        raise UsageError(f"lint {file}: not a whole ONNX file ({first_line(error)})") from None
     if not model.graph.node:
         raise UsageError(f"lint {file}: not an ONNX graph: it holds no node")
     try:
         onnx.load_external_data_for_model(model, str(file.resolve().parent))
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
-        why = _first_line(error)
+        why = first_line(error)
         raise UsageError(f"lint {file}: its weights lie in another file ({why}); copy that file beside it") from None
     try:
         onnx.checker.check_model(model)
         for tensor in model.graph.initializer:
             onnx.numpy_helper.to_array(tensor)
     except (onnx.checker.ValidationError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"lint {file}: not a valid ONNX graph ({_first_line(error)}); export it again") from None
+        raise UsageError(f"lint {file}: not a valid ONNX graph ({first_line(error)}); export it again") from None
     return model
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _constant(node: NodeProto) -> TensorProto | None:

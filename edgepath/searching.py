@@ -24,7 +24,6 @@ from .drift import measure
 from .errors import UsageError, did_you_mean
 from .exporting import DEFAULT_TILES, apart, embed_all, split
 from .models import find_model
-from .plot import Panel, draw_panels
 from .quantizing import calibrated, quantized, rounded, with_scores
 from .recipe import NAME, Recipe, find_recipe
 from .recipefile import to_toml
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 FEW = 16  # held-out tiles that a single layer is judged on
 FIGURES = ("cosine_mean", "cosine_p01")
-HEADER = ["kept in floating point", "INT8 share of multiply-adds", "cosine mean", "1 %", "budget"]
 
 
 @dataclass(frozen=True)
@@ -273,35 +271,6 @@ def _mixed(recipe: Recipe, kept: Sequence[str], budget: Mapping[str, float], nam
         summary=f"{recipe.summary}, {len(kept)} products kept in {recipe.precision.other.upper()}",
         quantize=replace(recipe.quantize, keep=tuple(sorted(kept))),
         accept=replace(recipe.accept, **{key: budget[key] for key in FIGURES if key in budget}),  # type: ignore[arg-type]
-    )
-
-
-def point_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return what was measured as rows of strings, under `HEADER`."""
-    rows = []
-    for point in result["points"]:
-        met = all(point[key] >= least for key, least in result["budget"].items())
-        figures = [f"{point[key]:.6f}" for key in FIGURES]
-        rows.append([str(point["kept"]), f"{point['int8_share']:.1%}", *figures, "met" if met else "missed"])
-    return rows
-
-
-def draw_search(result: Mapping[str, Any], path: Path) -> None:
-    """Draw the front, and each layer's drift alone, as a PNG."""
-    points, layers = result["points"], result["layers"]
-    share = [100 * point["int8_share"] for point in reversed(points)]
-    lines = [(key, [1 - point[key] for point in reversed(points)]) for key in FIGURES]
-    lines += [(f"budget {key}", [1 - least] * len(points)) for key, least in result["budget"].items()]
-    draw_panels(
-        [
-            Panel("1 - cosine over the share of multiply-adds in INT8, %", share, lines),
-            Panel(
-                "1 - cosine of each layer alone in INT8, in the order they are kept",
-                list(range(1, len(layers) + 1)),
-                [("drift", [layer["drift"] for layer in layers])],
-            ),
-        ],
-        path,
     )
 
 

@@ -1,7 +1,7 @@
 """A timm vision transformer with weights in it: from the hub, a hub snapshot folder, a file, or drawn at random.
 
 Whatever they come from, weights fit the architecture exactly, are finite, and are known by one hash of their values.
-Nothing is ever unpickled: `.pth` files are read with PyTorch's `weights_only`.
+`weightfiles` reads them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,16 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError, WeightsError, did_you_mean
+from .errors import UsageError, WeightsError, did_you_mean, first_line
 from .models import ModelSpec
+from .weightfiles import read_state
 
 SEED = 0
 LAYERS = ("SwiGLUPacked", "SiLU", "GELU")
 _CONFIG, _STATE = "config.json", "model.safetensors"
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# Checkpoints of training runs hold the model's state under one of these keys.
-_NESTED = ("state_dict", "model_state_dict", "model")
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
     if path.is_dir():
         spec = _with_config(spec, path)
     vit = build(spec)
-    state = _read_state(path / _STATE if path.is_dir() else path)
+    state = read_state(path / _STATE if path.is_dir() else path)
     if spec.name.startswith("timm:"):
         state, resampled = _at_this_size(vit, state)
         source += resampled
@@ -166,7 +161,7 @@ def _from_hub(spec: ModelSpec) -> Path:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
         why = "not in the local cache, and the hub cannot be reached; connect once"
     except Exception as error:  # a full disk, a broken transfer: the hub's HTTP library has errors of its own
-        why = f"cannot be fetched ({_first_line(error)}); try again"
+        why = f"cannot be fetched ({first_line(error)}); try again"
     raise WeightsError(f"weights of {spec.name} ({spec.hub}): {why}, {other_ways}")
 
 
@@ -192,56 +187,6 @@ def _with_config(spec: ModelSpec, folder: Path) -> ModelSpec:
     if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise WeightsError(f"weights {folder}: {_CONFIG}: mean {mean} and std {std} are not those of an RGB image")
     return replace(spec, mean=mean, std=std)
-
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix not in _SUFFIXES:
-        raise WeightsError(f"weights {path}: suffix {path.suffix!r}; known: {', '.join(_SUFFIXES)}")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"weights {path}: the file is empty; fetch it again")
-    with open(path, "rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            raise WeightsError(
-                f"weights {path}: a git-lfs pointer, not the weights; run `git lfs pull` where it came from"
-            )
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
-    for key in _NESTED:
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise WeightsError(f"weights {path}: {name} is a {type(value).__name__}, not a tensor; give a state dict")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"weights {path}: not a whole safetensors file ({_first_line(error)}); fetch it again"
-        ) from None
-
-
-def _read_pth(path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings():  # what PyTorch warns of in a foreign pickle, the messages below say in one line
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"weights {path}: holds more than tensors, or is damaged; edgepath unpickles nothing: save the model's "
-            "state_dict() as .safetensors and give that"
-        ) from None
-    except Exception as error:  # damaged bytes: zip, tar, pickle and tensor readers each have errors of their own
-        raise WeightsError(f"weights {path}: cannot be read ({_first_line(error)}); fetch it again") from None
-    if not isinstance(state, dict):
-        raise WeightsError(f"weights {path}: holds a {type(state).__name__}, not a state dict; save model.state_dict()")
-    return state
 
 
 def _at_this_size(vit: Any, state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
@@ -299,7 +244,3 @@ def _classifier(vit: nn.Module) -> tuple[str, ...]:
 
 def _shape(value: Tensor) -> str:
     return " x ".join(map(str, value.shape)) or "a number"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from edgepath import models
 from edgepath.bundle import Bundle, open_bundle
@@ -34,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     threads = os.environ.get("EDGEPATH_TEST_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, threads)
+    worker, cores = os.environ.get("PYTEST_XDIST_WORKER"), sorted(os.sched_getaffinity(0))
+    if worker and int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
+        # A core each: runtimes that choose their number of threads themselves would spin on the other worker's.
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session")
@@ -89,13 +94,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def exports(known_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """Return `tiny` exported for a target, at first use; 32 synthetic tiles to calibrate on, 24 golden ones."""
-    out = tmp_path_factory.mktemp("exports")
+    out = tmp_path_factory.getbasetemp()
+    out = (out.parent if "PYTEST_XDIST_WORKER" in os.environ else out) / "exports"  # workers share them
+    out.mkdir(exist_ok=True)
 
     @functools.cache
     def exported(target: str) -> Exported:
-        return export(
-            target, model=known_tiny.name, calibration="synthetic:96", calibration_tiles=32, out=out, device="cpu"
-        )
+        with FileLock(out / f"{target}.lock"):
+            folder = out / f"{known_tiny.name}-{target}"
+            if folder.is_dir():
+                return Exported(open_bundle(folder), json.loads((folder / "report.json").read_text()))
+            return export(
+                target, model=known_tiny.name, calibration="synthetic:96", calibration_tiles=32, out=out, device="cpu"
+            )
 
     return exported
 

@@ -37,7 +37,7 @@ OPTIONAL = (
 # fmt: on
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
 NEED_TORCH = (
-    *("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.mil"),
+    *("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.weightfiles", "edgepath.mil"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "losses", "networks", "processes")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),

@@ -21,7 +21,8 @@ from edgepath.passes.quantize import quantize_linear, replace_layer
 from edgepath.passes.sensitivity import multiply_adds, sensitivities
 from edgepath.recipe import Recipe, find_recipe, load_recipe
 from edgepath.recipefile import to_toml
-from edgepath.searching import draw_search, parse_budget, point_rows, search
+from edgepath.searchfront import draw_search, point_rows
+from edgepath.searching import parse_budget, search
 from edgepath.weights import random_model
 
 Search = Callable[..., dict[str, Any]]

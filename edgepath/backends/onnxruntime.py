@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +33,14 @@ def build(program: Any, folder: Path, recipe: Any) -> Path:
 class Runner:
     """Embeds tiles with an ONNX artifact: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block.
 
-    `threads` is the number of CPU threads; 0 lets ONNX Runtime choose.
+    `threads` is the number of CPU threads; 0 lets ONNX Runtime choose among the cores this process may use.
     """
 
     def __init__(self, artifact: Path, *, threads: int = 0) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or _allowed()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
         tiles = self._session.get_inputs()[0]
@@ -60,6 +61,15 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         del self._session
+
+
+def _allowed() -> int:
+    """Return how many threads suit a process that is kept to some of the machine's cores, of which ONNX Runtime does
+    not know; else 0, its own choice."""
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    return cores if cores < (os.cpu_count() or 1) else 0
 
 
 def _check(tiles: np.ndarray, size: int) -> None:

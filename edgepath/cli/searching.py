@@ -33,7 +33,8 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find which layers to leave out of INT8 so that the program's drift meets a budget, and write the recipe."""
-    from ..searching import HEADER, draw_search, parse_budget, point_rows
+    from ..searchfront import HEADER, draw_search, point_rows
+    from ..searching import parse_budget
     from ..searching import search as run
 
     wanted = parse_budget(budget)
