@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +52,7 @@ def dry_run(
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
             say("dry run", number, 2)
-        fixed, peak = _fixed_bytes(run), _peak_bytes(processes.device)
+        fixed, peak = _fixed_bytes(run), processes.peak_bytes()
         a_tile = max(0, peak - fixed) / tiles
         share = whole.training.batch / processes.world
         return {
@@ -115,10 +113,3 @@ def _fixed_bytes(run: Distillation) -> int:
     held += [value.grad for value in run.student.parameters() if value.grad is not None]
     held += [v for state in run.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     return sum(value.numel() * value.element_size() for value in held)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -26,13 +26,17 @@ from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from .imagenet import WIDTH, Stem
 from .loader import Loader
 from .networks import Tokens, build_student, optimizer_groups, patch_size, width
+from .processes import Processes
 from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
 from .schedules import cosine
 from .teacheroptions import Options, Views, check_options, load_options
 from .views import blur, crop, recolour, turn
 
 Progress = Callable[[str, int, int], None]
-COLUMNS = ("step", "loss", "tile", "patch", "learning_rate", "gradient_norm", "tiles_per_s", "waiting_share", "seconds")
+COLUMNS = (
+    "step", "loss", "tile", "patch", "learning_rate", "gradient_norm", "tiles_per_s", "waiting_share", "seconds",
+    "peak_gb",
+)  # fmt: skip
 PANELS = (
     ("loss", ("loss",)),
     ("class token: 1 - cosine; patches: squared error, 1 = their mean is told", ("tile", "patch")),
@@ -235,7 +239,8 @@ def _loop(run: _Pretraining, loader: Loader, folder: Path, say: Progress) -> Non
             log.seconds += seconds
             means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             speed = {"tiles_per_s": len(rows) * options.training.batch / seconds, "waiting_share": waited / seconds}
-            log.add(means | speed | {"step": run.step, "seconds": log.seconds})
+            peak = Processes(0, 1, run.device).peak_bytes() / 1e9
+            log.add(means | speed | {"step": run.step, "seconds": log.seconds, "peak_gb": peak})
             rows, before, waited = [], time.perf_counter(), 0.0
         if run.step % options.run.checkpoint_every == 0 or last:
             save_checkpoint(folder, run.state())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,13 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes and talks."""
         return self.rank == 0
+
+    def peak_bytes(self) -> int:
+        """Return the most memory so far: of the GPU what PyTorch took, on a CPU that of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

@@ -25,7 +25,7 @@ RUN, LOG, PLOT, CONFIG, WEIGHTS = "run.toml", "log.csv", "loss.png", "config.jso
 COLUMNS = (
     "step", "loss", "dino", "ibot", "cls_agreement", "patch_agreement",
     "learning_rate", "weight_decay", "ema", "teacher_temperature", "gradient_norm",
-    "tiles_per_s", "waiting_share", "seconds",
+    "tiles_per_s", "waiting_share", "seconds", "peak_gb",
 )  # fmt: skip
 PANELS = (
     ("loss (cross-entropy, nats)", ("loss", "dino", "ibot")),

@@ -113,7 +113,8 @@ def _loop(run: Distillation, loader: Loader, folder: Path, say: Progress) -> Non
             seconds = time.perf_counter() - before
             if log is not None:
                 log.seconds += seconds
-                log.add(_row(rows, done, options.training.batch, seconds, waited, log.seconds))
+                row = _row(rows, done, options.training.batch, seconds, waited, log.seconds)
+                log.add(row | {"peak_gb": run.processes.peak_bytes() / 1e9})
             rows, waited, before = [], 0.0, time.perf_counter()
         if first and (done % options.run.checkpoint_every == 0 or last):
             save_checkpoint(folder, run.state())
