@@ -99,4 +99,4 @@ def say_skipped(skipped: Iterable[Sequence[str]]) -> None:
 
 
 def verdict(passed: bool) -> str:
-    return "passed" if passed else "FAILED (a gate was missed; the bundle is kept and marked so)"
+    return "passed" if passed else "FAILED (a gate was missed)"

@@ -43,7 +43,7 @@ def origins(source: TileSource) -> dict[str, Row]:
     """
     if source.kind == "synthetic":
         return {key: _synthetic(key) for key in source.keys}
-    table = _table(source)
+    table = table_beside(source)
     return {key: _row(key, table.get(key, {})) for key in source.keys}
 
 
@@ -71,9 +71,10 @@ def _synthetic(key: str) -> Row:
     return dict.fromkeys(COLUMNS, "") | known
 
 
-def _table(source: TileSource) -> dict[str, Row]:
-    """Read the table beside a source's tiles, by path; column names in lower case."""
-    assert source.root is not None
+def table_beside(source: TileSource) -> dict[str, Row]:
+    """Read the table beside a source's tiles, by path; column names in lower case; empty where there is none."""
+    if source.root is None:
+        return {}
     path = next((p for p in (source.root / "tiles.csv", source.root / "manifest.csv") if p.is_file()), None)
     if path is None:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from .bundle import Bundle, open_bundle
 from .doctor import require
 from .errors import UsageError
 from .exporting import embed_all
-from .origins import origins
+from .gates import loss_gate
+from .origins import origins, table_beside
 from .protocols import Method
 from .rebuilding import same_weights, seen_in_calibration
 from .recipe import Recipe
@@ -26,7 +27,8 @@ from .verification import open_runner
 
 FULL, ARTIFACT = "full precision", "artifact"
 METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear", "eva": "eva's linear head"}
-_GROUPS = ("patient", "case", "slide", "group")
+_UNITS = ("patient", "patient_id", "case", "case_id", "slide", "slide_id")
+"""Columns that say which tiles belong together, the widest first; tiles of one patient are alike on any slide."""
 _GATED = ("balanced_accuracy", "auroc")
 
 
@@ -47,7 +49,8 @@ def probe(
     """Predict labels from a bundle's embeddings and from its full-precision model's, on the same folds; compare.
 
     `labelled` is a folder with a folder a class, or a CSV with columns `path` (below the CSV's folder) and `label`,
-    and one of `patient`, `case`, `slide` or `group`, whose tiles then stay in one fold. `eva_steps` adds kaiko-eva's
+    and one of `patient`, `case`, `slide` (or `slide_id` and the like) or `group`, whose tiles then stay in one fold;
+    a folder's `manifest.csv` may have such columns, too. `eva_steps` adds kaiko-eva's
     linear head, trained for so many steps (12,500 in eva). Returns scores with intervals,
     the tiles whose prediction changed, and the gates of the recipe's `[accept.probe]`, JSON-able.
 
@@ -113,7 +116,7 @@ def probe(
         "eva_steps": eva_steps,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
-        "notes": ([f"{seen} of the tiles were calibrated on."] if seen else []) + notes(recipe, ran_with[ARTIFACT]),
+        "notes": _notes(units, seen) + notes(recipe, ran_with[ARTIFACT]),
         "scores": scores,
         "flips": flips,
         "gates": judged,
@@ -121,14 +124,24 @@ def probe(
     }
 
 
+def _notes(units: Sequence[str] | None, seen: int) -> list[str]:
+    """What a reader must know of the tiles."""
+    said = [f"{seen} of the tiles were calibrated on."] if seen else []
+    if units is None:
+        said.append(
+            "Which tiles are of one patient or slide is not known, and they may lie in several folds: both models' "
+            "figures may be too high. Name them in a CSV with columns path, label and slide."
+        )
+    return said
+
+
 def gates(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Hold what the artifact lost against the recipe's `[accept.probe]`."""
     found = []
     for method, of in scores.items():
         for figure in _GATED:
-            allowed = getattr(recipe.accept.probe, figure)
             lost = of[FULL][figure] - of[ARTIFACT][figure]
-            found.append({"gate": figure, "of": method, "lost": lost, "allowed": allowed, "passed": lost <= allowed})
+            found.append(loss_gate(figure, method, lost, getattr(recipe.accept.probe, figure)))
     return found
 
 
@@ -143,11 +156,21 @@ def _open(labelled: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileS
         labels = {key: key.split("/")[0] if "/" in key else "" for key in source.keys}
     if bare := [key for key, label in labels.items() if not label]:
         raise UsageError(f"probe {labelled}: {bare[0]} has no label; give a folder with a folder a class, or a CSV")
-    slides = {key: told[key]["slide"] for key in source.keys}
-    if any(slides.values()) and not all(slides.values()):
-        bare = [key for key, slide in slides.items() if not slide]
-        raise UsageError(f"probe {labelled}: the slide of {bare[0]} is not known, others' are; name all in a CSV")
-    return source, labels, slides if all(slides.values()) else {}
+    table = table_beside(source)
+    column = next((name for name in _UNITS if any(row.get(name) for row in table.values())), None)
+    if column:
+        units = {key: table.get(key, {}).get(column, "") for key in source.keys}
+    else:  # file names may tell slides
+        column, units = "slide", {key: told[key]["slide"] for key in source.keys}
+    if any(units.values()) and not all(units.values()):
+        bare = [key for key, unit in units.items() if not unit]
+        raise UsageError(f"probe {labelled}: the {column} of {bare[0]} is not known, others' are; name all in a CSV")
+    if len(set(units.values())) == 1 and all(units.values()):
+        raise UsageError(
+            f"probe {labelled}: every tile is of {column} {next(iter(units.values()))}, as tables or file names say; "
+            "give a CSV with columns path, label and slide"
+        )
+    return source, labels, units if all(units.values()) else {}
 
 
 def _table(path: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileSource, dict[str, str], dict[str, str]]:
@@ -170,7 +193,7 @@ def _table(path: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileSour
     if missing := sorted(table.keys() - set(source.keys)):
         raise UsageError(f"probe {path}: {missing[0]} is no tile below {path.parent} ({len(missing)} such rows)")
     source = replace(source.select([i for i, key in enumerate(source.keys) if key in table]), name=path.stem)
-    column = next((name for name in _GROUPS if name in rows[0]), None)
+    column = next((name for name in (*_UNITS, "group") if name in rows[0]), None)
     if column and (bare := [name for name, row in table.items() if not row.get(column)]):
         raise UsageError(f"probe {path}: {bare[0]} has no {column}; name it for every tile, or leave the column out")
     labels = {key: table[key]["label"] for key in source.keys}

@@ -178,9 +178,13 @@ def _check_labels(truth: np.ndarray, folds: int) -> None:
     if folds < 2:
         raise UsageError(f"probe: {folds} folds; at least 2 are needed")
     if len(counts) < 2:
-        raise UsageError(f"probe: all tiles are {next(iter(counts), 'none')}; two classes or more are needed")
+        only = next(iter(counts), "none")
+        raise UsageError(f"probe: all {len(truth)} tiles are {only}; two classes or more are needed")
     if few := [name for name, count in counts.items() if count < folds]:
-        raise UsageError(f"probe: {counts[few[0]]} tiles are {few[0]}; {folds} folds need as many of every class")
+        raise UsageError(
+            f"probe: {counts[few[0]]} tiles are {few[0]}; {folds} folds need as many of every class: give more tiles, "
+            "or fewer --folds"
+        )
 
 
 def _check_groups(labels: Sequence[str], groups: Sequence[str], folds: int) -> None:

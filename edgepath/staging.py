@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -120,7 +120,8 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"{what} {path}: cannot be written ({error.strerror or error})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what stood in its way says more
+            partial.unlink(missing_ok=True)
 
 
 def beside(final: Path, kind: str) -> Path:

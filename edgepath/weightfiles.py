@@ -20,7 +20,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Return the state dict in a file of weights. Raises WeightsError for one that is not whole, or holds more."""
+    """Return the state dict in a file that is there. Raises WeightsError for one that is not whole, or holds more."""
     if path.suffix not in _SUFFIXES:
         raise WeightsError(f"weights {path}: suffix {path.suffix!r}; known: {', '.join(_SUFFIXES)}")
     if path.stat().st_size == 0:
@@ -38,7 +38,10 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise WeightsError(f"weights {path}: {name} is a {type(value).__name__}, not a tensor; give a state dict")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    found = {str(name).removeprefix("module."): value for name, value in state.items()}
+    if len(found) < len(state):
+        raise WeightsError(f"weights {path}: a weight stands in it with and without module. before its name; keep one")
+    return found
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

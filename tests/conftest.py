@@ -35,8 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     threads = os.environ.get("EDGEPATH_TEST_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, threads)
-    worker, cores = os.environ.get("PYTEST_XDIST_WORKER"), sorted(os.sched_getaffinity(0))
-    if worker and int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if worker and cores and int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
         # A core each: runtimes that choose their number of threads themselves would spin on the other worker's.
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 

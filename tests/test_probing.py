@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def test_both_models_are_probed_on_the_same_folds(exports: Exports, labelled: Pa
     result = probe(exports("onnx-int8").bundle, labelled, folds=3, device="cpu", threads=2)
     assert result["classes"] == {"dark": 12, "pale": 12}
     assert result["groups"] is None
+    assert any("of one patient or slide is not known" in note for note in result["notes"])
     for method in ("knn", "linear"):
         for name in (FULL, ARTIFACT):
             score = result["scores"][method][name]
@@ -52,9 +54,35 @@ def test_both_models_are_probed_on_the_same_folds(exports: Exports, labelled: Pa
 def test_tiles_of_a_slide_stay_in_one_fold(exports: Exports, labelled: Path) -> None:
     result = probe(exports("onnx-fp32").bundle, labelled / "labels.csv", folds=3, device="cpu")
     assert result["groups"] == 12
+    assert not any("of one patient" in note for note in result["notes"])
     assert result["source"]["name"] == "labels"
     assert result["passed"]
     assert result["flips"] == []
+
+
+@pytest.mark.parametrize("table", ["slides.csv", "manifest.csv"])
+@pytest.mark.parametrize("column", ["patient_id", "case", "slide_id"])
+def test_patients_before_slides_under_any_usual_name(
+    exports: Exports, labelled: Path, table: str, column: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(labelled, tmp_path / "labelled")
+    rows = [line.split(",") for line in (folder / "labels.csv").read_text().split()[1:]]
+    lines = ["path,label,slide_id" if column == "slide_id" else f"path,label,slide,{column}"]
+    for path, label, slide in rows:
+        patient = f"{label}{int(slide.removeprefix(label)) // 2}"  # of two slides
+        lines.append(",".join([path, label, slide] + [patient] * (column != "slide_id")))
+    (folder / table).write_text("\n".join(lines) + "\n")
+    given = folder / table if table == "slides.csv" else folder
+    result = probe(exports("onnx-fp32").bundle, given, folds=3, device="cpu")
+    assert result["groups"] == (12 if column == "slide_id" else 6)
+
+
+def test_one_slide_for_all_tiles_is_named(exports: Exports, labelled: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(labelled, tmp_path / "labelled")
+    for path in sorted(folder.rglob("*.png")):
+        path.rename(path.with_name(f"tile_x{path.stem}_y0.png"))
+    with pytest.raises(UsageError, match="every tile is of slide tile, as tables or file names say; give a CSV"):
+        probe(exports("onnx-fp32").bundle, folder, folds=3, device="cpu")
 
 
 def test_area_is_scikit_learns() -> None:
@@ -79,7 +107,7 @@ def table(folder: Path, text: str) -> Path:
         ("", "needs columns path and label; found no rows"),
         ("path,label\npale/0.png,\n", r"pale/0\.png has no label"),
         ("path,label\npale/99.png,x\n", r"pale/99\.png is no tile below"),
-        ("path,label\npale/0.png,x\npale/1.png,x\n", "all tiles are x; two classes"),
+        ("path,label\npale/0.png,x\npale/1.png,x\n", "all 2 tiles are x; two classes"),
         ("path,label\npale/0.png,x\npale/1.png,y\n", "1 tiles are x; 5 folds need as many"),
         ("path,label\npale/0.png,x\npale/0.png,y\n", r"pale/0\.png stands in it twice"),
         ("path,label,case\npale/0.png,x,1\npale/1.png,y,\n", r"pale/1\.png has no case; name it for every tile"),

@@ -86,7 +86,7 @@ def test_retrieval_is_what_a_loop_over_places_finds() -> None:
 @pytest.mark.parametrize(
     ("values", "labels", "method", "said"),
     [
-        (embeddings(1.0), ["a"] * 60, "knn", "all tiles are a; two classes or more are needed"),
+        (embeddings(1.0), ["a"] * 60, "knn", "all 60 tiles are a; two classes or more are needed"),
         (embeddings(1.0), ["a"] * 57 + ["b"] * 3, "knn", "3 tiles are b; 5 folds need as many of every class"),
         (embeddings(1.0), LABELS[1:], "knn", r"embeddings of shape \(60, 16\) for 59 labels"),
         (embeddings(1.0) * np.float32("nan"), LABELS, "linear", "an embedding is not finite"),

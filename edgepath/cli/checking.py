@@ -226,7 +226,10 @@ def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (verify, compare, debug, lint):
         app.command()(command)
-    reports = typer.Typer(no_args_is_help=True, help="Keep and show what devices measured (kit/check.py).")
+    reports = typer.Typer(
+        no_args_is_help=True,
+        help="Keep and show what devices measured (kit/check.py), and make one page of all results.",
+    )
     reports.command("add")(add_report)
     reports.command("show")(show_reports)
     reports.command("page")(make_page)

@@ -66,7 +66,7 @@ def export(
         print_json(done.report | {"path": str(done.bundle.path)})
     else:
         print_report(done.report)
-        print(f"{done.bundle.path}: {verdict(done.passed)}")
+        print(f"{done.bundle.path}: {verdict(done.passed)}{'' if done.passed else '; it is kept, and marked so'}")
     raise typer.Exit(0 if done.passed else 1)
 
 

@@ -14,11 +14,15 @@ from .options import AsJson, Resize, ResizeOption, SkipBad, Threads, choose_one
 
 def robustness(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
-    plism: Annotated[Path | None, typer.Option(help="Folder of owkin/plism-dataset's .h5 files.")] = None,
+    plism: Annotated[
+        Path | None, typer.Option(help="Folder of owkin/plism-dataset's files STAINING_SCANNER_to_GMH_S60.tif.h5.")
+    ] = None,
     paired: Annotated[
         Path | None, typer.Option(help="Folder with a folder a scanner; same file name = same place.")
     ] = None,
-    tiles: Annotated[str, typer.Option(help="How many places, or an .npy of row numbers (PLISM).")] = "",
+    tiles: Annotated[
+        str, typer.Option(help="How many places (synthetic: 32), or an .npy of row numbers (PLISM).")
+    ] = "",
     features: Annotated[
         Path | None, typer.Option(help="Keep embeddings here, as plism-benchmark does; resumes.")
     ] = None,
@@ -61,7 +65,9 @@ def robustness(
         print_table(HEADER, figure_rows(result))
         if result["leaderboard"]["artifact"] is not None:
             both = [f"{name} {value:.4f}" for name, value in result["leaderboard"].items()]
-            print(f"PLISM's one number: {', '.join(both)}")
+            whole = (slides["kind"], slides["slides"], slides["places"]) == ("plism", 91, 8139)
+            of = "" if whole else "; PLISM's own is of 91 slides and 8,139 places"
+            print(f"PLISM's one number: {', '.join(both)}{of}")
         print_table(GATE_HEADER, gate_rows(result))
         print(f"{bundle}: {verdict(result['passed'])}")
     raise typer.Exit(0 if result["passed"] else 1)
@@ -165,6 +171,8 @@ def probe(
         print_table(HEADER, score_rows(result))
         if result["flips"]:
             print_table(FLIP_HEADER, flip_rows(result))
+        else:
+            print("No prediction changed.")
         print_table(GATE_HEADER, gate_rows(result))
         print(f"{bundle}: {verdict(result['passed'])}")
     raise typer.Exit(0 if result["passed"] else 1)

@@ -28,10 +28,10 @@ def read_expression(path: Path, barcodes: Sequence[str], genes: Sequence[str]) -
 
     try:
         with h5py.File(path, "r") as file:
-            rows = _find(barcodes, _names(file, "obs"), path, "barcode")
-            columns = _find(genes, _names(file, "var"), path, "gene")
-            return _matrix(file["X"], rows, columns, path)
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+            spots, all_genes = _names(file, "obs"), _names(file, "var")
+            rows, columns = _find(barcodes, spots, path, "barcode"), _find(genes, all_genes, path, "gene")
+            return _matrix(file["X"], (len(spots), len(all_genes)), rows, columns, path)
+    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise UsageError(f"HEST {path}: cannot be read as AnnData ({error}); fetch it again") from None
 
 
@@ -59,18 +59,29 @@ def _find(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) ->
     return np.array([places[name] for name in wanted])
 
 
-def _matrix(stored: Any, rows: np.ndarray, columns: np.ndarray, path: Path) -> np.ndarray:
+def _matrix(stored: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, path: Path) -> np.ndarray:
     import h5py
 
     if isinstance(stored, h5py.Dataset):
+        _check_shape(stored.shape, shape, path)
         blocks = (stored[start : start + _BLOCK][:, columns] for start in range(0, len(stored), _BLOCK))
         dense = np.concatenate(list(blocks))[rows]
         return np.asarray(dense, np.float64)
     kind = str(stored.attrs.get("encoding-type", "nothing that is known"))
     if kind not in _SPARSE:
         raise UsageError(f"HEST {path}: X is {kind}; a dense matrix, {' or '.join(_SPARSE)} is needed")
+    _check_shape(stored.attrs["shape"], shape, path)
     from scipy import sparse
 
     parts = tuple(stored[name][:] for name in ("data", "indices", "indptr"))
-    matrix = getattr(sparse, kind)(parts, shape=tuple(stored.attrs["shape"]))
+    matrix = getattr(sparse, kind)(parts, shape=shape)
+    matrix.check_format(full_check=True)  # SciPy takes indices as they are, and reads wherever they point
     return np.asarray(matrix[rows][:, columns].toarray(), np.float64)
+
+
+def _check_shape(found: Sequence[int], wanted: tuple[int, int], path: Path) -> None:
+    if tuple(map(int, found)) != wanted:
+        raise UsageError(
+            f"HEST {path}: X is {tuple(map(int, found))}; {wanted[0]} rows of obs and {wanted[1]} of var are named: "
+            "fetch it again"
+        )

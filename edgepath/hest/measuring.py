@@ -14,6 +14,7 @@ from ..bundle import Bundle, open_bundle
 from ..doctor import require
 from ..errors import EdgepathError
 from ..exporting import embed_all
+from ..gates import loss_gate
 from ..images import check_resize, tile_sha256
 from ..rebuilding import calibrated_on, same_weights
 from ..recipe import Recipe
@@ -172,10 +173,7 @@ def gates(recipe: Recipe, means: Mapping[str, float], tasks: Sequence[Mapping[st
     held = {"mean over tasks": means[FULL] - means[ARTIFACT]} if len(lost) > 1 else {}
     held[f"task {worst}" + (", the worst" if len(lost) > 1 else "")] = lost[worst]
     allowed = recipe.accept.probe.pearson
-    return [
-        {"gate": "pearson", "of": of, "lost": value, "allowed": allowed, "passed": value <= allowed}
-        for of, value in held.items()
-    ]
+    return [loss_gate("pearson", of, value, allowed) for of, value in held.items()]
 
 
 HEADER = ["task", "slides", "tiles", "splits", FULL, ARTIFACT, "lost"]

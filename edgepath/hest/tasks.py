@@ -48,7 +48,7 @@ class Sample:
                     pixels = np.asarray(file["img"][start : start + _AT_ONCE])
                     fits = pixels.shape[1] == size
                     yield pixels if fits else np.stack([resize_tile(tile, size, resize) for tile in pixels])
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise UsageError(f"HEST {self.patches}: patches cannot be read ({error}); fetch it again") from None
 
 
@@ -173,7 +173,7 @@ def _barcodes(path: Path, size: int, resize: str) -> tuple[str, ...]:
         with h5py.File(path, "r") as file:
             shape, kind = file["img"].shape, file["img"].dtype
             barcodes = tuple(map(str, file["barcode"].asstr()[:].reshape(-1)))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UsageError(
             f"HEST {path}: no patches and barcodes can be read from it ({error}); fetch it again"
         ) from None

@@ -120,7 +120,9 @@ def _read(path: Path, command: str) -> dict[str, Any]:
     form = "probe --hest" if command == "probe" and isinstance(found, dict) and "tasks" in found else command
     for key, kind in _NEEDED[form].items():
         if not isinstance(found, dict) or type(found.get(key)) is not kind:
-            raise UsageError(f"results {path}: not of edgepath {form} (it has no {kind.__name__} {key}); {give}")
+            raise UsageError(
+                f"results {path}: not of edgepath {form} (it lacks {key}, or holds another kind of it); {give}"
+            )
     return dict(found)
 
 

@@ -7,17 +7,21 @@ read.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import EdgepathError, UsageError
+from ..images import tile_sha256
 from ..staging import replacing
-from .slides import Slide, SlideSet
+from .slides import Slide, SlideSet, read_npy
 
 Embed = Callable[[np.ndarray], np.ndarray]
 _BATCH = 8
+ORIGIN = "origin.json"
+"""Beside `features.npy`: a tile of the slide and the hash of its pixels, as slides of one name may differ."""
 
 
 def embed_slides(
@@ -43,15 +47,16 @@ def embed_slides(
 def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
     """Return a slide's embeddings, float32 (N, `dim`), of the slide's places in their order."""
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        table = read_npy(path)
+    except ValueError as error:
         raise UsageError(f"features {path}: cannot be read ({error}); remove it, and it is made again") from None
     if table.ndim != 2 or table.shape[1] != 3 + dim:
         raise UsageError(f"features {path}: {table.shape} numbers; this bundle's have {dim} a tile and 3 for its place")
+    _check_origin(path, slide)
     places = np.asarray(table[:, :3])
     wanted = slide.places.astype(places.dtype)
     if places.shape == wanted.shape and np.array_equal(places, wanted):
-        return np.asarray(table[:, 3:], np.float32)
+        return _finite(np.asarray(table[:, 3:], np.float32), path)
     # plism-benchmark writes all 16,278 tiles of a slide and chooses rows later.
     rows = {tuple(place): row for row, place in enumerate(places.tolist())}
     found = [rows.get(tuple(place)) for place in wanted.tolist()]
@@ -60,7 +65,28 @@ def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
         raise UsageError(
             f"features {path}: lacks {missing} of the {len(found)} places asked for; remove it, or give another folder"
         )
-    return np.asarray(table[np.array(found, int), 3:], np.float32)
+    return _finite(np.asarray(table[np.array(found, int), 3:], np.float32), path)
+
+
+def _finite(embeddings: np.ndarray, path: Path) -> np.ndarray:
+    if bad := int((~np.isfinite(embeddings).all(1)).sum()):
+        raise UsageError(f"features {path}: {bad} embeddings are not finite; remove it, and it is made again")
+    return embeddings
+
+
+def _check_origin(path: Path, slide: Slide) -> None:
+    """Hold the tile that the file was written with against the slide's; plism-benchmark writes none."""
+    try:
+        known = json.loads(path.with_name(ORIGIN).read_text(encoding="utf-8"))
+        key, sha256 = str(known["tile"]), known["sha256_pixels"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"features {path}: {ORIGIN} beside it cannot be read ({error!r}); remove both") from None
+    if tile_sha256(slide.tiles.load(key)) != sha256:
+        raise UsageError(
+            f"features {path}: made from another {key} than this slide's; give another folder, or remove the slide's"
+        )
 
 
 def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None]) -> None:
@@ -73,7 +99,10 @@ def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None])
     if len(bad):
         raise EdgepathError(f"robustness: the embedding of {slide.tiles.keys[bad[0]]} on {slide.name} is not finite")
     table = np.concatenate([slide.places.astype(np.float32), embeddings.astype(np.float32)], 1)
-    with replacing(path, "features") as partial:
+    first = slide.tiles.keys[0]
+    origin = {"tile": first, "sha256_pixels": tile_sha256(slide.tiles.read([0])[0])}
+    with replacing(path.with_name(ORIGIN), "features") as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            np.save(file, table)
+        partial.write_text(json.dumps(origin) + "\n", encoding="utf-8")
+    with replacing(path, "features") as partial, open(partial, "wb") as file:
+        np.save(file, table)

@@ -14,12 +14,13 @@ from typing import Any
 from ..bundle import Bundle, open_bundle
 from ..doctor import require
 from ..errors import UsageError
+from ..gates import loss_gate
 from ..rebuilding import same_weights
 from ..recipe import Recipe
 from ..report import notes
 from ..stages import Progress, counter
 from ..verification import open_runner
-from .featurefolder import embed_slides, load_features
+from .featurefolder import ORIGIN, embed_slides, load_features
 from .slides import SlideSet, open_slides
 
 FULL, ARTIFACT = "full precision", "artifact"
@@ -62,6 +63,8 @@ def robustness(
     vit, spec, loaded = same_weights(bundle, weights)
     count = len(slides.slides) * slides.places
     with ExitStack() as stack:
+        if features is not None:
+            _check_writable(Path(features))
         root = Path(features or stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepath-")))
         if root.resolve().is_relative_to(bundle.path.resolve()):
             raise UsageError(f"features {root} lie in the bundle, which holds nothing else; give another folder")
@@ -73,13 +76,14 @@ def robustness(
             FULL: f"{known_as}-fp32-{hashlib.sha256(model.encode()).hexdigest()[:8]}{slides.identity()}",
             ARTIFACT: f"{bundle.name}-{bundle.digest[:8]}{slides.identity()}",
         }
-        rows, ran_with, kept = {}, {}, {}
+        rows, ran_with, kept, unsure = {}, {}, {}, {}
         for name, run in ((FULL, full), (ARTIFACT, artifact)):
             advance = counter(say, f"embed, {name}", count)
             files, kept[name] = embed_slides(run, slides, root / made_on[name], bundle.dim, advance)
+            unsure[name] = sum(not path.with_name(ORIGIN).is_file() for path in files.values())
             ran_with[name] = run.runtime
             rows[name] = measure_slides(slides, files, bundle.dim, half=half, device=device, say=say)
-    return _result(bundle, recipe, slides, rows, ran_with, kept, half)
+    return _result(bundle, recipe, slides, rows, ran_with, kept, unsure, half)
 
 
 def measure_slides(
@@ -127,6 +131,7 @@ def _result(
     rows: Mapping[str, list[dict[str, Any]]],
     ran_with: Mapping[str, str],
     kept: Mapping[str, int],
+    unsure: Mapping[str, int],
     half: bool,
 ) -> dict[str, Any]:
     from .metrics import leaderboard, summarise
@@ -136,6 +141,7 @@ def _result(
     judged = gates(recipe, summaries[FULL], summaries[ARTIFACT]) + worst_gates(
         recipe, rows[FULL], rows[ARTIFACT], looks
     )
+    judged = [gate for gate in judged if gate["gate"] not in _certain(slides.places)]
     return {
         "name": bundle.name,
         "bundle": bundle.digest,
@@ -146,7 +152,7 @@ def _result(
         "kept_slides": dict(kept),
         "notes": _of_slides(slides)
         + _of_looks(bundle, slides)
-        + _of_kept(kept, len(slides.slides))
+        + _of_kept(kept, unsure, len(slides.slides))
         + notes(recipe, ran_with[ARTIFACT]),
         "figures": summaries,
         "leaderboard": {name: leaderboard(summary) for name, summary in summaries.items()},
@@ -162,8 +168,18 @@ def _of_slides(slides: SlideSet) -> list[str]:
     if slides.kind == "synthetic":
         said.append("Synthetic tissue: what was lost to full precision counts, not how robust the model is.")
     if slides.places < 100:
-        said.append(f"{slides.places} places only: a share of them moves in steps of {50 / slides.places:.1f} points.")
+        step = f"{50 / slides.places:.1f} points"
+        said.append(f"{slides.places} places only: a share of them moves in steps of {step}, and one can fail a gate.")
+    if certain := _certain(slides.places):
+        said.append(f"So few places cannot miss {', '.join(certain)}: no gate on it.")
     return said
+
+
+def _certain(places: int) -> list[str]:
+    """Return the figures that are 1 whatever the model: a tile has no more than k others."""
+    from .metrics import TOP
+
+    return [f"top{k}" for k in TOP if 2 * places - 1 <= k]
 
 
 def _of_looks(bundle: Bundle, slides: SlideSet) -> list[str]:
@@ -172,11 +188,26 @@ def _of_looks(bundle: Bundle, slides: SlideSet) -> list[str]:
     return [said] if looks else []
 
 
-def _of_kept(kept: Mapping[str, int], slides: int) -> list[str]:
-    """Say whose embeddings were made by an earlier run, on whatever it ran with."""
-    return [
-        f"{name}: {count} of {slides} slides were embedded by an earlier run." for name, count in kept.items() if count
-    ]
+def _of_kept(kept: Mapping[str, int], unsure: Mapping[str, int], slides: int) -> list[str]:
+    """Say whose embeddings were made by an earlier run, on whatever it ran with, and whether on these very tiles."""
+    said = []
+    for name, count in kept.items():
+        if count:
+            of = f" Of {unsure[name]} it is not known from which tiles: no {ORIGIN} lies beside them."
+            said.append(
+                f"{name}: {count} of {slides} slides were embedded by an earlier run.{of if unsure[name] else ''}"
+            )
+    return said
+
+
+def _check_writable(folder: Path) -> None:
+    """See that embeddings can be kept, before the first slide's take an hour."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"features {folder}: cannot be written ({error.strerror}); give another folder") from None
 
 
 def worst_gates(
@@ -201,15 +232,7 @@ def worst_gates(
                     lost[name].append(one[figure] - other[figure])
             means = {name: sum(values) / len(values) for name, values in lost.items()}
             worst = max(means, key=lambda name: means[name])
-            found.append(
-                {
-                    "gate": figure,
-                    "of": f"pairs of {kind} {worst}, the worst",
-                    "lost": means[worst],
-                    "allowed": allowed,
-                    "passed": means[worst] <= allowed,
-                }
-            )
+            found.append(loss_gate(figure, f"pairs of {kind} {worst}, the worst", means[worst], allowed))
     return found
 
 
@@ -219,8 +242,7 @@ def gates(recipe: Recipe, full: Mapping[str, Any], artifact: Mapping[str, Any]) 
     for group, figures in full.items():
         for figure, allowed in asdict(recipe.accept.robustness).items():
             lost = figures[figure]["median"] - artifact[group][figure]["median"]
-            row = {"gate": figure, "of": group, "lost": lost, "allowed": allowed, "passed": lost <= allowed}
-            found.append(row)
+            found.append(loss_gate(figure, group, lost, allowed))
     return found
 
 

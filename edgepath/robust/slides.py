@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TileError, UsageError
+from ..errors import TileError, UsageError, first_line
 from ..images import tile_sha256
 from ..synthesis import SCANNERS, STAININGS, synthesize
 from ..tiles import TileSource, open_tiles
@@ -59,7 +60,7 @@ class SlideSet:
         return {"kind": self.kind, "name": self.name, **looks, **known}
 
     def identity(self) -> str:
-        """Return what embeddings of these slides are kept under: nothing for PLISM's, which are the same everywhere.
+        """Return what embeddings of these slides are kept under: nothing for PLISM's, as plism-benchmark has it.
 
         Otherwise a hash over pixels: of paired tiles all of them, of synthetic ones a tile of every look.
         """
@@ -136,7 +137,9 @@ def plism_slides(folder: str | Path, rows: Sequence[int] | int | None = None, *,
 
     require("h5py", "features")
     root = Path(folder)
-    files = sorted(root.glob(f"*{PLISM_SUFFIX}")) if root.is_dir() else []
+    if not root.is_dir():
+        raise TileError(f"PLISM {root}: no such folder")
+    files = sorted(root.glob(f"*{PLISM_SUFFIX}"))
     if len(files) < 2:
         raise TileError(
             f"PLISM {root}: {len(files)} files named STAINING_SCANNER{PLISM_SUFFIX}; two or more are needed"
@@ -164,12 +167,23 @@ def read_rows(word: str) -> Sequence[int] | int | None:
     if re.fullmatch(r"\d{1,9}", word, re.ASCII):
         return int(word)
     if not word.endswith(".npy"):
-        raise UsageError(f'--tiles "{word}": give a number, or an .npy file of row numbers')
+        raise UsageError(f'--tiles "{word}": give a whole number, 2 or more, or an .npy file of row numbers')
     try:
-        rows = np.load(word, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found: Any = read_npy(Path(word))
+    except ValueError as error:
         raise UsageError(f"--tiles {word}: cannot be read ({error})") from None
-    found: Sequence[int] = rows
+    rows: Sequence[int] = found
+    return rows
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array in a `.npy` file, mapped, not read. Raises ValueError for a file that holds none."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # its header is Python's text
+        raise ValueError(first_line(error)) from None
+    if not isinstance(found, np.ndarray):
+        raise ValueError("an archive of arrays, not an array")
     return found
 
 
@@ -214,8 +228,8 @@ def _plism_slide(file: Path, size: int) -> Slide:
     staining, _, scanner = file.name.removesuffix(PLISM_SUFFIX).partition("_")
     try:
         with h5py.File(file, "r") as opened:
-            names = list(opened)
-    except OSError as error:
+            names = list(map(str, opened))
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TileError(f"PLISM {file}: not a whole HDF5 file ({error}); fetch it again") from None
     places: dict[tuple[int, ...], str] = {}
     for name in names:
@@ -233,7 +247,7 @@ def _plism_slide(file: Path, size: int) -> Slide:
         try:
             with lock, h5py.File(file, "r") as opened:  # each time: 91 files are too many to keep open
                 tile = np.asarray(opened[key][()])
-        except (OSError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise TileError(f"PLISM {file}: {key} cannot be read ({error}); fetch it again") from None
         if tile.shape != (size, size, 3) or tile.dtype != np.uint8:
             raise TileError(f"PLISM {file}: {key} is {tile.dtype} {tile.shape}; uint8 ({size}, {size}, 3) is needed")

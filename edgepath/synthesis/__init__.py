@@ -56,11 +56,12 @@ def synthesize(
             raise UsageError(f"synthetic tiles: {name} = {value}; give {least} or more")
     if max(abs(shift[0]), abs(shift[1])) > MAX_SHIFT:
         raise UsageError(f"synthetic tiles: shift = {shift}; give at most {MAX_SHIFT} pixels either way")
+    x, y = map(int, shift)
     tiles = np.empty((count, size, size, 3), np.uint8)
     for position in range(count):
         index = start + position
         default_staining, default_scanner = look_of(index, seed)
-        tiles[position] = _draw(index, seed, staining or default_staining, scanner or default_scanner, size, shift)
+        tiles[position] = _draw(index, seed, staining or default_staining, scanner or default_scanner, size, (x, y))
     return tiles
 
 

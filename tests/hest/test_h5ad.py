@@ -65,7 +65,22 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ("text", "cannot be read as AnnData"),
         ("empty", "cannot be read as AnnData"),
         ("odd", "X is awkward-array; a dense matrix, csr_matrix or csc_matrix is needed"),
-        ("short", "cannot be read as AnnData"),
+        ("short", r"X is \(3, 5\); 6 rows of obs and 5 of var are named"),
     ):
         with pytest.raises(UsageError, match=said):
             read_expression(tmp_path / f"{name}.h5ad", SPOTS, GENES)
+
+
+@pytest.mark.parametrize("kind", ["csc", "nullable"])
+@pytest.mark.parametrize(
+    ("part", "place", "value"), [("indices", 0, 99), ("indices", 1, -7), ("indptr", 2, 99), ("indptr", -1, 900)]
+)
+def test_a_wrong_index_of_a_sparse_matrix_is_one_line(
+    kind: str, part: str, place: int, value: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "sample.h5ad"
+    path.write_bytes(gzip.decompress((WRITTEN / f"{kind}.h5ad.gz").read_bytes()))
+    with h5py.File(path, "a") as file:
+        file["X"][part][place] = value
+    with pytest.raises(UsageError, match="cannot be read as AnnData"):
+        read_expression(path, SPOTS, GENES)

@@ -163,3 +163,21 @@ def test_one_scanner_that_fails_is_not_hidden_by_the_others(exports: Exports) ->
     (failed,) = [gate for gate in measuring.worst_gates(recipe, full, artifact, looks) if not gate["passed"]]
     assert failed["of"] == "pairs of scanner S3, the worst"
     assert failed["lost"] == pytest.approx(0.4)
+
+
+def test_a_folder_that_cannot_hold_features_is_said_before_any_tile(exports: Exports, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"features .*file: cannot be written .*give another folder"):
+        robustness(exports("onnx-fp32").bundle, tiles=4, features=tmp_path / "file", device="cpu")
+
+
+def test_of_four_places_none_can_miss_the_ten_nearest(exports: Exports, paired: Path, tmp_path: Path) -> None:
+    for path in sorted(paired.rglob("*.png")):
+        if path.stem in "0123":
+            copy = tmp_path / path.relative_to(paired)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    result = robustness(exports("onnx-fp32").bundle, paired=tmp_path, device="cpu")
+    assert result["slides"]["places"] == 4
+    assert {gate["gate"] for gate in result["gates"]} == {"cosine", "top1"}
+    assert any("cannot miss top10: no gate on it" in note for note in result["notes"])

@@ -71,7 +71,7 @@ def test_rows_choose_places(tmp_path: Path) -> None:
         plism_slides(folder, [1, 1])
     with pytest.raises(UsageError, match=r"rows 1 to 5 of 5 tiles; the first is 0"):
         plism_slides(folder, [1, 5])
-    with pytest.raises(UsageError, match='--tiles "many": give a number'):
+    with pytest.raises(UsageError, match='--tiles "many": give a whole number'):
         read_rows("many")
     with pytest.raises(UsageError, match=r"--tiles .*none\.npy: cannot be read"):
         read_rows(str(tmp_path / "none.npy"))
@@ -107,6 +107,43 @@ def test_features_are_laid_out_as_plism_benchmark_reads_them_and_read_as_it_writ
         embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append)
 
 
+def test_features_of_another_slide_of_that_name_are_refused(tmp_path: Path) -> None:
+    slides = plism_slides(plism(tmp_path / "plism"), 3)
+    embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)
+    other = tmp_path / "other"  # stain-normalised, say
+    other.mkdir()
+    for path in (tmp_path / "plism").iterdir():
+        with h5py.File(path) as old, h5py.File(other / path.name, "w") as new:
+            for name in old:
+                new[name] = 255 - old[name][()]
+    with pytest.raises(UsageError, match=r"made from another tile_10_0_\d+ than this slide's; give another folder"):
+        embed_slides(mean_colour, plism_slides(other), tmp_path / "mine", 3, lambda _: None)
+    path = tmp_path / "mine" / slides.slides[0].name / "features.npy"
+    path.with_name("origin.json").write_text("{")
+    with pytest.raises(UsageError, match=r"origin\.json beside it cannot be read"):
+        load_features(path, slides.slides[0], 3)
+    path.with_name("origin.json").unlink()  # as plism-benchmark writes it
+    assert load_features(path, slides.slides[0], 3).shape == (3, 3)
+    table = np.load(path)
+    table[1, 4] = np.nan
+    np.save(path, table)
+    with pytest.raises(UsageError, match=r"features\.npy: 1 embeddings are not finite; remove it"):
+        load_features(path, slides.slides[0], 3)
+
+
+@pytest.mark.parametrize("old", [b"}", b"'fortran_order'"])
+def test_an_array_with_a_damaged_header_is_one_line(old: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.array([0, 1]))
+    path.write_bytes(path.read_bytes().replace(old, b" " * len(old), 1))
+    with pytest.raises(UsageError, match=r"rows\.npy: cannot be read"):
+        read_rows(str(path))
+    np.savez(tmp_path / "some.npz", np.array([0, 1]))
+    (tmp_path / "some.npz").rename(path)
+    with pytest.raises(UsageError, match="an archive of arrays, not an array"):
+        read_rows(str(path))
+
+
 def test_plism_slides_of_other_places_are_refused(tmp_path: Path) -> None:
     folder = plism(tmp_path / "plism", {"KR_S60": (*PLACES[:3], (10, 448, 448))})
     with pytest.raises(TileError, match=r"2 places are only in GMH_AT2\S+, 1 only in KR_S60_to_GMH_S60\.tif\.h5"):
@@ -114,6 +151,8 @@ def test_plism_slides_of_other_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_plism_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TileError, match="none: no such folder"):
+        plism_slides(tmp_path / "none")
     with pytest.raises(TileError, match="0 files named STAINING_SCANNER_to_GMH_S60"):
         plism_slides(tmp_path)
     folder = plism(tmp_path / "plism")
@@ -175,6 +214,14 @@ def test_one_source_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="1 places; a tile needs others"):
         open_slides(tiles=1)
     assert open_slides(tiles=3).places == 3
+
+
+@pytest.mark.parametrize("mark", [b"SNOD", b"HEAP", b"TREE"])
+def test_a_damaged_list_of_tiles_is_one_line(mark: bytes, tmp_path: Path) -> None:
+    path = plism(tmp_path / "plism") / "KR_S60_to_GMH_S60.tif.h5"
+    path.write_bytes(path.read_bytes().replace(mark, b"    "))
+    with pytest.raises(TileError, match=r"KR_S60_to_GMH_S60\.tif\.h5: "):
+        plism_slides(tmp_path / "plism").slides[2].tiles.read()
 
 
 def test_a_damaged_tile_is_one_line(tmp_path: Path) -> None:
