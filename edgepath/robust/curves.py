@@ -104,15 +104,19 @@ def curve_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def draw_curves(result: Mapping[str, Any], path: Path) -> None:
     """Draw all curves as a PNG, a panel each."""
+    every = [degree[key] for c in result["curves"] for of in c["figures"].values() for degree in of for key in degree]
+    low = min(0.9, *every)
     panels = []
     for curve in result["curves"]:
         lines = []
         for key, word in (("cosine", "cosine"), ("own", "own nearest")):
             for name in (FULL, ARTIFACT):
                 lines.append((f"{word}, {name}", [degree[key] for degree in curve["figures"][name]]))
-        low = min(0.9, *(min(line) for _, line in lines))
-        panels.append(Panel(f"{curve['name']} ({curve['unit']})", curve["degrees"], lines, low=low, high=1.0))
-    draw_panels(panels, path, columns=_COLUMNS, width=_WIDTH)
+        title = f"{curve['name']} ({curve['unit']})"
+        panels.append(Panel(title, curve["degrees"], lines, low=low, high=1.0, broad=(0, 2)))
+    source = result["source"]
+    heading = f"{result['name']} on {source['count']} tiles of {source['name']}"
+    draw_panels(panels, path, columns=_COLUMNS, width=_WIDTH, heading=heading)
 
 
 def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:
