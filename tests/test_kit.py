@@ -665,7 +665,8 @@ def test_kit_survives_tar(export: Export, device_python: Path, tmp_path: Path) -
     with tarfile.open(tmp_path / "bundle.tar.gz", "w:gz") as archive:
         archive.add(export("onnx-int8"), "there")
     with tarfile.open(tmp_path / "bundle.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        archive.extractall(tmp_path)
     done = run(
         device_python, tmp_path / "there/kit/check.py", "--runs", "1", "--out", tmp_path / "r.json", cwd=tmp_path
     )

@@ -85,7 +85,8 @@ def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     run(*build, "--sdist", "--outdir", folder / "sdist", checkout, cwd=folder)
     (sdist,) = (folder / "sdist").iterdir()
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        archive.extractall(folder)
     run(*build, "--wheel", "--outdir", folder / "again", folder / sdist.name.removesuffix(".tar.gz"), cwd=folder)
     (wheel,), (again,) = (folder / "checkout").iterdir(), (folder / "again").iterdir()
     return {"wheel": wheel, "sdist": sdist, "again": again}

@@ -7,7 +7,7 @@ AttributeError for what is not whole (`merging` says so in a line).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .. import devicereports, probing
@@ -43,7 +43,7 @@ def robustness_section(result: Mapping[str, Any]) -> Section:
     allowed = {gate["gate"]: float(gate["allowed"]) for gate in result["gates"]}
     what = f"{slides['places']} places on {slides['slides']} slides of {slides['name']}. Medians over pairs of slides."
     body = paragraph(what) + table(header, rows)
-    for name in ("cosine", _telling(result["figures"][FULL]["all"])):
+    for name in ("cosine", _telling(result["figures"][FULL]["all"], allowed)):
         body += _maps(result["pairs"], looks, name, allowed[name])
     body += "<h3>Gates</h3>\n" + table(measuring.GATE_HEADER, gates, kind="gates") + _ran_with(result)
     return Section(
@@ -178,9 +178,10 @@ def _chosen(
     return [header[i] for i in columns], [[row[i] for i in columns] for row in rows]
 
 
-def _telling(figures: Mapping[str, Any]) -> str:
+def _telling(figures: Mapping[str, Any], gated: Collection[str]) -> str:
     """Return which of top-1 and top-10 to map: of few places all twins are among ten, of many hardly any is first."""
-    return min(("top10", "top1"), key=lambda name: abs(figures[name]["median"] - 0.5))
+    names = [name for name in ("top10", "top1") if name in gated]
+    return min(names, key=lambda name: abs(figures[name]["median"] - 0.5))
 
 
 def _maps(pairs: Mapping[str, Any], looks: Mapping[str, Sequence[str]], name: str, allowed: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_elements import EVIL, Tags
 
+from edgepath.gates import loss_gate
 from edgepath.page.elements import verdict
 from edgepath.page.measured import (
     curves_section,
@@ -162,6 +163,7 @@ def test_a_device_that_failed_is_a_failed_gate(passed: bool) -> None:
 @pytest.mark.parametrize(("top1", "top10", "shown"), [(0.05, 0.4, "Top-10"), (0.7, 1.0, "Top-1")])
 def test_the_share_that_tells_more_is_mapped(top1: float, top10: float, shown: str, measured: Measured) -> None:
     result = copy.deepcopy(measured["robustness"])
+    result["gates"].append(loss_gate("top10", "all", 0.0, 0.01))  # so few places have none
     for name, value in (("top1", top1), ("top10", top10)):
         result["figures"]["full precision"]["all"][name]["median"] = value
     assert re.findall(r"<h3>(\S+) by staining", robustness_section(result).body) == ["Cosine", shown]
