@@ -34,13 +34,13 @@ class Stages:
             self.progress(name, done, total)
 
         start = time.perf_counter()
-        self._largest = max(self._largest, _peak_now())
+        self._largest = max(self._largest, peak_bytes())
         _forget_peak()
         self.progress(name, 0, total)
         yield advance
         self.progress(name, total, total)
         self.seconds[name] = round(time.perf_counter() - start, 3)
-        self.memory_bytes[name] = _peak_now()
+        self.memory_bytes[name] = peak_bytes()
 
     def cost(self) -> dict[str, Any]:
         """Return seconds and the largest resident set of each stage, and the largest of all, in bytes.
@@ -50,7 +50,7 @@ class Stages:
         return {
             "seconds": dict(self.seconds),
             "memory_bytes": dict(self.memory_bytes),
-            "peak_memory_bytes": max(_peak_now(), self._largest, *self.memory_bytes.values()),
+            "peak_memory_bytes": max(peak_bytes(), self._largest, *self.memory_bytes.values()),
         }
 
 
@@ -60,7 +60,7 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _peak_now() -> int:
+def peak_bytes() -> int:
     """Bytes of the largest resident set since the last `_forget_peak`, or since the process began."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

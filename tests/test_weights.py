@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from edgepath.errors import UsageError, WeightsError
 from edgepath.models import ModelSpec, find_model
+from edgepath.weightfiles import read_state
 from edgepath.weights import Weights, build, load_model, random_model, state_sha256
 
 State = dict[str, Tensor]
@@ -578,3 +579,9 @@ def test_models_with_a_name_of_their_own_take_no_other_size(tiny: ModelSpec, sta
     other = state | {"pos_embed": torch.zeros(1, 20 * 20, 96)}
     save_file(other, tmp_path / "large.safetensors")
     assert "pos_embed is 1 x 400 x 96, 1 x 256 x 96 is needed" in refused(tiny, tmp_path / "large.safetensors")
+
+
+def test_a_weight_with_and_without_module_is_refused(tmp_path: Path) -> None:
+    torch.save({"module.a": torch.ones(1), "a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"with and without module\. before its name; keep one"):
+        read_state(tmp_path / "w.pth")

@@ -13,7 +13,7 @@ from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import open_tiles
 from .options import DEFAULT, load_options
-from .processes import join_processes
+from .processes import join_processes, most_memory
 from .run import Distillation, Progress
 from .training import view_loader
 
@@ -52,7 +52,7 @@ def dry_run(
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
             say("dry run", number, 2)
-        fixed, peak = _fixed_bytes(run), processes.peak_bytes()
+        fixed, peak = _fixed_bytes(run), most_memory(processes.device)
         a_tile = max(0, peak - fixed) / tiles
         share = whole.training.batch / processes.world
         return {

@@ -26,7 +26,7 @@ from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from .imagenet import WIDTH, Stem
 from .loader import Loader
 from .networks import Tokens, build_student, optimizer_groups, patch_size, width
-from .processes import Processes
+from .processes import most_memory
 from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
 from .schedules import cosine
 from .teacheroptions import Options, Views, check_options, load_options
@@ -239,7 +239,7 @@ def _loop(run: _Pretraining, loader: Loader, folder: Path, say: Progress) -> Non
             log.seconds += seconds
             means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             speed = {"tiles_per_s": len(rows) * options.training.batch / seconds, "waiting_share": waited / seconds}
-            peak = Processes(0, 1, run.device).peak_bytes() / 1e9
+            peak = most_memory(run.device) / 1e9
             log.add(means | speed | {"step": run.step, "seconds": log.seconds, "peak_gb": peak})
             rows, before, waited = [], time.perf_counter(), 0.0
         if run.step % options.run.checkpoint_every == 0 or last:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ..stages import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,6 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes and talks."""
         return self.rank == 0
-
-    def peak_bytes(self) -> int:
-        """Return the most memory so far: of the GPU what PyTorch took, on a CPU that of the process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager
@@ -71,3 +64,8 @@ def wait_for_all() -> None:
     """Return when every process is here."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+
+
+def most_memory(device: torch.device) -> int:
+    """Return the most bytes so far: of a GPU what PyTorch took, on a CPU that of the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,10 @@ class Log:
     def __init__(self, folder: Path, step: int, columns: Sequence[str] = COLUMNS) -> None:
         self._path, self._columns = folder / LOG, columns
         rows = [row for row in read_log(folder) if row["step"] <= step]
-        lines = [",".join(columns), *(",".join(_number(row[column]) for column in columns) for row in rows)]
+        lines = [
+            ",".join(columns),
+            *(",".join(_number(row.get(column, math.nan)) for column in columns) for row in rows),
+        ]
         _write(self._path, "\n".join(lines) + "\n")
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
 

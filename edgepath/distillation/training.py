@@ -14,7 +14,7 @@ from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from .loader import Loader
 from .options import DEFAULT, Options, load_options
-from .processes import join_processes, wait_for_all
+from .processes import join_processes, most_memory, wait_for_all
 from .run import FIGURES, Distillation, Progress
 from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
 from .views import make_views
@@ -114,7 +114,7 @@ def _loop(run: Distillation, loader: Loader, folder: Path, say: Progress) -> Non
             if log is not None:
                 log.seconds += seconds
                 row = _row(rows, done, options.training.batch, seconds, waited, log.seconds)
-                log.add(row | {"peak_gb": run.processes.peak_bytes() / 1e9})
+                log.add(row | {"peak_gb": most_memory(run.processes.device) / 1e9})
             rows, waited, before = [], 0.0, time.perf_counter()
         if first and (done % options.run.checkpoint_every == 0 or last):
             save_checkpoint(folder, run.state())

@@ -35,7 +35,7 @@ def embed_slides(
     for slide in slides.slides:
         path = folder / slide.name / "features.npy"
         if path.exists():
-            load_features(path, slide, dim)
+            _check_kept(path, slide, dim)
             kept += 1
             advance(len(slide.places))
         else:
@@ -52,11 +52,10 @@ def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
         raise UsageError(f"features {path}: cannot be read ({error}); remove it, and it is made again") from None
     if table.ndim != 2 or table.shape[1] != 3 + dim:
         raise UsageError(f"features {path}: {table.shape} numbers; this bundle's have {dim} a tile and 3 for its place")
-    _check_origin(path, slide)
     places = np.asarray(table[:, :3])
     wanted = slide.places.astype(places.dtype)
     if places.shape == wanted.shape and np.array_equal(places, wanted):
-        return _finite(np.asarray(table[:, 3:], np.float32), path)
+        return np.asarray(table[:, 3:], np.float32)
     # plism-benchmark writes all 16,278 tiles of a slide and chooses rows later.
     rows = {tuple(place): row for row, place in enumerate(places.tolist())}
     found = [rows.get(tuple(place)) for place in wanted.tolist()]
@@ -65,17 +64,16 @@ def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
         raise UsageError(
             f"features {path}: lacks {missing} of the {len(found)} places asked for; remove it, or give another folder"
         )
-    return _finite(np.asarray(table[np.array(found, int), 3:], np.float32), path)
+    return np.asarray(table[np.array(found, int), 3:], np.float32)
 
 
-def _finite(embeddings: np.ndarray, path: Path) -> np.ndarray:
-    if bad := int((~np.isfinite(embeddings).all(1)).sum()):
+def _check_kept(path: Path, slide: Slide, dim: int) -> None:
+    """See that an earlier run's file is of this slide: its places, and the tile it was written with, if one is known.
+
+    plism-benchmark writes no such tile.
+    """
+    if bad := int((~np.isfinite(load_features(path, slide, dim)).all(1)).sum()):
         raise UsageError(f"features {path}: {bad} embeddings are not finite; remove it, and it is made again")
-    return embeddings
-
-
-def _check_origin(path: Path, slide: Slide) -> None:
-    """Hold the tile that the file was written with against the slide's; plism-benchmark writes none."""
     try:
         known = json.loads(path.with_name(ORIGIN).read_text(encoding="utf-8"))
         key, sha256 = str(known["tile"]), known["sha256_pixels"]
@@ -100,7 +98,7 @@ def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None])
         raise EdgepathError(f"robustness: the embedding of {slide.tiles.keys[bad[0]]} on {slide.name} is not finite")
     table = np.concatenate([slide.places.astype(np.float32), embeddings.astype(np.float32)], 1)
     first = slide.tiles.keys[0]
-    origin = {"tile": first, "sha256_pixels": tile_sha256(slide.tiles.read([0])[0])}
+    origin = {"tile": first, "sha256_pixels": slide.tiles.digests[first]}
     with replacing(path.with_name(ORIGIN), "features") as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(origin) + "\n", encoding="utf-8")

@@ -63,11 +63,10 @@ def robustness(
     vit, spec, loaded = same_weights(bundle, weights)
     count = len(slides.slides) * slides.places
     with ExitStack() as stack:
-        if features is not None:
-            _check_writable(Path(features))
         root = Path(features or stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepath-")))
         if root.resolve().is_relative_to(bundle.path.resolve()):
             raise UsageError(f"features {root} lie in the bundle, which holds nothing else; give another folder")
+        _check_writable(root)
         artifact = stack.enter_context(open_runner(bundle, recipe, threads))
         full = stack.enter_context(reference.Runner(vit, spec.mean, spec.std, contract["embedding"], device))
         model = f"{loaded.sha256} {spec.mean} {spec.std} {contract['embedding']}"
@@ -169,7 +168,9 @@ def _of_slides(slides: SlideSet) -> list[str]:
         said.append("Synthetic tissue: what was lost to full precision counts, not how robust the model is.")
     if slides.places < 100:
         step = f"{50 / slides.places:.1f} points"
-        said.append(f"{slides.places} places only: a share of them moves in steps of {step}, and one can fail a gate.")
+        said.append(
+            f"{slides.places} places only: a share of them moves in steps of {step}; a few tiles decide a gate."
+        )
     if certain := _certain(slides.places):
         said.append(f"So few places cannot miss {', '.join(certain)}: no gate on it.")
     return said

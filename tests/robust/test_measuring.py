@@ -74,6 +74,7 @@ def test_an_interrupted_run_goes_on(exports: Exports, tmp_path: Path) -> None:
     assert f"{FULL}: 2 of 3 slides were embedded by an earlier run." in result["notes"]
     with pytest.raises(UsageError, match="lie in the bundle"):
         robustness(bundle, plism=folder, features=bundle.path / "features", device="cpu")
+    assert not (bundle.path / "features").exists()
 
 
 def test_slides_held_in_small_blocks_give_the_same_figures(

@@ -117,18 +117,18 @@ def test_features_of_another_slide_of_that_name_are_refused(tmp_path: Path) -> N
             for name in old:
                 new[name] = 255 - old[name][()]
     with pytest.raises(UsageError, match=r"made from another tile_10_0_\d+ than this slide's; give another folder"):
-        embed_slides(mean_colour, plism_slides(other), tmp_path / "mine", 3, lambda _: None)
+        embed_slides(mean_colour, plism_slides(other, 3), tmp_path / "mine", 3, lambda _: None)
     path = tmp_path / "mine" / slides.slides[0].name / "features.npy"
     path.with_name("origin.json").write_text("{")
     with pytest.raises(UsageError, match=r"origin\.json beside it cannot be read"):
-        load_features(path, slides.slides[0], 3)
+        embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)
     path.with_name("origin.json").unlink()  # as plism-benchmark writes it
-    assert load_features(path, slides.slides[0], 3).shape == (3, 3)
+    assert embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)[1] == 3
     table = np.load(path)
     table[1, 4] = np.nan
     np.save(path, table)
     with pytest.raises(UsageError, match=r"features\.npy: 1 embeddings are not finite; remove it"):
-        load_features(path, slides.slides[0], 3)
+        embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)
 
 
 @pytest.mark.parametrize("old", [b"}", b"'fortran_order'"])
