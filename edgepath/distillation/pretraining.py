@@ -1,14 +1,16 @@
 """`pretrain`: train a teacher without labels, where no foundation model can be had.
 
 From views that were stained and scanned anew, a vision transformer learns to tell what a convolutional network
-(`imagenet`) sees in the tissue as it was: in every patch, and on average. The class token is not asked through a head:
-its direction is that of the mean features, turned by a fixed rotation, so that what is near in them is near in it.
+(`imagenet`) sees in the tissue as it was: in every patch, and in the whole view. The class token is not asked through a
+head: its direction is that of the view's features, so that what is near in them is near in it.
+
+It learns in stages (teacher.toml): its first blocks from small views, then more blocks, then whole tiles.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from ..errors import EdgepathError, UsageError
+from ..errors import EdgepathError
 from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
-from .imagenet import WIDTH, Stem
+from .imagenet import DEEP, WIDTH, Stem
 from .loader import Loader
-from .networks import Tokens, build_student, optimizer_groups, patch_size, width
+from .networks import Tokens, build_student, grid, optimizer_groups, patch_size, width
 from .processes import most_memory
 from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
 from .schedules import cosine
-from .teacheroptions import Options, Views, check_options, load_options
+from .teacheroptions import Options, Stage, Views, check_options, load_options
 from .views import blur, crop, recolour, turn
 
 Progress = Callable[[str, int, int], None]
@@ -66,16 +69,8 @@ def pretrain(
     say = progress or (lambda stage, done, total: None)
     prepare_run(folder, resume=resume, force=force)
     source = open_tiles(tiles, size=spec.size)
-    training, views = chosen.training, chosen.views
     run = _Pretraining(spec, stem, chosen, source.provenance()["sha256"], torch.device(pick_device(device)))
-    loader = Loader(
-        source,
-        lambda tile, rng: cut(tile, views, rng),
-        batch=training.batch,
-        steps=training.steps,
-        seed=training.seed,
-        run=chosen.run,
-    )
+    loaders = [(stage, _loader(source, chosen, stage, until)) for stage, until in _ends(chosen)]
     if resume:
         state = load_checkpoint(folder)
         check_same_run(folder, state, run.identity, asdict(chosen))
@@ -85,65 +80,131 @@ def pretrain(
     write_run(folder, {"model": {"name": spec.name}, "tiles": source.provenance(), "options": asdict(chosen)})
     if not resume:
         save_checkpoint(folder, run.state())
-    _loop(run, loader, folder, say)
+    _loop(run, _views(run, loaders), folder, say)
     write_student(folder, run.net.tokens.vit, spec)
     draw_log(folder, PANELS)
     return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
 
 
-def cut(tile: np.ndarray, views: Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Cut views of a tile, uint8 (V, C, C, 3): as a scanner might have seen them, and as they are."""
-    clean = [turn(crop(tile, views.crop, views.scale, rng), rng) for _ in range(views.count)]
-    seen = [blur(recolour(view, views, rng), views, rng) for view in clean]
-    return np.stack(seen), np.stack(clean)
+def cut(tile: np.ndarray, size: int, views: Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a view of a tile, uint8 (1, size, size, 3) each: as a scanner might have seen it, and as it is."""
+    low, high = (min(1.0, (zoom * size / tile.shape[0]) ** 2) for zoom in views.zoom)
+    clean = turn(crop(tile, size, (low, high), rng), rng)
+    seen = blur(recolour(clean, views, rng), views, rng)
+    return seen[None], clean[None]
+
+
+def _ends(options: Options) -> list[tuple[Stage, int]]:
+    """Return the stages, each with the step it ends at."""
+    shares = np.cumsum([stage.share for stage in options.stages])
+    ends = np.round(shares / shares[-1] * options.training.steps).astype(int)
+    return list(zip(options.stages, ends.tolist(), strict=True))
+
+
+def _loader(source: TileSource, options: Options, stage: Stage, until: int) -> Loader:
+    training = options.training
+    return Loader(
+        source,
+        lambda tile, rng: cut(tile, stage.crop, options.views, rng),
+        batch=training.batch,
+        steps=until,
+        seed=training.seed,
+        run=options.run,
+    )
 
 
 class Imitator(nn.Module):
-    """A vision transformer that tells a stem's features: the mean with its class token, the patches' through a head."""
+    """A vision transformer that tells a stem's features: a view's with its class token, the patches' through a head.
+
+    `blocks`: how many of its blocks, from the first on, take part.
+    """
 
     tile_mean: Tensor
     tile_spread: Tensor
     patch_mean: Tensor
     patch_spread: Tensor
-    rotation: Tensor
+    directions: Tensor
 
-    def __init__(self, spec: ModelSpec, stem: Stem) -> None:
+    def __init__(self, spec: ModelSpec, stem: Stem, first: int) -> None:
         super().__init__()
         vit: Any = build_student(spec)
-        _awaken(vit)
-        dim = width(vit)
-        if dim < WIDTH:
-            raise UsageError(f"model {spec.name}: {dim} features cannot hold {WIDTH}; choose a wider one")
+        _awaken(vit, first)
+        self.blocks, dim = first, width(vit)
         self.tokens, self.stem, self.patch = Tokens(vit, spec), stem, patch_size(vit)
         self.patch_head = nn.Linear(dim, WIDTH)
-        turned = torch.linalg.qr(torch.randn(dim, WIDTH, generator=torch.Generator().manual_seed(1)))[0]
-        self.register_buffer("rotation", turned.T.contiguous())
-        for name in ("tile", "patch"):
-            self.register_buffer(f"{name}_mean", torch.zeros(WIDTH))
-            self.register_buffer(f"{name}_spread", torch.ones(WIDTH))
+        self.register_buffer("directions", torch.eye(2 * DEEP, dim))
+        for name, count in (("tile", 2 * DEEP), ("patch", WIDTH)):
+            self.register_buffer(f"{name}_mean", torch.zeros(count))
+            self.register_buffer(f"{name}_spread", torch.ones(count))
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class tokens (N, D) and the patches' standardised features (N, P, 120) of uint8 (N, C, C, 3)."""
-        cls, patches = self.tokens(views)
+        """Return class tokens (N, D) and the patches' standardised features (N, P, 384) of uint8 (N, C, C, 3)."""
+        cls, patches = self.tokens(views, self.blocks)
         return cls, self.patch_head(patches)
 
     @torch.no_grad()
     def targets(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `forward` should of clean views: class tokens' directions, and the patches' features."""
         features = self.stem(clean, self.patch)
-        tile = (features.mean(1) - self.tile_mean) / self.tile_spread
-        return tile @ self.rotation, ((features - self.patch_mean) / self.patch_spread).clamp(-5, 5)
+        tile = (summarize(features) - self.tile_mean) / self.tile_spread
+        return tile @ self.directions, ((features - self.patch_mean) / self.patch_spread).clamp(-5, 5)
+
+    @torch.no_grad()
+    def fit(self, seen: Tensor, features: Tensor) -> None:
+        """Start from views, uint8 (N, C, C, 3), and the stem's features of them (N, P, 384).
+
+        Sets the features' means and spreads; the class token's directions, which are the principal ones of the views'
+        features, so that what a token is too narrow for is what varies least; and the projection of patches.
+        """
+        tiles = summarize(features)
+        for name, values in (("tile", tiles), ("patch", features.flatten(0, 1))):
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            getattr(self, f"{name}_spread").copy_(values.std(0).clamp_min(1e-3))
+        count = min(len(tiles), *self.directions.shape)
+        principal = torch.linalg.svd((tiles - self.tile_mean) / self.tile_spread, full_matrices=False).Vh[:count]
+        self.directions.zero_()[:, :count] = principal.T
+        _whiten(self.tokens.vit, self.tokens.normalize(seen))
 
 
-def _awaken(vit: nn.Module) -> None:
-    """Start wide awake: LayerScale at 0.5, linears that keep their input's spread.
+def summarize(features: Tensor) -> Tensor:
+    """Return mean and spread of the deep ones of the features of views' patches (N, P, 384): (N, 416)."""
+    deep = features[..., -DEEP:]
+    return torch.cat([deep.mean(1), deep.std(1)], 1)
+
+
+def _whiten(vit: Any, pixels: Tensor) -> None:
+    """Project patches of pixels (N, 3, C, C) on their principal components, scaled to vary alike, and turned at random.
+
+    The mean colour of a patch of tissue varies 20,000 times as much as its finest detail. A network that is not shown
+    the one as large as the other learns of colours for a long time.
+    """
+    projection = vit.patch_embed.proj
+    patches = F.unfold(pixels, projection.kernel_size, stride=projection.stride).transpose(1, 2).flatten(0, 1).double()
+    mean = patches.mean(0)
+    spreads, components = torch.linalg.eigh(torch.cov((patches - mean).T))
+    spreads, components = (part.flip(-1)[..., : width(vit)] for part in (spreads, components))
+    # The least of them are noise, and are not raised to the full.
+    whitened = (components / (spreads + 0.02 * spreads.mean()).sqrt()).T
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.linalg.qr(torch.randn(len(whitened), len(whitened), generator=generator).to(whitened))[0] @ whitened
+    projection.weight.copy_(weight.view_as(projection.weight))
+    projection.bias.copy_(-(weight @ mean))
+
+
+@torch.no_grad()
+def _awaken(vit: Any, first: int) -> None:
+    """Start the `first` blocks awake: LayerScale at 0.1, linears that keep their input's spread; the others at 0.01.
 
     timm's start, LayerScale at 1e-5 and linears of 0.02, is that of runs of 100,000 steps: nothing moves in the first
-    hundreds.
+    hundreds. Positions start as sines of both axes, from which neighbours can be told.
     """
+    side, positions = grid(vit), vit.pos_embed
+    nn.init.zeros_(positions)[:, -(side**2) :] = 0.5 * build_sincos2d_pos_embed(
+        [side, side], width(vit), temperature=100
+    )
     for name, value in vit.named_parameters():
         if name.endswith(".gamma"):
-            nn.init.constant_(value, 0.5)
+            nn.init.constant_(value, 0.1 if int(name.split(".")[1]) < first else 0.01)
         elif name.startswith("blocks.") and value.ndim == 2:
             nn.init.trunc_normal_(value, std=value.shape[1] ** -0.5)
 
@@ -155,24 +216,22 @@ class _Pretraining:
         self.options, self.step, self.device = options, 0, device
         self.identity = {"model": spec.name, "tiles": tiles}
         torch.manual_seed(options.training.seed)
-        self.net = Imitator(spec, stem).to(device).train()
+        self.net = Imitator(spec, stem, options.stages[0].blocks).to(device).train()
         self.optimizer = torch.optim.AdamW(optimizer_groups(self.net))
 
     def fit(self, source: TileSource) -> None:
-        """Take mean and spread of the features from views of tiles spread evenly over the source."""
-        training, views = self.options.training, self.options.views
+        """Take means, spreads and directions from the first stage's views of tiles spread evenly over the source."""
+        training, views, size = self.options.training, self.options.views, self.options.stages[0].crop
         count = min(training.fit_tiles, len(source))
         chosen = source.select(np.linspace(0, len(source) - 1, count).astype(int).tolist())
-        tile, patch = [], []
+        seen, features = [], []
         for number, batch in enumerate(chosen.batches(16)):
             rng = np.random.default_rng((training.seed, number, 2))
-            clean = np.stack([cut(pixels, views, rng)[1][0] for pixels in batch.pixels])
-            features = self.net.stem(torch.from_numpy(clean).to(self.device), self.net.patch)
-            tile.append(features.mean(1))
-            patch.append(features.flatten(0, 1))
-        for name, values in (("tile", torch.cat(tile)), ("patch", torch.cat(patch))):
-            getattr(self.net, f"{name}_mean").copy_(values.mean(0))
-            getattr(self.net, f"{name}_spread").copy_(values.std(0).clamp_min(1e-3))
+            both = zip(*(cut(pixels, size, views, rng) for pixels in batch.pixels), strict=True)
+            coloured, clean = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in both)
+            seen.append(coloured)
+            features.append(self.net.stem(clean, self.net.patch))
+        self.net.fit(torch.cat(seen), torch.cat(features))
 
     def train(self, seen: Tensor, clean: Tensor) -> dict[str, float]:
         """Take one step on views, uint8 (V, N, C, C, 3), and return its figures."""
@@ -219,13 +278,20 @@ class _Pretraining:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _loop(run: _Pretraining, loader: Loader, folder: Path, say: Progress) -> None:
+def _views(run: _Pretraining, loaders: Sequence[tuple[Stage, Loader]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the views of every step that is to come, and let the model have its stage's blocks for them."""
+    for stage, loader in loaders:
+        for views in loader.steps(run.step):
+            run.net.blocks = stage.blocks
+            yield views
+
+
+def _loop(run: _Pretraining, steps: Iterator[tuple[np.ndarray, ...]], folder: Path, say: Progress) -> None:
     """Train to the last step; log, save and show how far it is."""
     options = run.options
     log = Log(folder, run.step, COLUMNS)
     rows: list[dict[str, float]] = []
     before, waited = time.perf_counter(), 0.0
-    steps = loader.steps(run.step)
     while True:
         asked = time.perf_counter()
         data = next(steps, None)

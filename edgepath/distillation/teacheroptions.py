@@ -17,14 +17,21 @@ from .options import Run
 class Views:
     """What is cut out of a tile and what is done to it; see teacher.toml."""
 
-    count: int
-    crop: int
-    scale: tuple[float, ...]
+    zoom: tuple[float, ...]
     stain_strength: float
     stain_hue: float
     scanner: float
     blur_probability: float
     blur_pixels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A share of the steps, in which the first `blocks` of the model learn from views of `crop` pixels."""
+
+    share: float
+    blocks: int
+    crop: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Training:
 class Options:
     """A whole recipe."""
 
+    stages: tuple[Stage, ...]
     views: Views
     loss: Loss
     training: Training
@@ -62,9 +70,15 @@ class Options:
 
 
 def load_options(overrides: Mapping[str, Any] | None = None) -> Options:
-    """Return the numbers of teacher.toml, changed by `overrides` ({"training.steps": 100}). Raises RecipeError."""
+    """Return the numbers of teacher.toml, changed by `overrides`. Raises RecipeError.
+
+    They name numbers ({"training.steps": 100}) or all stages ({"stages": [...]}).
+    """
     values = read_toml(Path(__file__).with_name("teacher.toml"))
     for key, value in (overrides or {}).items():
+        if key == "stages":
+            values[key] = value
+            continue
         table, _, name = key.partition(".")
         if not isinstance(values.get(table), dict) or name not in values[table]:
             raise RecipeError(f"teacher recipe: {key} is not a key")
@@ -74,14 +88,24 @@ def load_options(overrides: Mapping[str, Any] | None = None) -> Options:
 
 def check_options(options: Options, spec: ModelSpec) -> None:
     """Refuse numbers that would end in a traceback, or in a loss that means nothing."""
-    from .networks import build_student, patch_size
+    from .networks import build_student, depth, patch_size
 
-    patch, crop = patch_size(build_student(spec)), options.views.crop
-    if crop % patch or crop < 2 * patch:
-        raise RecipeError(f"teacher recipe: views.crop = {crop}; a multiple of {patch} from {2 * patch} on is needed")
+    vit = build_student(spec)
+    patch, most = patch_size(vit), depth(vit)
+    for number, stage in enumerate(options.stages, 1):
+        where = f"teacher recipe: stage {number}:"
+        if stage.crop % patch or not 2 * patch <= stage.crop <= spec.size:
+            raise RecipeError(
+                f"{where} crop = {stage.crop}; a multiple of {patch} from {2 * patch} to {spec.size} is needed"
+            )
+        if not 1 <= stage.blocks <= most:
+            raise RecipeError(f"{where} blocks = {stage.blocks}; {spec.name} has {most}")
+        if not stage.share > 0:
+            raise RecipeError(f"{where} share = {stage.share}; a share above 0 is needed")
+    if not options.stages or options.stages[-1].blocks != most:
+        raise RecipeError(f"teacher recipe: the last stage has to train all {most} blocks of {spec.name}")
     views, training, run = options.views, options.training, options.run
     least = {
-        "views.count": (views.count, 1),
         "training.steps": (training.steps, 1),
         "training.batch": (training.batch, 2),
         "training.seed": (training.seed, 0),
@@ -95,7 +119,7 @@ def check_options(options: Options, spec: ModelSpec) -> None:
     for key, (value, lowest) in least.items():
         if not value >= lowest:
             raise RecipeError(f"teacher recipe: {key} = {value}; at least {lowest} is needed")
-    for key, pair, top in (("scale", views.scale, 1.0), ("blur_pixels", views.blur_pixels, 20.0)):
+    for key, pair, top in (("zoom", views.zoom, 4.0), ("blur_pixels", views.blur_pixels, 20.0)):
         if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
             raise RecipeError(
                 f"teacher recipe: views.{key} = {list(pair)}; two numbers above 0 are needed, up to {top:g}"

@@ -255,7 +255,10 @@ _WORDS = {"scanner": "scanner only", "staining": "staining only", "both": "both"
 def figure_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Return the medians, two rows a group: full precision and artifact."""
     rows = []
-    for group in result["figures"][FULL]:
+    groups = result["figures"][FULL]
+    for group, full in groups.items():
+        if group == "all" and any(full["pairs"] == groups[other]["pairs"] for other in groups if other != "all"):
+            continue  # all pairs are of one group, whose figures stand there already
         for name in (FULL, ARTIFACT):
             figures = result["figures"][name][group]
             first = [_WORDS[group], str(figures["pairs"])] if name == FULL else ["", ""]
