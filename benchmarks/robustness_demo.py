@@ -17,9 +17,12 @@ from typing import Any
 from robustness_plot import draw
 
 import edgepath
+from edgepath.doctor import versions
+from edgepath.errors import EdgepathError
 from edgepath.probing import probe
 from edgepath.report import machine
 from edgepath.robust.measuring import ARTIFACT, FULL, robustness
+from edgepath.staging import replacing
 
 TARGETS = ("openvino-fp16", "openvino-int8", "onnx-int8")
 CALIBRATED, PLACES = 128, 16
@@ -54,7 +57,7 @@ def main() -> None:
         "schema": 1,
         "model": "demo, trained",
         "calibrated on": f"{CALIBRATED} tiles of {TASKS[1]}, and the recipe's looks",
-        "machine": machine(),
+        "machine": machine() | {"versions": versions()},
         "synthetic": {},
         "four scanners": {},
         "tasks": {name: {} for name in TASKS},
@@ -75,9 +78,13 @@ def main() -> None:
             full = {method: of[FULL] for method, of in result["scores"].items()}
             found["tasks"][name].update({FULL: full, target: task(result)})
         print(f"{target}: measured", flush=True)
-    (out / "robustness-demo.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (out / "robustness-demo.svg").write_text(draw(drawn), encoding="utf-8")
+    for kind, text in (("json", json.dumps(found, indent=1) + "\n"), ("svg", draw(drawn))):
+        with replacing(out / f"robustness-demo.{kind}", kind) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgepathError as error:
+        raise SystemExit(f"robustness_demo: {error}") from None

@@ -39,7 +39,7 @@ OPTIONAL = (
 NEED_TORCH = (
     *("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.weightfiles", "edgepath.mil"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "losses", "networks", "processes")),
-    *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "pretraining", "run")),
+    *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "imitator", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
     *("edgepath.adapters", "edgepath.evahead", "edgepath.robust.metrics"),
 )

@@ -15,7 +15,8 @@
 Where no foundation model can be had, a teacher is made first:
 
     imagenet     what a convolutional network trained on photographs sees in tissue
-    pretraining  `pretrain`, which trains a vision transformer to see the same behind other colours
+    imitator     a vision transformer that tells the same, and how it starts
+    pretraining  `pretrain`, which trains it to, behind other colours
     scoring      what a frozen model's class tokens are good for, on real tiles
     card         the demo student's model card
     demo         the command that makes a trained `demo` student

@@ -140,10 +140,16 @@ def _write(path: Path, text: str) -> None:
 
 
 def _toml(values: Mapping[str, Any], above: str = "") -> str:
-    """Return tables of strings, numbers, booleans and lists as TOML: what stands for them in JSON is TOML too."""
-    flat = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in flat.items()]
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += ["", f"[{above}{key}]", _toml(value, f"{above}{key}.")]
+    """Return tables, lists of tables, and strings, numbers, booleans and lists of those, which are TOML as JSON."""
+    nested = {key: value for key, value in values.items() if isinstance(value, Mapping) or _is_tables(value)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in nested]
+    for key, value in nested.items():
+        single = isinstance(value, Mapping)
+        head = f"[{above}{key}]" if single else f"[[{above}{key}]]"
+        for table in (value,) if single else value:
+            lines += ["", head, _toml(table, f"{above}{key}.")]
     return "\n".join(lines) + ("" if above else "\n")
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Mapping) for item in value)
