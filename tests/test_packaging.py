@@ -38,7 +38,7 @@ OPTIONAL = (
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
 NEED_TORCH = (
     *("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.weightfiles", "edgepath.mil"),
-    *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "losses", "networks", "processes")),
+    *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "losses", "networks", "processes")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "imitator", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
     *("edgepath.adapters", "edgepath.evahead", "edgepath.robust.metrics"),

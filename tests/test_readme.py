@@ -89,3 +89,19 @@ def test_measured_figures_are_those_that_are_kept() -> None:
     export = kept["export openvino-int8, 64 tiles"]
     assert f"{export['seconds']:.0f} s, {export['peak_gb']:.1f} GB" in measured
     assert f"{kept['edgepath --help seconds, median of 7']:.2f} s, median of 7" in measured
+
+
+def test_the_gpus_figures_are_those_that_are_kept() -> None:
+    kept = json.loads((ROOT / "benchmarks/results/nvidia-h200/h0-mini.json").read_text(encoding="utf-8"))
+    rows = {(row["name"], row["batch"]): row for row in kept["results"]}
+    part = README.split("**What a GPU takes**")[1].split("\n## ")[0]
+    shown = re.findall(r"^\| ([\w, ]+) \| (\S+) ms \| (\S+) ms \| (\S+) ms \| (\d+) \|$", part, flags=re.MULTILINE)
+    assert len(shown) == 5
+    for name, *times, speed in shown:
+        found = [rows[f"torch {name}", batch] for batch in (1, 16, 256)]
+        assert [float(time) for time in times] == [float(f"{row['latency_ms']['p50']:.3g}") for row in found]
+        assert speed == f"{found[-1]['tiles_per_s']:.0f}"
+        assert [row["n"] for row in found] == [20, 20, 10]
+    edge = json.loads((ROOT / "benchmarks/results/epyc-avx2.json").read_text(encoding="utf-8"))
+    times_slower = edge["latency, batch 1"]["ms"]["onnx-int8"]["p50"] / rows["torch FP32", 1]["latency_ms"]["p50"]
+    assert f"{times_slower:.0f} times what FP32 takes here" in part

@@ -12,10 +12,8 @@ from .scoring import HEADER, table
 def to_card(facts: Mapping[str, Any]) -> str:
     """Return the card, Markdown, of what `demo` wrote as `figures.json`; its words are those of card.md."""
     rows = [HEADER, ["---"] * len(HEADER), *table(facts["figures"])]
-    trained, machine = facts["trained_on"], facts["machine"]
+    trained = facts["trained_on"]
     values = {
-        "cores": machine["cores"],
-        "cpu": machine["cpu"],
         "real": trained["count"] - trained["synthetic"],
         "synthetic": trained["synthetic"],
         "tested": facts["tested_on"]["count"],
@@ -24,5 +22,6 @@ def to_card(facts: Mapping[str, Any]) -> str:
     }
     for name in ("teacher", "student"):
         values[f"{name}_steps"] = round(facts[name]["last"]["step"])
-        values[f"{name}_minutes"] = round(facts[name]["seconds"] / 60)
+        values[f"{name}_minutes"] = f"{facts[name]['seconds'] / 60:.1f}"
+        values |= {f"{name}_{key}": facts[name][key] for key in ("batch", "device")}
     return Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(**values)

@@ -23,6 +23,7 @@ from ..errors import EdgepathError, UsageError
 from ..models import ModelSpec, find_model
 from ..report import machine
 from ..staging import beside
+from ..tables import read_toml
 from ..tiles import TileSource, open_tiles
 
 SYNTHETIC = 600
@@ -197,11 +198,12 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """Return how long a run took and where it ended, from its log."""
-    from .runfolder import read_log
+    """Return on what a run ran, for how long, and where it ended."""
+    from .runfolder import RUN, read_log
 
-    rows = read_log(folder)
-    return {"seconds": round(rows[-1]["seconds"]), "last": rows[-1]}
+    run, rows = read_toml(folder / RUN), read_log(folder)
+    batch, device = run["options"]["training"]["batch"], run["processes"]["device"]
+    return {"device": device, "batch": batch, "seconds": round(rows[-1]["seconds"]), "last": rows[-1]}
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def dry_run(
     say = progress or (lambda stage, done, total: None)
     with join_processes(pick_device(device)) as processes:
         small = {"training.batch": tiles * processes.world, "training.steps": 2, "heads.fit_tiles": max(2, tiles)}
+        small["run.workers"] = 0
         chosen = load_options(recipe, {**(options or {}), **small})
         run = Distillation(teacher, student, chosen, processes, "random", None)
         source = open_tiles(f"synthetic:{max(2, tiles) * processes.world}", size=run.spec.size)

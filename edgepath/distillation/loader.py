@@ -6,15 +6,15 @@ processes share a step, nor on whether the run was interrupted before it.
 
 from __future__ import annotations
 
-from collections import deque
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from torch.utils.data import DataLoader, Dataset
 
-from ..errors import UsageError
+from ..errors import EdgepathError, UsageError
 from ..tiles import TileSource
 from .options import Run
 
@@ -23,10 +23,11 @@ Views: TypeAlias = tuple[np.ndarray, ...]
 MakeViews: TypeAlias = Callable[[np.ndarray, np.random.Generator], Views]
 
 
-class Loader:
-    """Views of a source's tiles for every step, made by threads `run.prefetch` steps ahead.
+class Loader(Dataset[Views | EdgepathError]):
+    """Views of a source's tiles for every step, made ahead by `run.workers` processes, or when asked for by none.
 
-    `make` cuts the views of one tile, and draws from nothing but the generator it is given.
+    There are never more of them than cores. `make` cuts the views of one tile, and draws from nothing but the generator
+    it is given.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Loader:
         self._batch, self._steps, self._seed = batch, steps, seed
         self._rank, self._share = rank, batch // world
         self._kept: dict[int, np.ndarray] = {}
-        self._keep = run.cache_mb * 1_000_000 // (3 * source.size**2)
+        self._workers = min(run.workers, os.cpu_count() or 1)
+        # Every process keeps tiles of its own: no step says which of them makes it.
+        self._keep = run.cache_mb * 1_000_000 // (3 * source.size**2) // max(1, self._workers)
 
     def positions(self, step: int) -> range:
         """Return this process's places in the endless sequence."""
@@ -65,20 +68,26 @@ class Loader:
         return int(_order(self._seed, epoch, len(self._source))[place])
 
     def steps(self, first: int) -> Iterator[Views]:
-        """Yield this process's share of the steps from `first` to the last."""
-        pending: deque[list[Future[Views]]] = deque()
-        pool = ThreadPoolExecutor(self._run.threads, thread_name_prefix="edgepath-views")
+        """Yield this process's share of the steps from `first` to the last. Raises TileError for a bad tile."""
+        workers: dict[str, Any] = {}
+        if self._workers:  # forked: a source's tiles are read by functions that can't be sent
+            ahead = -(-self._run.prefetch // self._workers)
+            workers = {"multiprocessing_context": "fork", "prefetch_factor": max(1, ahead)}
+        coming = range(first, self._steps)
+        for made in DataLoader(
+            self, sampler=coming, batch_size=None, collate_fn=_as_it_is, num_workers=self._workers, **workers
+        ):
+            if isinstance(made, EdgepathError):
+                raise made
+            yield made
+
+    def __getitem__(self, step: int) -> Views | EdgepathError:
+        """Return a step's views, or what was wrong with a tile: raised, it would come with a worker's traceback."""
         try:
-            coming = iter(range(first, self._steps))
-            while True:
-                while len(pending) <= self._run.prefetch and (step := next(coming, None)) is not None:
-                    pending.append([pool.submit(self._views, position) for position in self.positions(step)])
-                if not pending:
-                    return
-                made = [future.result() for future in pending.popleft()]
-                yield tuple(np.stack(parts, 1) for parts in zip(*made, strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)
+            made = [self._views(position) for position in self.positions(step)]
+        except EdgepathError as error:
+            return error
+        return tuple(np.stack(parts, 1) for parts in zip(*made, strict=True))
 
     def _views(self, position: int) -> Views:
         return self._make(self._tile(self.tile_at(position)), np.random.default_rng((self._seed, position, 1)))
@@ -90,6 +99,11 @@ class Loader:
             if len(self._kept) < self._keep:
                 self._kept[index] = tile
         return tile
+
+
+def _as_it_is(made: Any) -> Any:
+    """Leave arrays what they are: tensors would come through shared memory, of which a container has little."""
+    return made
 
 
 @lru_cache(maxsize=2)

@@ -60,7 +60,7 @@ class Loss:
     teacher_temperature_start: float
     teacher_temperature: float
     teacher_temperature_warmup: int
-    centering: Literal["sinkhorn", "mean"]
+    centering: Literal["sinkhorn", "mean", "none"]
     sinkhorn_iterations: int
     center_momentum: float
 
@@ -90,7 +90,7 @@ class Run:
 
     checkpoint_every: int
     log_every: int
-    threads: int
+    workers: int
     prefetch: int
     cache_mb: int
     tile_hash: Literal["pixels", "names"]
@@ -199,7 +199,7 @@ def _check(options: Options, named: str) -> None:
         "training.freeze_prototypes": (training.freeze_prototypes, 0),
         "run.checkpoint_every": (run.checkpoint_every, 1),
         "run.log_every": (run.log_every, 1),
-        "run.threads": (run.threads, 1),
+        "run.workers": (run.workers, 0),
         "run.prefetch": (run.prefetch, 0),
         "run.cache_mb": (run.cache_mb, 0),
     }

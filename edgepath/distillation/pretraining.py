@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backends.reference import device_name
 from ..errors import EdgepathError
 from ..models import ModelSpec
 from ..reference import pick_device
@@ -76,7 +77,8 @@ def pretrain(
         run.restore(state)
     else:
         run.fit(source)
-    write_run(folder, {"model": {"name": spec.name}, "tiles": source.provenance(), "options": asdict(chosen)})
+    facts = {"model": {"name": spec.name}, "tiles": source.provenance(), "options": asdict(chosen)}
+    write_run(folder, facts | {"processes": {"count": 1, "device": device_name(run.device.type)}})
     if not resume:
         save_checkpoint(folder, run.state())
     _loop(run, _views(run, loaders), folder, say)

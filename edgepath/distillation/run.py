@@ -171,6 +171,8 @@ class Distillation:
         loss = self.options.loss
         if loss.centering == "sinkhorn":
             return sinkhorn(logits, temperature, loss.sinkhorn_iterations)
+        if loss.centering == "none":
+            return (logits.float() / temperature).softmax(1)
         targets: Tensor = self.centers[which](logits, temperature)
         return targets
 

@@ -114,7 +114,7 @@ def check_options(options: Options, spec: ModelSpec) -> None:
         "training.learning_rate": (training.learning_rate, 0),
         "run.checkpoint_every": (run.checkpoint_every, 1),
         "run.log_every": (run.log_every, 1),
-        "run.threads": (run.threads, 1),
+        "run.workers": (run.workers, 0),
     }
     for key, (value, lowest) in least.items():
         if not value >= lowest:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..backends.reference import device_name
 from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
@@ -66,7 +67,9 @@ def distill(
             run.fit_teacher(source, say if processes.first else lambda stage, done, total: None)
         if processes.first:
             facts = {"models": run.facts, "tiles": _flat(_tile_facts(source, chosen)), "options": chosen.to_json()}
-            write_run(folder, facts | {"processes": {"count": processes.world, "device": processes.device.type}})
+            write_run(
+                folder, facts | {"processes": {"count": processes.world, "device": device_name(processes.device.type)}}
+            )
             if not resume:
                 save_checkpoint(folder, run.state())
         _loop(run, loader, folder, say)

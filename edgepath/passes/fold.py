@@ -106,7 +106,7 @@ def fold(vit: nn.Module, spec: ModelSpec, *, embedding: str = "cls", tokens: boo
     vit = check_known(vit, spec)
     fold_preprocessing(vit, spec.mean, spec.std)
     last: Any = vit.blocks[-1]
-    if embedding == "cls" and not tokens and last.attn.gate is None:
+    if embedding == "cls" and not tokens and getattr(last.attn, "gate", None) is None:
         vit.blocks[-1] = ClsOnlyBlock(last)
     return EdgeModel(vit, embedding, tokens).eval()
 

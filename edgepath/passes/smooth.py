@@ -93,7 +93,7 @@ def folds(model: EdgeModel) -> Iterator[Fold]:
             readers, values = (f"{name}.attn.q", f"{name}.attn.kv"), attn.kv
         else:
             readers, values = (f"{name}.attn.qkv",), attn.qkv
-            if attn.gate is not None:
+            if getattr(attn, "gate", None) is not None:
                 readers += (f"{name}.attn.gate",)
         if _is_affine(block.norm1):
             yield Fold(block.norm1, slice(None), readers)

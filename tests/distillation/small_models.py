@@ -28,7 +28,7 @@ SMALL = {
     "training.ema": 0.9,
     "run.checkpoint_every": 1,
     "run.log_every": 1,
-    "run.threads": 1,
+    "run.workers": 0,
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgepath.distillation.options import Options, load_options
 from edgepath.distillation.training import view_loader
-from edgepath.errors import UsageError
+from edgepath.errors import TileError, UsageError
 from edgepath.tiles import open_tiles
 
 
@@ -37,6 +40,27 @@ def test_starting_later_skips_and_changes_nothing(options: Options) -> None:
     source = open_tiles("synthetic:8")
     whole, rest = list(view_loader(source, options).steps(0)), list(view_loader(source, options).steps(2))
     assert [step[0].tobytes() for step in whole[2:]] == [step[0].tobytes() for step in rest]
+
+
+def test_workers_make_what_this_process_would(options: Options, small: dict[str, object]) -> None:
+    source = open_tiles("synthetic:8")
+    here = list(view_loader(source, options).steps(0))
+    ahead = list(view_loader(source, load_options("demo", small | {"run.workers": 2, "run.prefetch": 3})).steps(0))
+    assert len(here) == len(ahead) == 4
+    for mine, theirs in zip(here, ahead, strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_tile_is_the_one_line_it_is_elsewhere(tmp_path: Path, small: dict[str, object], workers: int) -> None:
+    for number in range(4):
+        Image.new("RGB", (224, 224)).save(tmp_path / f"{number}.png")
+    loader = view_loader(open_tiles(tmp_path), load_options("demo", small | {"run.workers": workers}))
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.raises(TileError) as caught:
+        list(loader.steps(0))
+    assert "2.png" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_too_few_tiles_and_a_batch_that_cannot_be_shared_are_refused(options: Options) -> None:

@@ -56,5 +56,5 @@ def test_unknown_recipe_and_malformed_change() -> None:
 
 def test_differences_name_options_but_not_those_that_change_no_weight() -> None:
     before = load_options("demo").to_json()
-    now = load_options("demo", {"loss.dino": 2.0, "run.threads": 7}).to_json()
+    now = load_options("demo", {"loss.dino": 2.0, "run.workers": 7}).to_json()
     assert differences(now, before) == ["loss.dino is 2.0, was 1.0"]

@@ -30,7 +30,7 @@ SMALL = {
     "training.fit_tiles": 8,
     "run.checkpoint_every": 3,
     "run.log_every": 1,
-    "run.threads": 1,
+    "run.workers": 0,
 }
 DEEPER = vit("deeper", 96, depth=3)
 WHOLE = {
