@@ -91,7 +91,7 @@ def test_measured_figures_are_those_that_are_kept() -> None:
     assert f"{kept['edgepath --help seconds, median of 7']:.2f} s, median of 7" in measured
 
 
-def test_the_gpus_figures_are_those_that_are_kept() -> None:
+def test_figures_of_other_machines_are_those_that_are_kept() -> None:
     kept = json.loads((ROOT / "benchmarks/results/nvidia-h200/h0-mini.json").read_text(encoding="utf-8"))
     rows = {(row["name"], row["batch"]): row for row in kept["results"]}
     part = README.split("**What a GPU takes**")[1].split("\n## ")[0]
@@ -105,3 +105,9 @@ def test_the_gpus_figures_are_those_that_are_kept() -> None:
     edge = json.loads((ROOT / "benchmarks/results/epyc-avx2.json").read_text(encoding="utf-8"))
     times_slower = edge["latency, batch 1"]["ms"]["onnx-int8"]["p50"] / rows["torch FP32", 1]["latency_ms"]["p50"]
     assert f"{times_slower:.0f} times what FP32 takes here" in part
+    xeon = json.loads((ROOT / "benchmarks/results/intel-xeon-vnni/demo-onnx-int8.json").read_text(encoding="utf-8"))
+    (row,) = (row for row in xeon["results"] if row["name"] == "demo-onnx-int8")
+    assert row["n"] == 20
+    full, static, dynamic = (f"{ratio['p50']:.2f}" for ratio in row["ratios"])
+    said = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", README).replace("\n", " ")
+    assert f"took {full} of FP32, {static} of ONNX Runtime's static INT8, {dynamic} of its dynamic INT8" in said
