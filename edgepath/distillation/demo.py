@@ -158,6 +158,7 @@ def main(
                 force=not resume,
                 progress=progress,
             )
+        taught = _training(teacher)
         if not (student / "model.safetensors").exists():
             write_start(teacher, start)
             steps = {"training.steps": student_steps} if student_steps else {}
@@ -182,7 +183,7 @@ def main(
         "schema": 1,
         "tested_on": test.provenance(),
         "trained_on": open_tiles(folder).provenance() | {"synthetic": SYNTHETIC},
-        "teacher": _training(teacher),
+        "teacher": taught,
         "student": _training(student),
         "machine": machine(),
         "figures": found,
@@ -202,6 +203,8 @@ def _training(folder: Path) -> dict[str, Any]:
     from .runfolder import RUN, read_log
 
     run, rows = read_toml(folder / RUN), read_log(folder)
+    if "processes" not in run:
+        raise UsageError(f"{folder}: an earlier edgepath trained it, and did not write down on what; give another OUT")
     batch, device = run["options"]["training"]["batch"], run["processes"]["device"]
     return {"device": device, "batch": batch, "seconds": round(rows[-1]["seconds"]), "last": rows[-1]}
 

@@ -7,11 +7,14 @@ processes share a step, nor on whether the run was interrupted before it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+import time
+from collections.abc import Callable, Generator
+from functools import lru_cache, partial
+from threading import Thread
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EdgepathError, UsageError
@@ -26,8 +29,8 @@ MakeViews: TypeAlias = Callable[[np.ndarray, np.random.Generator], Views]
 class Loader(Dataset[Views | EdgepathError]):
     """Views of a source's tiles for every step, made ahead by `run.workers` processes, or when asked for by none.
 
-    There are never more of them than cores. `make` cuts the views of one tile, and draws from nothing but the generator
-    it is given.
+    There are never more of them than cores this process may use. `make` cuts the views of one tile, and draws from
+    nothing but the generator it is given.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Loader(Dataset[Views | EdgepathError]):
         self._batch, self._steps, self._seed = batch, steps, seed
         self._rank, self._share = rank, batch // world
         self._kept: dict[int, np.ndarray] = {}
-        self._workers = min(run.workers, os.cpu_count() or 1)
+        self._workers = min(run.workers, _cores())
         # Every process keeps tiles of its own: no step says which of them makes it.
         self._keep = run.cache_mb * 1_000_000 // (3 * source.size**2) // max(1, self._workers)
 
@@ -67,15 +70,24 @@ class Loader(Dataset[Views | EdgepathError]):
         epoch, place = divmod(position, len(self._source))
         return int(_order(self._seed, epoch, len(self._source))[place])
 
-    def steps(self, first: int) -> Iterator[Views]:
-        """Yield this process's share of the steps from `first` to the last. Raises TileError for a bad tile."""
+    def steps(self, first: int) -> Generator[Views, None, None]:
+        """Yield this process's share of the steps from `first` to the last; workers end when it is closed.
+
+        Raises TileError for a bad tile.
+        """
         workers: dict[str, Any] = {}
         if self._workers:  # forked: a source's tiles are read by functions that can't be sent
             ahead = -(-self._run.prefetch // self._workers)
             workers = {"multiprocessing_context": "fork", "prefetch_factor": max(1, ahead)}
-        coming = range(first, self._steps)
+            workers["worker_init_fn"] = partial(_end_with, os.getpid())
         for made in DataLoader(
-            self, sampler=coming, batch_size=None, collate_fn=_as_it_is, num_workers=self._workers, **workers
+            self,
+            sampler=range(first, self._steps),
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self._workers,
+            generator=torch.Generator(),  # of its own: it draws a number, which a resumed run would draw once more
+            **workers,
         ):
             if isinstance(made, EdgepathError):
                 raise made
@@ -104,6 +116,22 @@ class Loader(Dataset[Views | EdgepathError]):
 def _as_it_is(made: Any) -> Any:
     """Leave arrays what they are: tensors would come through shared memory, of which a container has little."""
     return made
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, of which PyTorch warns where workers are more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with(parent: int, worker: int) -> None:
+    """In a worker: end soon after `parent` was killed, where PyTorch's would wait for ever to get rid of its views."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @lru_cache(maxsize=2)

@@ -14,6 +14,7 @@ from ..tables import build_table, parse_toml, read_toml
 
 _HERE = Path(__file__).resolve().parent
 DEFAULT = "recipe"
+_INSTEAD = {"run.threads": "processes make views now: set run.workers"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], named: str) -> No
         if isinstance(values[key], dict) and isinstance(value, dict):
             for name in value:
                 if name not in values[key]:
-                    raise RecipeError(f"{named}: {key}.{name} is not a key; {did_you_mean(name, values[key])}")
+                    instead = _INSTEAD.get(f"{key}.{name}") or did_you_mean(name, values[key])
+                    raise RecipeError(f"{named}: {key}.{name} is not a key; {instead}")
             values[key] = values[key] | value
         else:
             values[key] = value

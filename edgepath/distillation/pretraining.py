@@ -9,7 +9,8 @@ It learns in stages (teacher.toml): its first blocks from small views, then more
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def pretrain(
     write_run(folder, facts | {"processes": {"count": 1, "device": device_name(run.device.type)}})
     if not resume:
         save_checkpoint(folder, run.state())
-    _loop(run, _views(run, loaders), folder, say)
+    with closing(_views(run, loaders)) as steps:
+        _loop(run, steps, folder, say)
     write_student(folder, run.net.tokens.vit, spec)
     draw_log(folder, PANELS)
     return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
@@ -183,7 +185,7 @@ class _Pretraining:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _views(run: _Pretraining, loaders: list[tuple[Stage, Loader]]) -> Iterator[tuple[np.ndarray, ...]]:
+def _views(run: _Pretraining, loaders: list[tuple[Stage, Loader]]) -> Generator[tuple[np.ndarray, ...], None, None]:
     """Yield the views of every step that is to come, and let the model have its stage's blocks for them."""
     while loaders:
         stage, loader = loaders.pop(0)  # a loader holds tiles, which nobody needs once its stage is over

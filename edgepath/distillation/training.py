@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
-from .loader import Loader
+from .loader import Loader, Views
 from .options import DEFAULT, Options, load_options
 from .processes import join_processes, most_memory, wait_for_all
 from .run import FIGURES, Distillation, Progress
@@ -72,7 +73,8 @@ def distill(
             )
             if not resume:
                 save_checkpoint(folder, run.state())
-        _loop(run, loader, folder, say)
+        with closing(loader.steps(run.step)) as steps:
+            _loop(run, steps, folder, say)
         if processes.first:
             write_student(folder, run.ema.tokens.vit, run.spec)
             draw_log(folder)
@@ -96,12 +98,11 @@ def view_loader(source: TileSource, options: Options, *, rank: int = 0, world: i
     )
 
 
-def _loop(run: Distillation, loader: Loader, folder: Path, say: Progress) -> None:
+def _loop(run: Distillation, steps: Iterator[Views], folder: Path, say: Progress) -> None:
     """Train to the last step; the first process logs, saves and shows how far it is."""
     options, first = run.options, run.processes.first
     log = Log(folder, run.step) if first else None
     rows: list[dict[str, float]] = []
-    steps = loader.steps(run.step)
     before = time.perf_counter()
     waited = 0.0
     while True:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.distillation.demo import SYNTHETIC, TEACHER, split, write_half, write_start, write_training_tiles
+from edgepath.distillation.demo import (
+    SYNTHETIC,
+    TEACHER,
+    _training,
+    split,
+    write_half,
+    write_start,
+    write_training_tiles,
+)
 from edgepath.errors import UsageError
 from edgepath.models import find_model
 from edgepath.tiles import TileSource, open_tiles
@@ -51,6 +59,12 @@ def test_split_of_the_real_tiles(real_tiles: Path) -> None:
 def test_tiles_of_another_layout_are_refused() -> None:
     with pytest.raises(UsageError, match="1 to train on, 0 to test on"):
         split(source(KEYS[:1]))
+
+
+def test_a_teacher_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("schema = 1\n\n[options.training]\nbatch = 8\n")
+    with pytest.raises(UsageError, match=r"an earlier edgepath .* give another OUT"):
+        _training(tmp_path)
 
 
 def test_training_tiles_are_written_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

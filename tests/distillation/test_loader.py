@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,22 @@ def test_a_bad_tile_is_the_one_line_it_is_elsewhere(tmp_path: Path, small: dict[
         list(loader.steps(0))
     assert "2.png" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_closed_loader_leaves_no_process(small: dict[str, object]) -> None:
+    steps = view_loader(open_tiles("synthetic:8"), load_options("demo", small | {"run.workers": 1})).steps(0)
+    next(steps)
+    assert multiprocessing.active_children()
+    steps.close()
+    assert not multiprocessing.active_children()
+
+
+def test_no_more_workers_than_cores_that_may_be_used(small: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    steps = view_loader(open_tiles("synthetic:8"), load_options("demo", small | {"run.workers": 2})).steps(0)
+    next(steps)  # more would be a warning of PyTorch's
+    assert len(multiprocessing.active_children()) == 1
+    steps.close()
 
 
 def test_too_few_tiles_and_a_batch_that_cannot_be_shared_are_refused(options: Options) -> None:

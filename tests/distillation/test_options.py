@@ -54,6 +54,11 @@ def test_unknown_recipe_and_malformed_change() -> None:
         parse_changes(["steps=3"])
 
 
+def test_threads_of_an_earlier_version_are_told_what_to_set() -> None:
+    with pytest.raises(RecipeError, match=r"run\.threads is not a key; .* set run\.workers"):
+        load_options("demo", {"run.threads": 2})
+
+
 def test_differences_name_options_but_not_those_that_change_no_weight() -> None:
     before = load_options("demo").to_json()
     now = load_options("demo", {"loss.dino": 2.0, "run.workers": 7}).to_json()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import SMALL, STUDENT, vit
+from small_models import SMALL, STUDENT, TEACHER, vit
 
 from edgepath.distillation.run import update_average
 from edgepath.distillation.runfolder import read_log
@@ -99,6 +99,49 @@ def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [row["step"] for row in read_log(cut)] == [1, 2, 3, 4, 5, 6]
     assert [row["loss"] for row in read_log(cut)] == [row["loss"] for row in read_log(whole)]
+
+
+def test_views_draw_no_number_of_a_resumed_run(tmp_path: Path) -> None:
+    deeper = vit("small", 48, depth=2, drop_path_rate=0.5)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("distil", 2):
+            raise KeyboardInterrupt
+
+    for name, workers in (("whole", 0), ("cut", 2)):
+        words: dict[str, Any] = {"recipe": "demo", "device": "cpu", "options": SMALL | {"run.workers": workers}}
+        where = ("synthetic:8", tmp_path / name)
+        if name == "cut":
+            with pytest.raises(KeyboardInterrupt):
+                distill(TEACHER, deeper, *where, progress=stop, **words)
+            words["resume"] = True
+        distill(TEACHER, deeper, *where, **words)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_workers_end_after_a_run_that_was_killed(tmp_path: Path) -> None:
+    out, changes = tmp_path / "run", {"training.steps": 100000, "run.workers": 1, "run.prefetch": 20}
+    process = subprocess.Popen([sys.executable, *command(tmp_path, out, changes)], env=environment())
+    deadline = time.monotonic() + 100
+    while len(read_log(out)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)  # by now a view waits for a place in the pipe, for which PyTorch's worker would wait for ever
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    assert workers
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in workers if _is_alive(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
