@@ -91,6 +91,32 @@ def test_measured_figures_are_those_that_are_kept() -> None:
     assert f"{kept['edgepath --help seconds, median of 7']:.2f} s, median of 7" in measured
 
 
+def test_the_demo_students_figures_are_those_that_ship() -> None:
+    facts = json.loads((ROOT / "edgepath/shipped/demo/figures.json").read_text(encoding="utf-8"))
+    part = " ".join(README.split("\n## Distil\n")[1].split("\n## ")[0].split())
+
+    def accuracies(name: str) -> list[str]:
+        found = facts["figures"][name]
+        sets, ways = ("osteosarcoma", "oral_oscc"), ("knn", "linear")
+        return [f"{found[labelled][way]['balanced_accuracy']:.2f}" for labelled in sets for way in ways]
+
+    bone, bone_linear, oral, oral_linear = accuracies("student")
+    assert f"is {bone} and {bone_linear} on osteosarcoma, {oral} and {oral_linear} on oral tissue" in part
+    for name, called in (
+        ("teacher", "its teacher"),
+        *((name, name) for name in ("random weights", "colour histogram")),
+    ):
+        assert f"{called} {', '.join(accuracies(name))}" in part
+    of, random = (facts["figures"][name]["scanners4_registered_cyto"] for name in ("student", "random weights"))
+    assert f"{of['top1']:.0%} of".replace("%", " %") in part
+    assert f"{of['top10']:.0%} among the first ten".replace("%", " %") in part
+    assert f"(random weights: {100 * random['top1']:.0f} and {100 * random['top10']:.0f} %)" in part
+    minutes = [f"{facts[name]['seconds'] / 60:.1f}" for name in ("teacher", "student")]
+    assert f"{minutes[0]} minutes of an NVIDIA H200 (teacher) and {minutes[1]} of two CPU cores (student)" in part
+    both = (facts["teacher"]["seconds"] + facts["student"]["seconds"]) / 60
+    assert f"trained in {both:.0f} minutes" in README
+
+
 def test_figures_of_other_machines_are_those_that_are_kept() -> None:
     kept = json.loads((ROOT / "benchmarks/results/nvidia-h200/h0-mini.json").read_text(encoding="utf-8"))
     rows = {(row["name"], row["batch"]): row for row in kept["results"]}
