@@ -19,10 +19,12 @@ from robustness_plot import draw
 import edgepath
 from edgepath.doctor import versions
 from edgepath.errors import EdgepathError
+from edgepath.models import find_model
 from edgepath.probing import probe
 from edgepath.report import machine
 from edgepath.robust.measuring import ARTIFACT, FULL, robustness
 from edgepath.staging import replacing
+from edgepath.weights import load_model
 
 TARGETS = ("openvino-fp16", "openvino-int8", "onnx-int8")
 CALIBRATED, PLACES = 128, 16
@@ -56,6 +58,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "schema": 1,
         "model": "demo, trained",
+        "weights": load_model(find_model("demo"))[2].sha256,
         "calibrated on": f"{CALIBRATED} tiles of {TASKS[1]}, and the recipe's looks",
         "machine": machine() | {"versions": versions()},
         "synthetic": {},

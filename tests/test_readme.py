@@ -137,3 +137,11 @@ def test_figures_of_other_machines_are_those_that_are_kept() -> None:
     full, static, dynamic = (f"{ratio['p50']:.2f}" for ratio in row["ratios"])
     said = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", README).replace("\n", " ")
     assert f"took {full} of FP32, {static} of ONNX Runtime's static INT8, {dynamic} of its dynamic INT8" in said
+
+
+def test_the_demos_robustness_is_that_of_the_weights_that_ship() -> None:
+    from edgepath.models import find_model
+    from edgepath.weights import load_model
+
+    kept = json.loads((ROOT / "benchmarks/results/robustness-demo.json").read_text(encoding="utf-8"))
+    assert kept["weights"] == load_model(find_model("demo"))[2].sha256

@@ -29,8 +29,8 @@ MakeViews: TypeAlias = Callable[[np.ndarray, np.random.Generator], Views]
 class Loader(Dataset[Views | EdgepathError]):
     """Views of a source's tiles for every step, made ahead by `run.workers` processes, or when asked for by none.
 
-    There are never more of them than cores this process may use. `make` cuts the views of one tile, and draws from
-    nothing but the generator it is given.
+    There are never more of them than cores this process may use, which torchrun's processes share. `make` cuts the
+    views of one tile, and draws from nothing but the generator it is given.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Loader(Dataset[Views | EdgepathError]):
         Raises TileError for a bad tile.
         """
         workers: dict[str, Any] = {}
+        self.tile_at(self.positions(first)[0])  # an epoch's order is shared by workers that are forked after it is made
         if self._workers:  # forked: a source's tiles are read by functions that can't be sent
             ahead = -(-self._run.prefetch // self._workers)
             workers = {"multiprocessing_context": "fork", "prefetch_factor": max(1, ahead)}
@@ -120,7 +121,8 @@ def _as_it_is(made: Any) -> Any:
 
 def _cores() -> int:
     """Return how many cores this process may use, of which PyTorch warns where workers are more."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _end_with(parent: int, worker: int) -> None:
