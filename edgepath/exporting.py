@@ -161,9 +161,10 @@ def split(tiles: TileSource, wanted: int) -> tuple[TileSource, TileSource]:
     held = min(HELD_OUT, len(tiles) // 4)
     left = len(tiles) - held
     if min(left, wanted) < FEWEST:
+        remedy = "add tiles, or calibrate on `synthetic`" if left < FEWEST else f"ask for {FEWEST} or more"
         raise UsageError(
             f"calibration: {tiles.name} has {len(tiles)} tiles, {wanted} were asked for; at least {FEWEST} are needed "
-            f"besides a quarter (at most {HELD_OUT}) held out to measure drift; add tiles, or calibrate on `synthetic`"
+            f"besides a quarter (at most {HELD_OUT}) held out to measure drift; {remedy}"
         )
     held_out = _spread(len(tiles), held)
     rest = sorted(set(range(len(tiles))) - set(held_out))

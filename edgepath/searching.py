@@ -130,6 +130,12 @@ def search(
             f"search {target}: the budget {_said(budget)} is not met even without INT8 "
             f"({', '.join(f'{key} {best[key]:.6f}' for key in budget)}); give a smaller one"
         )
+    if kept == len(order):
+        best = state.points["0"]
+        raise UsageError(
+            f"search {target}: only full precision meets the budget {_said(budget)}; all in INT8 it is "
+            f"{', '.join(f'{key} {best[key]:.6f}' for key in budget)}: give a smaller one, or a target without INT8"
+        )
     with replacing(out, "recipe") as partial:
         partial.write_text(to_toml(_mixed(recipe, order[:kept], budget, out.stem)), encoding="utf-8")
     state.path.unlink(missing_ok=True)

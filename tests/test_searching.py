@@ -175,6 +175,12 @@ def test_a_budget_that_nothing_meets_is_said(find: Search, tmp_path: Path) -> No
     assert not (tmp_path / "mixed.toml").exists()
 
 
+def test_a_budget_that_only_full_precision_meets_is_said(find: Search, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"only full precision meets .*; all in INT8 it is cosine_mean 0\.9"):
+        find({"cosine_mean": 1 - 1e-9})
+    assert not (tmp_path / "mixed.toml").exists()
+
+
 def test_budgets_are_read() -> None:
     assert parse_budget(["cosine_p01=0.99", "cosine_mean = 0.999"]) == {"cosine_p01": 0.99, "cosine_mean": 0.999}
     with pytest.raises(UsageError, match='budget "cosine_p01": give a figure and a number'):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +107,7 @@ def distill(
         else:
             print_table(["", ""], to_rows(found))
         return
-    with progress_bars() as progress:
+    with progress_bars() as progress, _say_how_to_go_on(out):
         done = run(
             teacher,
             student,
@@ -126,6 +128,18 @@ def distill(
         print_json(done)
     elif done["writes"]:
         print(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
+
+
+@contextmanager
+def _say_how_to_go_on(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (run / "checkpoint.pt").is_file():
+            typer.echo(
+                f"edgepath: stopped; go on with the same command and --resume, from {run}'s checkpoint", err=True
+            )
+        raise
 
 
 def embed(

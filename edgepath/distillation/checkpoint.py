@@ -52,14 +52,18 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
-def check_same_run(folder: Path, state: dict[str, Any], identity: dict[str, Any], options: dict[str, Any]) -> None:
-    """Refuse to go on with other models, tiles or options than the checkpoint's. Raises UsageError naming it."""
+def check_same_options(folder: Path, state: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuse to go on with other options than the checkpoint's. Raises UsageError naming the first."""
+    if odd := differences(options, state["options"]):
+        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        raise UsageError(f"{folder}: {odd[0]} when the run began{more}; give the same, or another --out")
+
+
+def check_same_run(folder: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Refuse to go on with other models or tiles than the checkpoint's. Raises UsageError naming it."""
     for key, value in identity.items():
         if state["identity"].get(key) != value:
             raise UsageError(
                 f"{folder}: {key} is {value}, the run began with {state['identity'].get(key)}; "
                 "give the same, or another --out"
             )
-    if odd := differences(options, state["options"]):
-        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
-        raise UsageError(f"{folder}: {odd[0]} when the run began{more}; give the same, or another --out")

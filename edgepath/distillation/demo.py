@@ -115,11 +115,11 @@ def write_start(teacher: Path, out: Path) -> None:
 
 def write_half(student: Path, out: Path) -> None:
     """Write the student's weights in FP16, with their `config.json`, to `out`."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.half() for name, value in load_file(student / "model.safetensors").items()}
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
     shutil.copyfile(student / "config.json", out / "config.json")
 
 

@@ -161,7 +161,7 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
 def _path(recipe: str) -> Path:
     if recipe.endswith(".toml"):
         return Path(recipe)
-    known = {path.stem: path for path in _HERE.glob("*.toml")}
+    known = {name: _HERE / f"{name}.toml" for name in (DEFAULT, "demo")}
     if recipe not in known:
         raise UsageError(f'distillation recipe "{recipe}" is not known; {did_you_mean(recipe, known)}, or a .toml file')
     return known[recipe]

@@ -25,9 +25,10 @@ from ..errors import EdgepathError
 from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
-from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from .checkpoint import check_same_options, check_same_run, load_checkpoint, save_checkpoint
 from .imagenet import Stem
 from .imitator import Imitator
+from .interrupt import finish_steps
 from .loader import Loader
 from .networks import optimizer_groups
 from .processes import most_memory
@@ -69,12 +70,14 @@ def pretrain(
     check_options(chosen, spec)
     say = progress or (lambda stage, done, total: None)
     prepare_run(folder, resume=resume, force=force)
+    state = load_checkpoint(folder) if resume else None
+    if state is not None:
+        check_same_options(folder, state, asdict(chosen))  # before anything is made by other ones
     source = open_tiles(tiles, size=spec.size)
     run = _Pretraining(spec, stem, chosen, source.provenance()["sha256"], torch.device(pick_device(device)))
     loaders = [(stage, _loader(source, chosen, stage, until)) for stage, until in _ends(chosen)]
-    if resume:
-        state = load_checkpoint(folder)
-        check_same_run(folder, state, run.identity, asdict(chosen))
+    if state is not None:
+        check_same_run(folder, state, run.identity)
         run.restore(state)
     else:
         run.fit(source)
@@ -82,8 +85,8 @@ def pretrain(
     write_run(folder, facts | {"processes": {"count": 1, "device": device_name(run.device.type)}})
     if not resume:
         save_checkpoint(folder, run.state())
-    with closing(_views(run, loaders)) as steps:
-        _loop(run, steps, folder, say)
+    with closing(_views(run, loaders)) as steps, finish_steps(alone=True) as stopped:
+        _loop(run, steps, folder, say, stopped)
     write_student(folder, run.net.tokens.vit, spec)
     draw_log(folder, PANELS)
     return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
@@ -194,8 +197,14 @@ def _views(run: _Pretraining, loaders: list[tuple[Stage, Loader]]) -> Generator[
             yield views
 
 
-def _loop(run: _Pretraining, steps: Iterator[tuple[np.ndarray, ...]], folder: Path, say: Progress) -> None:
-    """Train to the last step; log, save and show how far it is."""
+def _loop(
+    run: _Pretraining,
+    steps: Iterator[tuple[np.ndarray, ...]],
+    folder: Path,
+    say: Progress,
+    stopped: Callable[[], bool],
+) -> None:
+    """Train to the last step, or until `stopped`; log, save and show how far it is."""
     options = run.options
     log = Log(folder, run.step, COLUMNS)
     rows: list[dict[str, float]] = []
@@ -216,6 +225,9 @@ def _loop(run: _Pretraining, steps: Iterator[tuple[np.ndarray, ...]], folder: Pa
             peak = most_memory(run.device) / 1e9
             log.add(means | speed | {"step": run.step, "seconds": log.seconds, "peak_gb": peak})
             rows, before, waited = [], time.perf_counter(), 0.0
-        if run.step % options.run.checkpoint_every == 0 or last:
+        stop = stopped() and not last
+        if run.step % options.run.checkpoint_every == 0 or last or stop:
             save_checkpoint(folder, run.state())
         say("pretrain", run.step, options.training.steps)
+        if stop:
+            raise KeyboardInterrupt

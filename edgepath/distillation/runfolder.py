@@ -29,7 +29,8 @@ COLUMNS = (
     "tiles_per_s", "waiting_share", "seconds", "peak_gb",
 )  # fmt: skip
 PANELS = (
-    ("loss (cross-entropy, nats)", ("loss", "dino", "ibot")),
+    ("loss on class tokens (cross-entropy, nats)", ("dino",)),
+    ("loss on patch tokens (cross-entropy, nats)", ("ibot",)),
     ("agreement with the teacher (share of equal nearest prototypes)", ("cls_agreement", "patch_agreement")),
 )
 
@@ -47,7 +48,9 @@ def prepare_run(folder: Path, *, resume: bool, force: bool) -> None:
         if not found:
             raise UsageError(f"{folder}: no run to resume; start it without --resume")
     elif found and not force:
-        raise UsageError(f"{folder} holds a run already; go on with --resume, replace it with --force, or give another")
+        raise UsageError(
+            f"{folder} holds a run already; go on with --resume, replace it with --force, or give another --out"
+        )
     elif found:
         for name in (CHECKPOINT, LOG, PLOT, CONFIG, WEIGHTS, RUN):
             (folder / name).unlink(missing_ok=True)
@@ -66,7 +69,7 @@ def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def write_student(folder: Path, vit: nn.Module, spec: ModelSpec) -> None:
     """Write weights and `config.json` so that `--weights FOLDER` loads them, and timm's hub loader would."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     config = {
         "architecture": spec.timm_name,
@@ -85,7 +88,7 @@ def write_student(folder: Path, vit: nn.Module, spec: ModelSpec) -> None:
     }
     partial = beside(folder / WEIGHTS, "partial")
     state = {name: value.detach().float().cpu().contiguous() for name, value in vit.state_dict().items()}
-    save_file(state, partial, metadata={"format": "pt"})
+    partial.write_bytes(save(state, metadata={"format": "pt"}))  # `save_file` makes a file that only its owner reads
     os.replace(partial, folder / WEIGHTS)
     _write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 

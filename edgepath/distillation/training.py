@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ from ..backends.reference import device_name
 from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
-from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from .checkpoint import check_same_options, check_same_run, load_checkpoint, save_checkpoint
+from .interrupt import finish_steps
 from .loader import Loader, Views
 from .options import DEFAULT, Options, load_options
 from .processes import join_processes, most_memory, wait_for_all
@@ -56,13 +57,15 @@ def distill(
         if processes.first:
             prepare_run(folder, resume=resume, force=force)
         wait_for_all()
+        state = load_checkpoint(folder) if resume else None
+        if state is not None:
+            check_same_options(folder, state, chosen.to_json())  # before anything is made by other ones
         run = Distillation(teacher, student, chosen, processes, teacher_weights, student_weights)
         source = _open(tiles, run.spec.size, resize, skip_bad, chosen)
         loader = view_loader(source, chosen, rank=processes.rank, world=processes.world)
         run.identity["tiles"] = _tile_facts(source, chosen)["sha256"]
-        if resume:
-            state = load_checkpoint(folder)
-            check_same_run(folder, state, run.identity, chosen.to_json())
+        if state is not None:
+            check_same_run(folder, state, run.identity)
             run.restore(state)
         else:
             run.fit_teacher(source, say if processes.first else lambda stage, done, total: None)
@@ -73,8 +76,8 @@ def distill(
             )
             if not resume:
                 save_checkpoint(folder, run.state())
-        with closing(loader.steps(run.step)) as steps:
-            _loop(run, steps, folder, say)
+        with closing(loader.steps(run.step)) as steps, finish_steps(processes.world == 1) as stopped:
+            _loop(run, steps, folder, say, stopped)
         if processes.first:
             write_student(folder, run.ema.tokens.vit, run.spec)
             draw_log(folder)
@@ -98,8 +101,8 @@ def view_loader(source: TileSource, options: Options, *, rank: int = 0, world: i
     )
 
 
-def _loop(run: Distillation, steps: Iterator[Views], folder: Path, say: Progress) -> None:
-    """Train to the last step; the first process logs, saves and shows how far it is."""
+def _loop(run: Distillation, steps: Iterator[Views], folder: Path, say: Progress, stopped: Callable[[], bool]) -> None:
+    """Train to the last step, or until `stopped`; the first process logs, saves and shows how far it is."""
     options, first = run.options, run.processes.first
     log = Log(folder, run.step) if first else None
     rows: list[dict[str, float]] = []
@@ -120,10 +123,13 @@ def _loop(run: Distillation, steps: Iterator[Views], folder: Path, say: Progress
                 row = _row(rows, done, options.training.batch, seconds, waited, log.seconds)
                 log.add(row | {"peak_gb": most_memory(run.processes.device) / 1e9})
             rows, waited, before = [], 0.0, time.perf_counter()
-        if first and (done % options.run.checkpoint_every == 0 or last):
+        stop = stopped() and not last
+        if first and (done % options.run.checkpoint_every == 0 or last or stop):
             save_checkpoint(folder, run.state())
         if first:
             say("distil", done, options.training.steps)
+        if stop:
+            raise KeyboardInterrupt
 
 
 def _row(

@@ -95,7 +95,7 @@ def bench(
         "kind": "bench",
         "bundles": [{"name": name, "bundle": bundle.digest} for name, bundle in (named | others).items()],
         "cautions": list(dict.fromkeys(text for bundle in opened for text in bundle.manifest["cautions"])),
-        "notes": [*untimed, *rivals.notes],
+        "notes": [*untimed, *rivals.notes, *(note for file in files for note in file.notes(_models(opened), batches))],
         "results": results,
         "throughput": streamed,
         **fresh,
@@ -112,6 +112,10 @@ def bench(
         "seconds": seconds,
         "versions": versions(),
     }
+
+
+def _models(bundles: Sequence[Bundle]) -> set[str]:
+    return {bundle.manifest["model"]["name"] for bundle in bundles}
 
 
 def _names(bundles: Sequence[Bundle]) -> list[str]:

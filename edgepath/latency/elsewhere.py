@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,17 @@ class Elsewhere:
             for row in self.result["results"]
             if row["name"] in wanted and row["batch"] == batch
         ]
+
+    def notes(self, models: Iterable[str], batches: Sequence[int]) -> list[str]:
+        """Say where this file has nothing to hold against, and where what it has is another model's."""
+        of, has = self.result.get("model"), {row["batch"] for row in self.result["results"]}
+        others = sorted(set(models) - {of})
+        missing = [str(batch) for batch in batches if batch not in has]
+        said = [f"{self.path.name} is of the model {of}, not of {', '.join(others)}."] if of and others else []
+        if missing:
+            there = ", ".join(map(str, sorted(has)))
+            said.append(f"{self.path.name} has nothing at batch {', '.join(missing)}: only at {there}.")
+        return said
 
     @property
     def device(self) -> str:

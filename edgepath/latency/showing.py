@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..staging import replacing
 
 HEADER = ["batch", "what", "p50 ms", "p90", "p95", "p99", "n", "tiles/s"]
-RATIO_HEADER = ["batch", "what", "p50, times", "of"]
+RATIO_HEADER = ["batch", "what", "times (median)", "of"]
 STREAMS_HEADER = ["batch", "what", "side by side", "tiles/s", "n"]
 FRESH_HEADER = ["what", "cold start s", "with model cache s", "peak memory MB", "of it before loading", "size MB"]
 DEVICE_HEADER = ["what", "device", "ran with", "p50 ms", "p99 ms", "ratio", "of"]

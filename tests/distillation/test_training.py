@@ -64,6 +64,7 @@ def test_run_folder_loads_as_weights(run: Run, tmp_path: Path) -> None:
     text = (folder / "run.toml").read_text()
     assert 'teacher_prototypes = "random"' in text
     assert str(tmp_path) not in text
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
 def test_average_is_the_formula() -> None:
@@ -205,6 +206,8 @@ def test_runs_are_not_overwritten_and_resumed_only_as_they_began(run: Run, tmp_p
     run()
     with pytest.raises(UsageError, match="go on with --resume, replace it with --force"):
         run()
+    with pytest.raises(UsageError, match=r"training\.batch is 2048, was 4 when the run began"):
+        run(resume=True, options={"training.batch": 2048})
     with pytest.raises(UsageError, match=r"loss\.dino is 2\.0, was 1\.0 when the run began"):
         run(resume=True, options={"loss.dino": 2.0})
     with pytest.raises(UsageError, match=r"tiles is .*, the run began with"):

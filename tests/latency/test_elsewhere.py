@@ -74,6 +74,15 @@ def test_another_machine_or_way_is_refused(path: str, value: Any, said: str) -> 
     assert said in str(refused.value)
 
 
+def test_what_a_file_cannot_say_of_a_run_is_said() -> None:
+    file = before(result() | {"model": "h0-mini"})
+    assert file.notes({"h0-mini"}, (1,)) == before(result()).notes({"demo"}, (1,)) == []
+    assert file.notes({"demo", "h0-mini"}, (1, 2, 4)) == [
+        "baseline.json is of the model h0-mini, not of demo.",
+        "baseline.json has nothing at batch 2, 4: only at 1.",
+    ]
+
+
 def test_a_ratio_that_allows_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="worse 0"):
         compare(result(), before(result()), 0.0)
