@@ -14,7 +14,8 @@ from edgepath.errors import RecipeError, UsageError
 def test_shipped_recipes_load_and_demo_changes_what_it_names() -> None:
     recipe, demo = load_options(), load_options("demo")
     assert demo.training.steps != recipe.training.steps
-    assert demo.loss.student_temperature == recipe.loss.student_temperature
+    assert demo.training.clip == recipe.training.clip
+    assert demo.loss.student_temperature == demo.loss.teacher_temperature == demo.loss.teacher_temperature_start
     assert recipe.to_json()["views"]["global_scale"] == [0.32, 1.0]
 
 

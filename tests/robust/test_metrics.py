@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgepath.errors import UsageError
@@ -29,6 +29,18 @@ def naive(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     return {"cosine": float(np.diag(cosines[:n, n:]).mean())} | {f"top{k}": hits[k] / (2 * n) for k in TOP}
 
 
+def closest_race(a: np.ndarray, b: np.ndarray) -> float:
+    """Return by how little of a cosine a tile is nearer or farther than a twin, at the least."""
+    n = len(a)
+    rows = np.concatenate([a, b]).astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines, tiles = rows @ rows.T, np.arange(2 * n)
+    twins = (tiles + n) % (2 * n)
+    races = np.abs(cosines - cosines[tiles, twins][:, None])
+    races[tiles, tiles] = races[tiles, twins] = np.inf
+    return float(races.min())
+
+
 def figures(a: np.ndarray, b: np.ndarray, **options: Any) -> dict[str, float]:
     return compare(prepare(a, "a", **options), prepare(b, "b", **options))
 
@@ -39,6 +51,7 @@ def test_figures_are_those_of_the_whole_matrix(places: int, dim: int, seed: int,
     rng = np.random.default_rng(seed)
     a = rng.standard_normal((places, dim + 1)).astype(np.float32)
     b = (a + noise * rng.standard_normal(a.shape)).astype(np.float32)
+    assume(closest_race(a, b) > 1e-6)  # what is nearer by less is up to the rounding of a float32
     found, wanted = figures(a, b), naive(a, b)
     assert found["cosine"] == pytest.approx(wanted["cosine"], abs=1e-6)
     assert {k: found[k] for k in FIGURES[1:]} == {k: pytest.approx(wanted[k]) for k in FIGURES[1:]}
