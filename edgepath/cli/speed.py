@@ -44,8 +44,8 @@ def bench(
     from ..latency.showing import draw_latency
 
     if reference == bool(bundles):
-        both = "bundles and --reference, which has none" if bundles else "neither bundles nor --reference"
-        raise UsageError(f"bench: {both}; give bundles, or --reference and a --model")
+        found = "bundles and --reference, which has none" if bundles else "neither bundles nor --reference"
+        raise UsageError(f"bench: {found}; give bundles, or --reference and a --model")
     others = {"--against": against, "--operations": operations} if reference else {"--precision": precision}
     for option, value in others.items():
         if value:
