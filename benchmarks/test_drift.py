@@ -7,20 +7,28 @@ is 1 - mean cosine to the full-precision model on 32 tiles of tissue that calibr
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BUILD, MODEL, THREADS, Bundles, Record, built, peer
+from conftest import BUILD, MODEL, SECONDS, THREADS, Bundles, Record, built, peer
 from outliers import inject
 
 from edgepath.backends import onnxruntime, openvino, reference
 from edgepath.drift import measure
 from edgepath.latency import peers
 from edgepath.latency.contenders import build_full_precision, full_model
+from edgepath.latency.pinning import pinned
+from edgepath.latency.timing import in_turn, ratio
+from edgepath.lowering import Program
 from edgepath.models import find_model
-from edgepath.recipe import find_recipe
+from edgepath.rebuilding import rebuild
+from edgepath.recipe import Recipe, find_recipe
+from edgepath.recipefile import to_toml
 from edgepath.tiles import TileSource
 from edgepath.weights import load_model
 
@@ -71,6 +79,44 @@ def test_drift_is_no_worse_than_the_peers(
     record(f"drift, 1 - cosine mean on {TILES} other tiles, {kind}, {backend}", found)
     record(f"drift of {target}, {kind}, over the nearest peer's", round(found[target] / min(_peers(found)), 3))
     assert found[target] <= min(_peers(found))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["plain", "demo, trained"])
+def test_class_token_in_floating_point(kind: str, bundles: Bundles, other_tiles: TileSource, record: Record) -> None:
+    """What it takes from drift and adds to latency, of batches of one and four."""
+    model, weights = ("demo", None) if kind.startswith("demo") else (MODEL, "random")
+    base = find_recipe("openvino-int8")
+    spared = replace(base, target="class-token", quantize=replace(base.quantize, class_token="float"))
+    BUILD.mkdir(parents=True, exist_ok=True)
+    (BUILD / "class-token.toml").write_text(to_toml(spared), encoding="utf-8")
+    made = {
+        name: bundles(target, model=model, weights=weights, kind=kind.replace(", ", "-"))
+        for name, target in (("int8", "openvino-int8"), ("float", str(BUILD / "class-token.toml")))
+    }
+    full = full_model(made["int8"], weights)
+    tiles = other_tiles.read([i * len(other_tiles) // TILES for i in range(TILES)])
+    exact = _embed(reference.Runner(full.vit, full.spec.mean, full.spec.std), tiles)
+    found: dict[str, Any] = {}
+    with pinned(THREADS), ExitStack() as stack:
+        runners = {
+            name: stack.enter_context(openvino.Runner(one.artifact, threads=THREADS)) for name, one in made.items()
+        }
+        for name, one in made.items():
+            again = full_model(one, weights)
+            program = Program(rebuild(one, Recipe.from_json(one.manifest["recipe"]), again.vit, again.spec))
+            found[name] = {
+                "program": 1 - measure(exact, _embed(program, tiles)).cosine_mean,
+                "artifact": 1 - measure(exact, _embed(runners[name], tiles)).cosine_mean,
+            }
+        for batch in (1, 4):
+            runs = {name: partial(run, tiles[:batch]) for name, run in runners.items()}
+            times = in_turn(runs, seconds=4 * SECONDS, warm_up=3)
+            found[f"latency ratio, batch {batch}"] = round(ratio(times["float"], times["int8"]), 3)
+            found[f"n, batch {batch}"] = len(times["int8"])
+    record(f"class token in floating point, {kind}", found)
+    assert found["float"]["program"] < 0.5 * found["int8"]["program"]
+    assert found["float"]["artifact"] < found["int8"]["artifact"]
 
 
 def _peers(found: dict[str, float]) -> list[float]:

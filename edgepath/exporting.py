@@ -95,6 +95,10 @@ def export(
         raise UsageError(
             f"export {recipe.target}: qad moves queries and keys away from their ranges; give a recipe without scores"
         )
+    if qad and recipe.quantize.class_token == "float":
+        raise UsageError(
+            f"export {recipe.target}: qad trains with every token rounded; give a recipe without class_token"
+        )
     from .latency.gate import check_measurable, measure_speed
 
     if speed:
@@ -124,7 +128,8 @@ def export(
         trained = None
         whole = copy.deepcopy(net) if speed else None
         if recipe.int8:
-            net, trained = quantize_from_tiles(recipe, net, chosen, qad, device, writer.path, stages)
+            of = {"weights": loaded.sha256, "model": spec.to_json(), "embedding": embedding, "tokens": tokens}
+            net, trained = quantize_from_tiles(recipe, net, chosen, qad, device, writer.path, stages, of=of)
         golden = held_out.read()
         figures = _lower(recipe, net, golden, reference.embeddings, writer.path, stages)
         if whole is not None:

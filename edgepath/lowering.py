@@ -139,21 +139,23 @@ def _forget_the_machine(model: ir.Model) -> None:
 
 
 def fold_weight_transposes(model: ir.Model) -> None:
-    """Replace `Transpose(DequantizeLinear(W))` by `DequantizeLinear(W')`, W' stored transposed, in place."""
-    for node in list(model.graph):
-        source = node.inputs[0].producer() if node.op_type == "Transpose" and node.inputs[0] is not None else None
-        if source is None or source.op_type != "DequantizeLinear" or source.inputs[0] is None:
-            continue
+    """Replace `Transpose(DequantizeLinear(W))` by `DequantizeLinear(W')`, W' stored transposed, in place.
+
+    The products of one linear with different tokens share W, and have a Transpose each.
+    """
+    for source in [node for node in model.graph if node.op_type == "DequantizeLinear"]:
+        turned = [node for node in source.outputs[0].consumers() if node.op_type == "Transpose"]
         weight = source.inputs[0]
-        if weight.const_value is None or not weight.is_initializer():
+        if not turned or weight is None or weight.const_value is None or not weight.is_initializer():
             continue
         stored = np.ascontiguousarray(weight.const_value.numpy().T)
         weight.const_value = ir.Tensor(stored, name=weight.name)
         weight.shape = ir.Shape(stored.shape)
         source.attributes["axis"] = ir.AttrInt64("axis", 1)
         source.outputs[0].shape = ir.Shape(stored.shape)
-        node.outputs[0].replace_all_uses_with(source.outputs[0])
-        model.graph.remove(node, safe=True)
+        for node in turned:
+            node.outputs[0].replace_all_uses_with(source.outputs[0])
+            model.graph.remove(node, safe=True)
 
 
 def drop_zero_points(model: ir.Model) -> None:

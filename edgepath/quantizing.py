@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backends.reference import device_name
+from .cache import cached_file, store
+from .doctor import versions
 from .errors import UsageError
 from .recipe import Recipe
 from .stages import Stages
@@ -26,11 +31,19 @@ BATCH = 8
 
 
 def quantize_from_tiles(
-    recipe: Recipe, net: EdgeModel, tiles: TileSource, qad: int, device: str, folder: Path, stages: Stages
+    recipe: Recipe,
+    net: EdgeModel,
+    tiles: TileSource,
+    qad: int,
+    device: str,
+    folder: Path,
+    stages: Stages,
+    *,
+    of: Mapping[str, Any] | None = None,
 ) -> tuple[EdgeModel, dict[str, Any] | None]:
     """Calibrate a folded model on `tiles` and quantize it, in place; return it and what `qad` steps of training did.
 
-    What was calibrated on, and what was found, is kept in `folder`.
+    What was calibrated on, and what was found, is kept in `folder`. `of` is as in `calibrated`.
     """
     from .passes.calibrate import linears
     from .passes.quantize import save_program, to_quantize
@@ -38,7 +51,7 @@ def quantize_from_tiles(
 
     to_quantize(linears(net), recipe.quantize.keep)  # a name that is not there is said before the work
     check_kept(net, recipe.quantize.keep, recipe.quantize.scores)
-    ranges, seen = calibrated(recipe, net, tiles, device, stages)
+    ranges, seen = calibrated(recipe, net, tiles, device, stages, of=of)
     ranges.save(folder / "ranges.npz")
     with open(folder / "calibration.csv", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
@@ -56,16 +69,73 @@ def quantize_from_tiles(
             net = quantized(recipe, net, ranges)
     if qad or recipe.quantize.rounding == "gptq":
         save_program(net, folder / PROGRAM)
-    return with_scores(recipe, net, ranges), trained
+    return finished(recipe, net, ranges), trained
 
 
 def calibrated(
-    recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, stages: Stages
+    recipe: Recipe,
+    net: EdgeModel,
+    tiles: TileSource,
+    device: str,
+    stages: Stages,
+    *,
+    of: Mapping[str, Any] | None = None,
 ) -> tuple[Ranges, list[Seen]]:
     """Take ranges on `tiles` and, where the recipe has looks, on them too, and tune every layer across both.
 
-    Raises UsageError when fewer than 16 of the tiles can be read.
+    `of` says, JSON-able, what `net` is: its weights, architecture and outputs. With it, ranges are kept for the next
+    target, and those that were found before are returned; what was seen is then empty. Rounding in turn needs what was
+    seen, and looks again. Raises UsageError when fewer than 16 of the tiles can be read.
     """
+    if of is None or recipe.quantize.rounding == "gptq":
+        return _calibrated(recipe, net, tiles, device, stages)
+    file = cached_file("ranges", _depends_on(recipe, tiles, device, of))
+    known = _recalled(file)
+    if known is not None:
+        with stages.stage("known ranges"):
+            return known, []
+    ranges, seen = _calibrated(recipe, net, tiles, device, stages)
+    store(file, ranges.save)
+    return ranges, seen
+
+
+def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that ranges follow from, the code that finds them included."""
+    how, using = recipe.quantize, versions()
+    return {
+        "of": dict(of),
+        "tiles": tiles.provenance()["sha256"],
+        "looks": how.looks,
+        "smoothed": bool(how.smooth_alpha),
+        "weight_bits": how.weight_bits,
+        "device": device_name(device),
+        "code": _code(),
+        "versions": {name: using[name] for name in ("torch", "timm", "numpy")},
+    }
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Return the hash of what looks at tokens and what makes the looks: they change between versions, and in work."""
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for path in sorted([Path(__file__), *(here / "passes").glob("*.py"), *(here / "synthesis").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _recalled(file: Path) -> Ranges | None:
+    """Return the ranges that were stored, or None where there are none, or none whole: they can be found again."""
+    from .passes.calibrate import Ranges
+
+    try:
+        return Ranges.load(file)
+    except Exception:  # zip, zlib and NumPy each have errors of their own for damaged bytes
+        return None
+
+
+def _calibrated(
+    recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, stages: Stages
+) -> tuple[Ranges, list[Seen]]:
     from .passes.tune import LOOKS, see, tune
 
     how = recipe.quantize
@@ -97,11 +167,15 @@ def quantized(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
     return quantize(net, ranges, weight_bits=how.weight_bits, keep=how.keep)
 
 
-def with_scores(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
-    """Round queries and keys, too, in place, where the recipe wants scores in INT8; what comes last of all."""
+def finished(recipe: Recipe, net: EdgeModel, ranges: Ranges) -> EdgeModel:
+    """Do, in place, what comes last of all where the recipe wants it: round queries and keys, spare the class token."""
+    from .passes.classtoken import spare_class_token
     from .passes.scores import round_scores
 
-    return round_scores(net, ranges, keep=recipe.quantize.keep) if recipe.quantize.scores else net
+    how = recipe.quantize
+    if how.scores:
+        net = round_scores(net, ranges, keep=how.keep)
+    return spare_class_token(net) if how.class_token == "float" else net
 
 
 def repaired(

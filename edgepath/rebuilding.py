@@ -12,7 +12,7 @@ import numpy as np
 from .bundle import Bundle
 from .drift import measure
 from .errors import BundleError, UsageError
-from .quantizing import BATCH, PROGRAM, quantized, with_scores
+from .quantizing import BATCH, PROGRAM, finished, quantized
 from .recipe import Recipe
 from .tiles import TileSource
 
@@ -87,9 +87,9 @@ def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:
 
     ranges = _ranges(bundle)
     if not (bundle.path / PROGRAM).exists():
-        return with_scores(recipe, quantized(recipe, net, ranges), ranges)
+        return finished(recipe, quantized(recipe, net, ranges), ranges)
     try:
-        return with_scores(recipe, load_program(net, bundle.path / PROGRAM), ranges)
+        return finished(recipe, load_program(net, bundle.path / PROGRAM), ranges)
     except ValueError as error:
         raise BundleError(f"bundle {bundle.path}: {PROGRAM} is not of its model ({error}); export it again") from None
 

@@ -37,9 +37,10 @@ class Quantize:
     then. With 0, the given tiles alone set the ranges, and `smooth_alpha` holds for all layers.
     `weight_bits` below 8 limits the weights to the middle values of `int8`; what is stored and how it runs stay.
     `rounding = "gptq"` rounds weights so that errors make up for each other (`passes.rounding`); the bundle then keeps
-    the integers. With `scores`, attention's product of queries and keys is INT8 as well (`passes.scores`). `keep` names
-    linears, and with `scores` products of attention (`vit.blocks.0.attn.scores`), that stay in the precision of
-    everything else (`edgepath search` finds which).
+    the integers. With `scores`, attention's product of queries and keys is INT8 as well (`passes.scores`). With
+    `class_token = "float"` the class token's activations are not rounded (`passes.classtoken`). `keep` names linears,
+    and with `scores` products of attention (`vit.blocks.0.attn.scores`), that stay in the precision of everything else
+    (`edgepath search` finds which).
     """
 
     smooth_alpha: float = 0.5
@@ -47,6 +48,7 @@ class Quantize:
     weight_bits: int = 8
     rounding: typing.Literal["nearest", "gptq"] = "nearest"
     scores: bool = False
+    class_token: typing.Literal["int8", "float"] = "int8"
     keep: tuple[str, ...] = ()
 
 
@@ -227,6 +229,11 @@ def _check_buildable(recipe: Recipe) -> None:
         raise RecipeError(
             f"recipe {recipe.target}: quantize.scores; attention's scores are INT8 in INT8 targets of "
             f"{', '.join(backends.SCORES)} only"
+        )
+    if recipe.quantize.class_token == "float" and not (recipe.int8 and recipe.backend in backends.CLASS_TOKEN):
+        raise RecipeError(
+            f'recipe {recipe.target}: quantize.class_token = "float"; it can be so in INT8 targets of '
+            f"{', '.join(backends.CLASS_TOKEN)} only"
         )
     systems = _INT8_OS if recipe.int8 else _OLDER_OS + _INT8_OS
     if recipe.backend == "coreml" and recipe.deploy.minimum_os not in systems:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .backends import reference
+from .cache import cached_file, store
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +48,14 @@ def reference_embeddings(
 
     The key is a hash over weights, preprocessing, embedding, device and every tile's pixels.
     """
-    path = cache_folder() / "reference" / f"{_key(spec, weights, tiles, embedding, device)}.npz"
+    depends_on = {
+        "weights": weights.sha256,
+        "model": spec.to_json(),
+        "embedding": embedding,
+        "device": reference.device_name(device),
+        "tiles": tiles.provenance()["sha256"],
+    }
+    path = cached_file("reference", depends_on)
     known = _recall(path, tiles)
     if known is not None:
         if progress is not None:
@@ -68,7 +71,8 @@ def reference_embeddings(
                 progress(len(batch.keys))
         runtime = runner.runtime
     found = Reference(np.concatenate(rows), tuple(keys), runtime, cached=False)
-    _store(path, found)
+    named = np.array(found.keys)
+    store(path, lambda file: np.savez(file, embeddings=found.embeddings, keys=named, runtime=found.runtime))
     return found
 
 
@@ -88,24 +92,8 @@ def pick_device(device: str = "auto") -> str:
     return device
 
 
-def cache_folder() -> Path:
-    """Return where edgepath keeps what it can compute again: `$EDGEPATH_CACHE`, else `~/.cache/edgepath`."""
-    return Path(os.environ.get("EDGEPATH_CACHE") or Path.home() / ".cache" / "edgepath")
-
-
-def _key(spec: ModelSpec, weights: Weights, tiles: TileSource, embedding: str, device: str) -> str:
-    depends_on = {
-        "weights": weights.sha256,
-        "model": spec.to_json(),
-        "embedding": embedding,
-        "device": reference.device_name(device),
-        "tiles": tiles.provenance()["sha256"],
-    }
-    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-
-
 def _recall(path: Path, tiles: TileSource) -> Reference | None:
-    """Return what `_store` kept, or None where there is nothing, or nothing whole: it can be computed again."""
+    """Return what was stored, or None where there is nothing, or nothing whole: it can be computed again."""
     try:
         # Opened here, because NumPy leaves a file open when it turns out to be cut off.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
@@ -116,16 +104,3 @@ def _recall(path: Path, tiles: TileSource) -> Reference | None:
     if not whole or not np.isfinite(embeddings).all() or not set(keys) <= set(tiles.keys):
         return None
     return Reference(embeddings, keys, runtime, cached=True)
-
-
-def _store(path: Path, found: Reference) -> None:
-    """Keep `found`; a cache that cannot be written costs time the next time, and stops nothing."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            try:
-                np.savez(file, embeddings=found.embeddings, keys=np.array(found.keys), runtime=found.runtime)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise

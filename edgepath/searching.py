@@ -24,7 +24,7 @@ from .drift import measure
 from .errors import UsageError, did_you_mean
 from .exporting import DEFAULT_TILES, apart, embed_all, split
 from .models import find_model
-from .quantizing import calibrated, quantized, rounded, with_scores
+from .quantizing import calibrated, finished, quantized, rounded
 from .recipe import NAME, Recipe, find_recipe
 from .recipefile import to_toml
 from .stages import Progress, Stages
@@ -107,7 +107,8 @@ def search(
             vit, spec, loaded, held_out, embedding=embedding, device=device, progress=advance
         ).embeddings
     net = fold(vit, spec, embedding=embedding)
-    ranges, seen = calibrated(recipe, net, chosen, device, stages)
+    of = {"weights": loaded.sha256, "model": spec.to_json(), "embedding": embedding, "tokens": False}
+    ranges, seen = calibrated(recipe, net, chosen, device, stages, of=of)
     shared = _Shared(recipe, net, ranges, seen, held_out.read(), exact)
     depends_on = [
         versions()["edgepath"],
@@ -216,7 +217,13 @@ def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Shared, state:
     with stages.stage("layers", count) as advance:
         advance(len(state.drift))
         arms = sensitivities(
-            smoothed, ranges, few, weight_bits=how.weight_bits, scores=how.scores, skip=tuple(state.drift)
+            smoothed,
+            ranges,
+            few,
+            weight_bits=how.weight_bits,
+            scores=how.scores,
+            class_token=how.class_token,
+            skip=tuple(state.drift),
         )
         for name, drift in arms:
             state.drift[name] = drift
@@ -264,7 +271,7 @@ def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
         net = rounded(recipe, net, shared.ranges, shared.seen, lambda _: None)
     else:
         net = quantized(recipe, net, shared.ranges)
-    program = Program(with_scores(recipe, net, shared.ranges))
+    program = Program(finished(recipe, net, shared.ranges))
     found = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
     return {key: getattr(found, key) for key in FIGURES}
 

@@ -35,7 +35,7 @@ class Stages:
 
         start = time.perf_counter()
         self._largest = max(self._largest, peak_bytes())
-        _forget_peak()
+        forget_peak()
         self.progress(name, 0, total)
         yield advance
         self.progress(name, total, total)
@@ -54,14 +54,14 @@ class Stages:
         }
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Let the kernel count the peak of the resident set anew (proc(5), clear_refs), where it can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_bytes() -> int:
-    """Bytes of the largest resident set since the last `_forget_peak`, or since the process began."""
+    """Bytes of the largest resident set since the last `forget_peak`, or since the process began."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))

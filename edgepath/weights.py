@@ -43,13 +43,15 @@ class Weights:
         return asdict(self)
 
 
-def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.Module, ModelSpec, Weights]:
+def load_model(
+    spec: ModelSpec, weights: str | Path | None = None, *, option: str = "--weights"
+) -> tuple[nn.Module, ModelSpec, Weights]:
     """Return the timm model in evaluation mode and FP32, its spec, and what its weights are.
 
     `weights` is a `.safetensors`, `.pth`, `.pt` or `.bin` file, a hub snapshot folder (`config.json` and
     `model.safetensors`), or `random`; None takes the model's own: from the hub, those that ship with edgepath, or for a
     model without any, random ones from a fixed seed. A folder's `config.json` decides mean and std; the spec that is
-    returned has them.
+    returned has them. `option` is what gives other weights, in messages.
 
     Raises WeightsError for weights that are missing, gated, unreadable, of another shape or not finite.
     """
@@ -64,7 +66,7 @@ def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[nn.M
     elif weights is not None:
         path, source = Path(weights), Path(weights).resolve().name
     else:
-        path, source = _from_hub(spec), f"hub {spec.hub}"
+        path, source = _from_hub(spec, option), f"hub {spec.hub}"
     if not path.exists():
         raise WeightsError(f"weights {path}: no such file or folder; give a file, a hub snapshot folder, or random")
     if path.is_dir():
@@ -143,11 +145,11 @@ def _layer(name: str) -> Any:
     return getattr(timm.layers, name, None) or getattr(nn, name)
 
 
-def _from_hub(spec: ModelSpec) -> Path:
+def _from_hub(spec: ModelSpec, option: str) -> Path:
     """Fetch a model's snapshot (cached by huggingface_hub), and say in one line what keeps it from coming."""
     from huggingface_hub import errors, get_token, snapshot_download
 
-    other_ways = "or give --weights FILE, FOLDER or random"
+    other_ways = f"or give {option} FILE, FOLDER or random"
     try:
         return Path(snapshot_download(spec.hub, allow_patterns=[_CONFIG, _STATE]))
     except errors.GatedRepoError:

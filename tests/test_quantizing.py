@@ -82,6 +82,64 @@ def test_only_the_roundings_differ(tiny: ModelSpec) -> None:
             assert int((twin.weight.int() - layer.weight.int()).abs().max()) in range(1, 8)
 
 
+def test_ranges_are_kept_by_all_they_depend_on(
+    tiny: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path))
+    net = fold(random_model(tiny), tiny)
+
+    def look(how: Recipe, tiles: str = "synthetic:16", of: str = "a", device: str = "cpu") -> tuple[Any, bool]:
+        stages: list[str] = []
+        ranges, seen = calibrated(
+            how, net, open_tiles(tiles), device, Stages(lambda stage, *_: stages.append(stage)), of={"weights": of}
+        )
+        known = "known ranges" in stages
+        assert known == (not seen) != ("calibrate" in stages)
+        return ranges, known
+
+    base = replace(recipe(), quantize=replace(recipe().quantize, looks=2))
+    first, known = look(base)
+    assert not known
+    again, known = look(replace(base, target="another", backend="openvino"))
+    assert known
+    assert (again.tiles, again.strengths, again.limits, again.scores) == (
+        first.tiles,
+        first.strengths,
+        first.limits,
+        first.scores,
+    )
+    assert all((again.absmax[name] == values).all() for name, values in first.absmax.items())
+    changes: list[dict[str, Any]] = [{"looks": 3}, {"weight_bits": 4}, {"smooth_alpha": 0.0}]
+    changes.append({"rounding": "gptq"})  # needs the tokens themselves
+    assert not any(look(replace(base, quantize=replace(base.quantize, **change)))[1] for change in changes)
+    assert not look(base, tiles="synthetic:16:1")[1]
+    assert not look(base, of="b")[1]
+    for file in (tmp_path / "ranges").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    assert not look(base)[1]
+    assert look(base)[1]
+
+
+def test_a_second_target_needs_no_second_look(known_tiny: ModelSpec, tmp_path: Path) -> None:
+    stages: list[str] = []
+    for target, backend in (("one", "onnxruntime"), ("two", "openvino")):
+        how = replace(recipe(), target=target, backend=backend, checked_with=backend)
+        how = replace(how, quantize=replace(how.quantize, looks=5))
+        (tmp_path / f"{target}.toml").write_text(to_toml(how), encoding="utf-8")
+        edgepath.export(
+            str(tmp_path / f"{target}.toml"),
+            model=known_tiny.name,
+            out=tmp_path,
+            progress=lambda stage, *_: stages.append(stage),
+            **TILES,
+        )
+    assert stages.count("calibrate") > 0
+    assert "known ranges" in stages[stages.index("parts") :]
+    assert "calibrate" not in stages[stages.index("parts") :]
+    one, two = ((tmp_path / f"{known_tiny.name}-{target}" / "ranges.npz").read_bytes() for target in ("one", "two"))
+    assert one == two
+
+
 def test_training_and_rounding_in_turn_exclude_each_other(known_tiny: ModelSpec, tmp_path: Path) -> None:
     target = written(tmp_path / "other.toml", rounding="gptq")
     with pytest.raises(UsageError, match="qad rounds to the nearest step; give a recipe without gptq"):

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import nn
 
 from edgepath.backends import reference
+from edgepath.cache import cache_folder
 from edgepath.errors import UsageError
 from edgepath.models import ModelSpec
-from edgepath.reference import Reference, cache_folder, pick_device, reference_embeddings
+from edgepath.reference import Reference, pick_device, reference_embeddings
 from edgepath.tiles import TileSource, open_tiles
 from edgepath.weights import Weights, random_model, state_sha256
 

@@ -1,4 +1,4 @@
-"""Does a distillation fit this machine? Both models at full size with random weights, one step on a tiny batch."""
+"""Does a distillation fit this machine? Both models at full size with random weights, steps on a tiny batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import open_tiles
 from .options import DEFAULT, load_options
-from .processes import join_processes, most_memory
+from .processes import forget_most_memory, join_processes, most_memory
 from .run import Distillation, Progress
 from .training import view_loader
 
@@ -28,33 +28,35 @@ def dry_run(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Take one step of exactly that configuration, but for `tiles` synthetic tiles a process; return what it took.
+    """Take steps of exactly that configuration, but for a few synthetic tiles a process; return what they took.
 
-    Models have random weights, so nothing is downloaded and no access is needed. `peak_bytes` is measured: of the
-    device, or on a CPU of this process. `fixed_bytes` are the models, gradients and the optimizer's state; what is left
-    of the peak is taken as what the tiles need, from which the estimate for the recipe's batch follows.
+    Models have random weights, so nothing is downloaded and no access is needed. Two steps take `tiles` tiles a
+    process, a third one twice as many: `tile_bytes` is by how much its peak memory is larger, for each tile, and the
+    estimate for the recipe's batch follows from it. `peak_bytes` is the most of all: of the device, or on a CPU of this
+    process. `fixed_bytes` are the models, gradients and the optimizer's state.
     """
     whole = load_options(recipe, options)
     say = progress or (lambda stage, done, total: None)
     with join_processes(pick_device(device)) as processes:
-        small = {"training.batch": tiles * processes.world, "training.steps": 2, "heads.fit_tiles": max(2, tiles)}
-        small["run.workers"] = 0
+        batch = 2 * tiles * processes.world
+        small = {"training.batch": batch, "training.steps": 3, "heads.fit_tiles": max(2, tiles), "run.workers": 0}
         chosen = load_options(recipe, {**(options or {}), **small})
         run = Distillation(teacher, student, chosen, processes, "random", None)
-        source = open_tiles(f"synthetic:{max(2, tiles) * processes.world}", size=run.spec.size)
+        source = open_tiles(f"synthetic:{batch}", size=run.spec.size)
         run.fit_teacher(source, say)
         steps = iter(view_loader(source, chosen, rank=processes.rank, world=processes.world).steps(0))
-        seconds = []
-        for number in (1, 2):  # the first one also allocates
-            views = next(steps)
+        seconds, peaks = [], [most_memory(processes.device)]
+        for number, count in enumerate((tiles, tiles, 2 * tiles), 1):  # the first one also allocates
+            views = tuple(crops[:, :count] for crops in next(steps))
+            forget_most_memory(processes.device)
             start = time.perf_counter()
             figures = run.train(views)
             if processes.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-            say("dry run", number, 2)
-        fixed, peak = _fixed_bytes(run), most_memory(processes.device)
-        a_tile = max(0, peak - fixed) / tiles
+            peaks.append(most_memory(processes.device))
+            say("dry run", number, 3)
+        a_tile = max(0, peaks[3] - peaks[2]) / tiles
         share = whole.training.batch / processes.world
         return {
             "teacher": run.facts["teacher"]["name"],
@@ -70,15 +72,16 @@ def dry_run(
             "tiles_a_process": tiles,
             "crops_a_tile": {"global": chosen.views.global_count, "local": chosen.views.local_count},
             "loss": figures["loss"],
-            "step_seconds": round(seconds[-1], 3),
-            "tiles_per_s": round(tiles * processes.world / seconds[-1], 4),
-            "peak_bytes": peak,
-            "fixed_bytes": fixed,
+            "step_seconds": round(seconds[1], 3),
+            "tiles_per_s": round(tiles * processes.world / seconds[1], 4),
+            "peak_bytes": max(peaks),
+            "fixed_bytes": _fixed_bytes(run),
+            "tile_bytes": round(a_tile),
             "estimate": {
                 "batch": whole.training.batch,
-                "process_bytes": round(fixed + a_tile * share),
+                "process_bytes": round(max(peaks[0], peaks[2] + a_tile * (share - tiles))),
                 "steps": whole.training.steps,
-                "days": round(whole.training.steps * share * seconds[-1] / tiles / 86400, 1),
+                "days": round(whole.training.steps * share * seconds[1] / tiles / 86400, 1),
             },
         }
 
@@ -89,8 +92,9 @@ def to_rows(found: Mapping[str, Any]) -> list[list[str]]:
     crops, estimate = found["crops_a_tile"], found["estimate"]
     views = f"{crops['global']} global and {crops['local']} local crops each"
     speed = f"{found['tiles_per_s']:.3g} tiles/s, loss {found['loss']:.3f}"
-    fixed, peak, needed = (
-        f"{size / 2**30:.2f} GiB" for size in (found["fixed_bytes"], found["peak_bytes"], estimate["process_bytes"])
+    fixed, tile, peak, needed = (
+        f"{size / 2**30:.2f} GiB"
+        for size in (found["fixed_bytes"], found["tile_bytes"], found["peak_bytes"], estimate["process_bytes"])
     )
     return [
         ["teacher", f"{found['teacher']}, {millions['teacher']}, random weights"],
@@ -98,7 +102,7 @@ def to_rows(found: Mapping[str, Any]) -> list[list[str]]:
         ["run on", f"{found['device']}, {found['processes']} process(es), {found['precision']}"],
         ["one step", f"{found['tiles_a_process']} tile(s) a process, {views}"],
         ["took", f"{found['step_seconds']:.2f} s (the second step), {speed}"],
-        ["peak memory", f"{peak}, {fixed} of it whatever the batch"],
+        ["peak memory", f"{peak}; models, gradients and moments are {fixed}, a tile more takes {tile}"],
         ["estimate", f"batch {estimate['batch']}: {needed} a process"],
         ["", f"{estimate['steps']} steps: {estimate['days']:.3g} days at this speed"],
     ]

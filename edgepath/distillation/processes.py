@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..stages import peak_bytes
+from ..stages import forget_peak, peak_bytes
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,11 @@ def wait_for_all() -> None:
 def most_memory(device: torch.device) -> int:
     """Return the most bytes so far: of a GPU what PyTorch took, on a CPU that of the process."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
+
+
+def forget_most_memory(device: torch.device) -> None:
+    """Let `most_memory` begin anew; on a CPU of Linux alone (elsewhere the most so far stays)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        forget_peak()

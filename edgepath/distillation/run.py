@@ -43,7 +43,7 @@ class Distillation:
         self.options, self.processes, self.step = options, processes, 0
         torch.manual_seed(options.training.seed)
         vit, self.spec, start = _start(student, student_weights)
-        frozen, teacher_spec, weights = load_model(_find(teacher), teacher_weights)
+        frozen, teacher_spec, weights = load_model(_find(teacher), teacher_weights, option="--teacher-weights")
         check_pair(frozen, teacher_spec, vit, self.spec, options.views.local_size)
         self.identity = {
             "teacher": teacher_spec.name,
@@ -211,6 +211,6 @@ def _start(model: str | ModelSpec, weights: str | Path | None) -> tuple[nn.Modul
     vit = build_student(spec)
     if weights is None:
         return vit, spec, "timm's initialisation"
-    loaded, spec, facts = load_model(spec, weights)
+    loaded, spec, facts = load_model(spec, weights, option="--student-weights")
     vit.load_state_dict(loaded.state_dict())
     return vit, spec, f"{facts.source}, sha256 {facts.sha256}"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # FP16 keeps 11 bits, and below 6.1e-5 steps of 6e-8 (onnxruntime's converter raises what is smaller to one step).
 _RELATIVE, _ABSOLUTE = 2.0**-11, 1e-7
+CLASS_TOKEN = ".class_token"
+"""`NAME.class_token` is what the product of the linear `NAME` with the class token's activations is called."""
 _EPSILON = 0.05  # FP16 holds 1e-6 as 1.01e-6
 
 
@@ -34,8 +36,9 @@ _EPSILON = 0.05  # FP16 holds 1e-6 as 1.01e-6
 class Product:
     """A product with weights: `weight` (out, in) for a linear, (out, 3, P, P) for the patch convolution.
 
-    int8 where it is quantized; then `scale` (out,) is its weights', `input_scales` those it quantizes and dequantizes
-    its input with. `bias` (out,) is zero where there is none.
+    int8 where it is quantized; then `scale` (out,) is its weights', and `input_scales` those it quantizes and
+    dequantizes its input with, None where the input is the class token as it is. `bias` (out,) is zero where there is
+    none.
     """
 
     weight: np.ndarray
@@ -82,8 +85,11 @@ def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
     norms: dict[str, Norm] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear):
-            scales = (layer.input_scale, layer.input_scale)
-            products[name] = Product(layer.weight.numpy(), _bias(layer), layer.weight_scale.numpy(), scales)
+            numbers = layer.weight.numpy(), _bias(layer), layer.weight_scale.numpy()
+            if layer.spared != "none":
+                products[name + CLASS_TOKEN] = Product(*numbers)
+            if layer.spared != "all":
+                products[name] = Product(*numbers, (layer.input_scale, layer.input_scale))
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
             products[name] = Product(layer.weight.detach().numpy(), _bias(layer))
         elif isinstance(layer, nn.LayerNorm):
@@ -164,11 +170,17 @@ def differences(model: EdgeModel, artifact: Path) -> list[str]:
 
 
 def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
-    """Return which of an artifact's products is which layer: by order, but for query and keys, which come in any."""
+    """Return which of an artifact's products is which layer: by order, but for a few pairs that come in any.
+
+    Those are query and keys of the class token alone, and a linear's products with the class token and with the others.
+    """
     order = {name: i for i, name in enumerate(names)}
     for i, name in enumerate(names[:-1]):
         if name.endswith("attn.q") and theirs[i].weight.shape != ours[i].weight.shape:
             order[name], order[names[i + 1]] = i + 1, i
+        other = name.removesuffix(CLASS_TOKEN)
+        if other != name and other in order and theirs[order[name]].input_scales is not None:
+            order[name], order[other] = order[other], order[name]
     return order
 
 
@@ -188,9 +200,13 @@ def _product(ours: Product, theirs: Product) -> list[str]:
         return said
     if odd := int((ours.weight != theirs.weight).sum()):
         said.append(f"{odd} of {ours.weight.size} integers differ")
-    assert theirs.scale is not None and ours.input_scales is not None and theirs.input_scales is not None
+    assert theirs.scale is not None
     if not np.array_equal(ours.scale, theirs.scale):
         said.append(f"scales of its weights differ ({_worst(ours.scale, theirs.scale)})")
+    if ours.input_scales is None or theirs.input_scales is None:
+        if ours.input_scales != theirs.input_scales:
+            said.append("its input is rounded" if ours.input_scales is None else "its input is not rounded")
+        return said
     for what, wanted, scale in zip(("quantized", "dequantized"), ours.input_scales, theirs.input_scales, strict=True):
         if not np.isclose(wanted, scale, rtol=1e-6, atol=0):
             said.append(f"its input is {what} with {scale:.6g}, the program's scale is {wanted:.6g}")

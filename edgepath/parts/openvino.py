@@ -106,7 +106,8 @@ def _product(node: Any, path: Path) -> Product:
     bias = np.zeros(len(weight), np.float32) if bias is None or len(bias) != len(weight) else bias
     if scale is None:
         return Product(weight, bias)
-    return Product(weight.astype(np.int8), bias, scale, _input_scales(_input(node, 0), node, path))
+    scales = None if quantizer_of(node) is None else _input_scales(_input(node, 0), node, path)
+    return Product(weight.astype(np.int8), bias, scale, scales)
 
 
 def bias_of(node: Any, path: Path) -> tuple[Any, np.ndarray | None]:

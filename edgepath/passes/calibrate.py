@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Ranges:
         """Return the magnitude of a layer's input that the largest integer stands for."""
         return self.limits.get(name, float(self.absmax[name].max()))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | IO[bytes]) -> None:
         """Write the ranges as `.npz`: `tiles`, and arrays `KIND/<layer>`, KIND absmax, strength, limit, scores."""
         arrays: dict[str, Any] = {f"absmax/{name}": values for name, values in self.absmax.items()}
         arrays |= {f"strength/{name}": np.array(values) for name, values in self.strengths.items()}
@@ -56,7 +56,8 @@ class Ranges:
     def load(cls, path: Path) -> Ranges:
         """Read what `save` wrote; nothing is unpickled. Raises ValueError for arrays that `save` does not write."""
         found: dict[str, dict[str, Any]] = {"absmax": {}, "strength": {}, "limit": {}, "scores": {}}
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because NumPy leaves a file open when it turns out to be cut off.
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             for name in file.files:
                 kind, _, layer = name.partition("/")
                 if kind in found:

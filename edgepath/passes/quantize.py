@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
@@ -25,12 +25,16 @@ _ops = torch.ops.quantized_decomposed
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer between quantize/dequantize pairs: `int8 (out, in)` weights, one input scale, FP32 bias."""
+    """A linear layer between quantize/dequantize pairs: `int8 (out, in)` weights, one input scale, FP32 bias.
+
+    `spared` is which tokens of its input, (N, T, in), are not rounded: none, the first of each, or all.
+    """
 
     weight: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor
     bias: Tensor | None
+    spared: Literal["none", "first", "all"] = "none"
 
     def __init__(self, linear: nn.Linear, input_scale: float, weight_scale: Tensor, weight_max: int = INT8_MAX) -> None:
         super().__init__()
@@ -43,11 +47,16 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        x = dequantized(x, self.input_scale)
         weight = _ops.dequantize_per_channel(
             self.weight, self.weight_scale, self.weight_zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
         )
-        return F.linear(x, weight, self.bias)
+        if self.spared == "all":
+            return F.linear(x, weight, self.bias)
+        if self.spared == "none":
+            return F.linear(dequantized(x, self.input_scale), weight, self.bias)
+        # Cut before the rounding: what follows is one copy, and neighbours that read the same tokens share the cut.
+        first = F.linear(x[:, :1], weight, self.bias)
+        return torch.cat([first, F.linear(dequantized(x[:, 1:], self.input_scale), weight, self.bias)], 1)
 
 
 class Rounded(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .calibrate import SCORES, Ranges, attentions, linears
+from .classtoken import spare_class_token
 from .fold import EdgeModel
 from .quantize import quantize_linear, replace_layer
 from .scores import rounded_norms
@@ -24,12 +25,14 @@ def sensitivities(
     *,
     weight_bits: int = 8,
     scores: bool = False,
+    class_token: str = "int8",
     skip: Collection[str] = (),
 ) -> Iterator[tuple[str, float]]:
     """Yield each linear's name and what it does to the embedding as the only INT8 layer: 1 - mean cosine over `tiles`.
 
-    With `scores`, also those of every attention. `model` and `ranges` are smoothed; `tiles` is uint8 (N, S, S, 3). What
-    enters each block is kept, so a layer costs the blocks from its own on. Layers in `skip` are left out.
+    With `scores`, also those of every attention; `class_token` is the recipe's. `model` and `ranges` are smoothed;
+    `tiles` is uint8 (N, S, S, 3). What enters each block is kept, so a layer costs the blocks from its own on. Layers
+    in `skip` are left out.
     """
     starts = [_embedded(model, tiles[start : start + BATCH]) for start in range(0, len(tiles), BATCH)]
     inputs = [torch.cat(parts) for parts in zip(*(blocks for _, blocks in starts), strict=True)]
@@ -40,6 +43,8 @@ def sensitivities(
         try:
             for place, module in replaced.items():
                 replace_layer(model, place, module)
+            if class_token == "float":
+                spare_class_token(model)
             found = torch.cat([_from(model, block, part) for part in torch.split(inputs[block], BATCH)])
         finally:
             for place, module in before.items():

@@ -79,7 +79,7 @@ def tune(
     sources = (one.ranges.absmax, other.ranges.absmax, both.absmax)
     for fold in folds(model):
         ways = [(way, _scales(fold, layers, sources, way)) for way in STRENGTHS[: None if smoothing else 1]]
-        errors = [_fold_error(fold, layers, one, other, found, weight_bits) for _, found in ways]
+        errors = _fold_errors(fold, layers, one, other, [found for _, found in ways], weight_bits)
         strength, found = ways[int(np.argmin(errors))]
         for name in fold.consumers:
             strengths[name], scales[name] = strength, found
@@ -109,20 +109,24 @@ def _scales(
     return one, other, both
 
 
-def _fold_error(
+def _fold_errors(
     fold: Fold,
     layers: Mapping[str, Any],
     one: Seen,
     other: Seen,
-    scales: tuple[Tensor, Tensor, Tensor],
+    ways: Sequence[tuple[Tensor, Tensor, Tensor]],
     bits: int,
-) -> float:
-    """Return the error of a fold's consumers at full range, across both kinds of tiles."""
-    total = 0.0
+) -> np.ndarray:
+    """Return for each way to scale the error of a fold's consumers at full range, across both kinds of tiles."""
+    total = np.zeros(len(ways))
     for name in fold.consumers:
-        for made, judged, scale in ((one, other, scales[0]), (other, one, scales[1])):
-            limit = _largest(made.ranges, name, scale)
-            total += _error(layers[name].weight.detach(), judged.rows.of(name), scale, (limit,), bits)[0]
+        weight = layers[name].weight.detach()
+        for source, (made, judged) in enumerate(((one, other), (other, one))):
+            rows = judged.rows.of(name)
+            exact = rows @ weight.T
+            for way, scales in enumerate(ways):
+                limit = _largest(made.ranges, name, scales[source])
+                total[way] += _error(weight, rows, exact, scales[source], (limit,), bits)[0]
     return total
 
 
@@ -133,7 +137,8 @@ def _choose_limit(
     weight, errors = layer.weight.detach(), np.zeros(len(WAYS))
     for made, judged, scale in ((one, other, scales[0]), (other, one, scales[1])):
         limits = _limits(made.rows.of(name) / scale, _largest(made.ranges, name, scale))
-        errors += _error(weight, judged.rows.of(name), scale, limits, bits)
+        judged_rows = judged.rows.of(name)
+        errors += _error(weight, judged_rows, judged_rows @ weight.T, scale, limits, bits)
     rows = torch.cat([one.rows.of(name), other.rows.of(name)]) / scales[2]
     best = int(errors.argmin())
     best = best if errors[best] < WORTH * errors[0] else 0
@@ -152,12 +157,14 @@ def _largest(ranges: Ranges, name: str, scale: Tensor) -> float:
     return float((torch.from_numpy(ranges.absmax[name]) / scale).max())
 
 
-def _error(weight: Tensor, rows: Tensor, scale: Tensor, limits: Sequence[float], bits: int) -> np.ndarray:
+def _error(
+    weight: Tensor, rows: Tensor, exact: Tensor, scale: Tensor, limits: Sequence[float], bits: int
+) -> np.ndarray:
     """Return for each limit the mean over rows (N, in) of the relative squared error of the INT8 layer's output.
 
-    `weight` (out, in) and `rows` are those of the layer as it is, `scale` (in,) is what smoothing divides rows by.
+    `weight` (out, in), `rows` and their product `exact` (N, out) are those of the layer as it is, `scale` (in,) is what
+    smoothing divides rows by.
     """
-    exact = rows @ weight.T
     largest, smoothed = weight_max(bits), weight * scale
     step = storable_scale(smoothed.abs().amax(dim=1), largest)[:, None]
     rounded = torch.round(smoothed / step).clamp_(-largest, largest).mul_(step)

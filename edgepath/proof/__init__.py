@@ -73,7 +73,7 @@ def prove(
 
     Empty for a program without quantized linears. Raises BundleError for an artifact that is not cut as it was built.
     """
-    products = {name: product for name, product in named_parts(model)[0].items() if product.scale is not None}
+    products = {name: product for name, product in named_parts(model)[0].items() if product.input_scales is not None}
     if not products:
         return {}
     names, ours = list(named_parts(model)[0]), list(named_parts(model)[0].values())
