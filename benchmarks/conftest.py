@@ -76,7 +76,7 @@ def bundles() -> Bundles:
 
     def bundle(target: str, *, model: str = MODEL, weights: str | Path | None = "random", kind: str = "") -> Any:
         out = BUILD / (kind or "plain")
-        folder = out / f"{model}-{find_recipe(target).target}"
+        folder = out / f"{model}-{target}"
         if folder.exists():
             found = edgepath.open_bundle(folder)
             if found.manifest["versions"]["edgepath"] == edgepath.__version__:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from threading import Thread
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import EdgepathError, UsageError
+from ..errors import EdgepathError, UsageError, first_line
 from ..tiles import TileSource
 from .options import Run
 
@@ -112,6 +113,20 @@ class Loader(Dataset[Views | EdgepathError]):
             if len(self._kept) < self._keep:
                 self._kept[index] = tile
         return tile
+
+
+@contextmanager
+def workers_told() -> Iterator[None]:
+    """Say in one line that a worker was killed: PyTorch raises that wherever this process happens to be."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise EdgepathError(
+            f"a process that makes views ended ({first_line(error).rstrip('. ')}), most likely for want of memory; "
+            "the last checkpoint is kept; give fewer run.workers or a smaller run.cache_mb, and --resume"
+        ) from None
 
 
 def _as_it_is(made: Any) -> Any:

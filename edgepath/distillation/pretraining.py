@@ -29,7 +29,7 @@ from .checkpoint import check_same_options, check_same_run, load_checkpoint, sav
 from .imagenet import Stem
 from .imitator import Imitator
 from .interrupt import finish_steps
-from .loader import Loader
+from .loader import Loader, workers_told
 from .networks import optimizer_groups
 from .processes import most_memory
 from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
@@ -85,7 +85,7 @@ def pretrain(
     write_run(folder, facts | {"processes": {"count": 1, "device": device_name(run.device.type)}})
     if not resume:
         save_checkpoint(folder, run.state())
-    with closing(_views(run, loaders)) as steps, finish_steps(alone=True) as stopped:
+    with workers_told(), closing(_views(run, loaders)) as steps, finish_steps(alone=True) as stopped:
         _loop(run, steps, folder, say, stopped)
     write_student(folder, run.net.tokens.vit, spec)
     draw_log(folder, PANELS)

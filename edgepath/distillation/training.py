@@ -15,7 +15,7 @@ from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
 from .checkpoint import check_same_options, check_same_run, load_checkpoint, save_checkpoint
 from .interrupt import finish_steps
-from .loader import Loader, Views
+from .loader import Loader, Views, workers_told
 from .options import DEFAULT, Options, load_options
 from .processes import join_processes, most_memory, wait_for_all
 from .run import FIGURES, Distillation, Progress
@@ -76,7 +76,8 @@ def distill(
             )
             if not resume:
                 save_checkpoint(folder, run.state())
-        with closing(loader.steps(run.step)) as steps, finish_steps(processes.world == 1) as stopped:
+        alone = processes.world == 1
+        with workers_told(), closing(loader.steps(run.step)) as steps, finish_steps(alone) as stopped:
             _loop(run, steps, folder, say, stopped)
         if processes.first:
             write_student(folder, run.ema.tokens.vit, run.spec)

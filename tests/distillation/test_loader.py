@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgepath.distillation.loader import workers_told
 from edgepath.distillation.options import Options, load_options
 from edgepath.distillation.training import view_loader
-from edgepath.errors import TileError, UsageError
+from edgepath.errors import EdgepathError, TileError, UsageError
 from edgepath.tiles import open_tiles
 
 
@@ -62,6 +65,20 @@ def test_a_bad_tile_is_the_one_line_it_is_elsewhere(tmp_path: Path, small: dict[
         list(loader.steps(0))
     assert "2.png" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_killed_worker_is_told_in_one_line(small: dict[str, object]) -> None:
+    many = load_options("demo", small | {"run.workers": 1, "training.steps": 1000})
+    steps = view_loader(open_tiles("synthetic:8"), many).steps(0)
+    next(steps)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGKILL)
+    with pytest.raises(EdgepathError, match=r"DataLoader worker.*give fewer run\.workers") as caught, workers_told():
+        for _ in steps:
+            pass
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="another"), workers_told():
+        raise RuntimeError("another")
 
 
 def test_a_closed_loader_leaves_no_process(small: dict[str, object]) -> None:
