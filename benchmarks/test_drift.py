@@ -30,6 +30,8 @@ from edgepath.recipe import Recipe, find_recipe
 from edgepath.tiles import TileSource
 from edgepath.weights import load_model
 
+pytestmark = pytest.mark.long
+
 TILES = 32
 RUNNERS: dict[str, Any] = {"openvino": openvino.Runner, "onnxruntime": onnxruntime.Runner}
 
@@ -79,7 +81,6 @@ def test_drift_is_no_worse_than_the_peers(
     assert found[target] <= min(_peers(found))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["plain", "demo, trained"])
 def test_class_token_in_floating_point(kind: str, bundles: Bundles, other_tiles: TileSource, record: Record) -> None:
     """What it takes from drift and adds to latency, of batches of one and four."""

@@ -39,6 +39,7 @@ def _some(source: TileSource, odd: bool = False) -> np.ndarray:
     return source.select([(2 * i + odd) * len(source) // (2 * TILES) for i in range(TILES)]).read()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real tiles beside the checkout")
 def test_tuning_drifts_less_on_tissue_that_calibration_never_saw(calibration: TileSource, record: Record) -> None:
     open_tiles = edgepath.open_tiles

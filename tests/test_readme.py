@@ -91,6 +91,22 @@ def test_measured_figures_are_those_that_are_kept() -> None:
     assert f"{kept['edgepath --help seconds, median of 7']:.2f} s, median of 7" in measured
 
 
+def test_what_the_class_token_unrounded_changes_is_what_was_measured() -> None:
+    kept = json.loads((ROOT / "benchmarks/results/epyc-avx2.json").read_text(encoding="utf-8"))
+    table = README.split("**The class token unrounded.**")[1].split("\n| target")[0]
+    targets = ("openvino-int8", "openvino-int8-cls")
+    rows = re.findall(
+        r"^\|.*?\| (?:program|artifact).*? \| (\S+e-\d) \| (\S+e-\d) \|(.*)\|$", table, flags=re.MULTILINE
+    )
+    wanted = []
+    for kind in ("plain", "demo, trained"):
+        found = kept[f"class token in floating point, {kind}"]
+        times = " and ".join(f"{found[f'latency ratio, batch {batch}']:.2f}" for batch in (1, 4))
+        for what, said in (("program", " "), ("artifact", f" {times} of `openvino-int8` ")):
+            wanted.append((*(f"{found[target][what]:.1e}".replace("e-0", "e-") for target in targets), said))
+    assert rows == wanted
+
+
 def test_the_demo_students_figures_are_those_that_ship() -> None:
     facts = json.loads((ROOT / "edgepath/shipped/demo/figures.json").read_text(encoding="utf-8"))
     part = " ".join(README.split("\n## Distil\n")[1].split("\n## ")[0].split())
