@@ -30,7 +30,9 @@ OUTLIER = 6.0
 """A channel is an outlier when its largest magnitude is so many times the median channel's."""
 MOST = 64
 # Said of artifacts whose layers are not the program's one by one, so that there is nothing to hold them against.
-_OTHER_FORM = re.compile(r"(with weights|norms), the program has|weights of shape|: (not )?quantized$")
+_OTHER_FORM = re.compile(
+    r"(with weights|norms), the program has|weights of shape|: (not )?quantized$|its input is (not )?rounded$"
+)
 PROVED = 2
 """On so many tiles every layer of an artifact is run alone."""
 

@@ -105,6 +105,7 @@ def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str,
     return {
         "of": dict(of),
         "tiles": tiles.provenance()["sha256"],
+        "count": len(tiles),
         "looks": how.looks,
         "smoothed": bool(how.smooth_alpha),
         "weight_bits": how.weight_bits,
@@ -118,7 +119,7 @@ def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str,
 def _code() -> str:
     """Return the hash of what looks at tokens and what makes the looks: they change between versions, and in work."""
     digest, here = hashlib.sha256(), Path(__file__).parent
-    for path in sorted([Path(__file__), *(here / "passes").glob("*.py"), *(here / "synthesis").glob("*.py")]):
+    for path in sorted([*here.glob("*.py"), *(here / "passes").glob("*.py"), *(here / "synthesis").glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

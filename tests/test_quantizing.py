@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import edgepath
+from edgepath import quantizing
 from edgepath.errors import UsageError
 from edgepath.models import ModelSpec
 from edgepath.passes.fold import fold
@@ -88,10 +89,10 @@ def test_ranges_are_kept_by_all_they_depend_on(
     monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path))
     net = fold(random_model(tiny), tiny)
 
-    def look(how: Recipe, tiles: str = "synthetic:16", of: str = "a", device: str = "cpu") -> tuple[Any, bool]:
+    def look(how: Recipe, tiles: str = "synthetic:16", of: str = "a") -> tuple[Any, bool]:
         stages: list[str] = []
         ranges, seen = calibrated(
-            how, net, open_tiles(tiles), device, Stages(lambda stage, *_: stages.append(stage)), of={"weights": of}
+            how, net, open_tiles(tiles), "cpu", Stages(lambda stage, *_: stages.append(stage)), of={"weights": of}
         )
         known = "known ranges" in stages
         assert known == (not seen) != ("calibrate" in stages)
@@ -114,6 +115,10 @@ def test_ranges_are_kept_by_all_they_depend_on(
     assert not any(look(replace(base, quantize=replace(base.quantize, **change)))[1] for change in changes)
     assert not look(base, tiles="synthetic:16:1")[1]
     assert not look(base, of="b")[1]
+    for changed in ("device_name", "_code"):
+        with monkeypatch.context() as patch:
+            patch.setattr(quantizing, changed, lambda *_: "another")
+            assert not look(base)[1]
     for file in (tmp_path / "ranges").iterdir():
         file.write_bytes(file.read_bytes()[:100])
     assert not look(base)[1]

@@ -59,6 +59,8 @@ class Runner:
         options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
         if cache:
             options["CACHE_DIR"] = cache
+        if device == "CPU":
+            options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # what the program does not round, the runtime shall not
         if device == "CPU" and threads:
             options["INFERENCE_NUM_THREADS"] = threads
         if profile:

@@ -86,7 +86,7 @@ def distill(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="One step, random weights: does it fit, how fast?")
+        bool, typer.Option("--dry-run", help="A few steps, random weights: does it fit, how fast?")
     ] = False,
     force: Force = False,
     as_json: AsJson = False,

@@ -32,8 +32,9 @@ def dry_run(
 
     Models have random weights, so nothing is downloaded and no access is needed. Two steps take `tiles` tiles a
     process, a third one twice as many: `tile_bytes` is by how much its peak memory is larger, for each tile, and the
-    estimate for the recipe's batch follows from it. `peak_bytes` is the most of all: of the device, or on a CPU of this
-    process. `fixed_bytes` are the models, gradients and the optimizer's state.
+    estimate for the recipe's batch follows from it (where no difference is seen, all that is not fixed counts as
+    theirs). `peak_bytes` is the most of all: of the device, or on a CPU of this process. `fixed_bytes` are the models,
+    gradients and the optimizer's state.
     """
     whole = load_options(recipe, options)
     say = progress or (lambda stage, done, total: None)
@@ -56,7 +57,9 @@ def dry_run(
             seconds.append(time.perf_counter() - start)
             peaks.append(most_memory(processes.device))
             say("dry run", number, 3)
-        a_tile = max(0, peaks[3] - peaks[2]) / tiles
+        fixed, slope = _fixed_bytes(run), (peaks[3] - peaks[2]) / tiles
+        # Memory that is kept from before can hide the difference: then all that is not fixed counts as the tiles'.
+        a_tile = slope if slope > 0 else max(0, max(peaks) - fixed) / (2 * tiles)
         share = whole.training.batch / processes.world
         return {
             "teacher": run.facts["teacher"]["name"],
@@ -75,7 +78,7 @@ def dry_run(
             "step_seconds": round(seconds[1], 3),
             "tiles_per_s": round(tiles * processes.world / seconds[1], 4),
             "peak_bytes": max(peaks),
-            "fixed_bytes": _fixed_bytes(run),
+            "fixed_bytes": fixed,
             "tile_bytes": round(a_tile),
             "estimate": {
                 "batch": whole.training.batch,
@@ -100,7 +103,7 @@ def to_rows(found: Mapping[str, Any]) -> list[list[str]]:
         ["teacher", f"{found['teacher']}, {millions['teacher']}, random weights"],
         ["student", f"{found['student']}, {millions['student']}; heads {millions['student heads']}"],
         ["run on", f"{found['device']}, {found['processes']} process(es), {found['precision']}"],
-        ["one step", f"{found['tiles_a_process']} tile(s) a process, {views}"],
+        ["a step", f"{found['tiles_a_process']} tile(s) a process, {views}"],
         ["took", f"{found['step_seconds']:.2f} s (the second step), {speed}"],
         ["peak memory", f"{peak}; models, gradients and moments are {fixed}, a tile more takes {tile}"],
         ["estimate", f"batch {estimate['batch']}: {needed} a process"],

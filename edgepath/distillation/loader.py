@@ -121,11 +121,11 @@ def workers_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):  # "Caught ... in DataLoader worker" is a bug of ours
             raise
         raise EdgepathError(
             f"a process that makes views ended ({first_line(error).rstrip('. ')}), most likely for want of memory; "
-            "the last checkpoint is kept; give fewer run.workers or a smaller run.cache_mb, and --resume"
+            "the last checkpoint is kept; give fewer run.workers or a smaller run.cache_mb, and go on from it"
         ) from None
 
 

@@ -38,13 +38,15 @@ class Product:
 
     int8 where it is quantized; then `scale` (out,) is its weights', and `input_scales` those it quantizes and
     dequantizes its input with, None where the input is the class token as it is. `bias` (out,) is zero where there is
-    none.
+    none. `tokens` is `first` or `rest` where a cut before it leaves one token, or all but one; a program's is empty
+    where that is not compared.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     scale: np.ndarray | None = None
     input_scales: tuple[float, float] | None = None
+    tokens: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,12 @@ def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
     for name, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear):
             numbers = layer.weight.numpy(), _bias(layer), layer.weight_scale.numpy()
+            cut = layer.spared == "first"
             if layer.spared != "none":
-                products[name + CLASS_TOKEN] = Product(*numbers)
+                products[name + CLASS_TOKEN] = Product(*numbers, tokens="first" if cut else "")
             if layer.spared != "all":
-                products[name] = Product(*numbers, (layer.input_scale, layer.input_scale))
+                scales = (layer.input_scale, layer.input_scale)
+                products[name] = Product(*numbers, scales, tokens="rest" if cut else "")
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
             products[name] = Product(layer.weight.detach().numpy(), _bias(layer))
         elif isinstance(layer, nn.LayerNorm):
@@ -179,7 +183,7 @@ def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -
         if name.endswith("attn.q") and theirs[i].weight.shape != ours[i].weight.shape:
             order[name], order[names[i + 1]] = i + 1, i
         other = name.removesuffix(CLASS_TOKEN)
-        if other != name and other in order and theirs[order[name]].input_scales is not None:
+        if other != name and other in order and theirs[order[name]].tokens == "rest":
             order[name], order[other] = order[other], order[name]
     return order
 
@@ -200,6 +204,8 @@ def _product(ours: Product, theirs: Product) -> list[str]:
         return said
     if odd := int((ours.weight != theirs.weight).sum()):
         said.append(f"{odd} of {ours.weight.size} integers differ")
+    if ours.tokens not in ("", theirs.tokens):
+        said.append(f"it takes {theirs.tokens or 'all'} of the tokens, the program's takes {ours.tokens}")
     assert theirs.scale is not None
     if not np.array_equal(ours.scale, theirs.scale):
         said.append(f"scales of its weights differ ({_worst(ours.scale, theirs.scale)})")

@@ -106,8 +106,21 @@ def _product(node: Any, path: Path) -> Product:
     bias = np.zeros(len(weight), np.float32) if bias is None or len(bias) != len(weight) else bias
     if scale is None:
         return Product(weight, bias)
-    scales = None if quantizer_of(node) is None else _input_scales(_input(node, 0), node, path)
-    return Product(weight.astype(np.int8), bias, scale, scales)
+    quantizer = quantizer_of(node)
+    scales = None if quantizer is None else _input_scales(_input(node, 0), node, path)
+    return Product(weight.astype(np.int8), bias, scale, scales, _tokens(_input(quantizer or node, 0), path))
+
+
+def _tokens(node: Any, path: Path) -> str:
+    """Return which tokens a cut leaves: the first, the rest, or no such cut."""
+    if node.get_type_name() != "Slice" or not all(_constant(_input(node, i)) for i in (1, 2, 3, 4)):
+        return ""
+    start, stop, step, axis = (_value(_input(node, i), path).ravel().tolist() for i in (1, 2, 3, 4))
+    if (step, axis) != ([1], [1]):
+        return ""
+    if (start, stop) == ([0], [1]):
+        return "first"
+    return "rest" if start == [1] and stop[0] >= 2**31 - 1 else ""
 
 
 def bias_of(node: Any, path: Path) -> tuple[Any, np.ndarray | None]:

@@ -47,16 +47,22 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _ops.dequantize_per_channel(
-            self.weight, self.weight_scale, self.weight_zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
-        )
+        if self.spared == "none":
+            return F.linear(dequantized(x, self.input_scale), self._dequantized_weight(), self.bias)
+        weight = self._dequantized_weight()
         if self.spared == "all":
             return F.linear(x, weight, self.bias)
-        if self.spared == "none":
-            return F.linear(dequantized(x, self.input_scale), weight, self.bias)
         # Cut before the rounding: what follows is one copy, and neighbours that read the same tokens share the cut.
         first = F.linear(x[:, :1], weight, self.bias)
         return torch.cat([first, F.linear(dequantized(x[:, 1:], self.input_scale), weight, self.bias)], 1)
+
+    def _dequantized_weight(self) -> Tensor:
+        return cast(
+            Tensor,
+            _ops.dequantize_per_channel(
+                self.weight, self.weight_scale, self.weight_zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
+            ),
+        )
 
 
 class Rounded(nn.Module):
@@ -116,7 +122,7 @@ def scales(model: nn.Module) -> dict[str, list[float]]:
     """
     found = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, QuantizedLinear):
+        if isinstance(layer, QuantizedLinear) and layer.spared != "all":
             found[name] = [layer.input_scale, float(layer.weight_scale.double().mean())]
         elif isinstance(norm := getattr(layer, "q_norm", None), Rounded):
             found[name + SCORES] = [norm.scale, layer.k_norm.scale]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import BundleError
 from ..parts import Product, named_parts, paired, read_parts
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def prove(
     names, ours = list(named_parts(model)[0]), list(named_parts(model)[0].values())
     order = paired(names, ours, read_parts(artifact).products)
     layers = _layers(artifact)
+    if odd := [name for name in products if order[name] not in layers]:
+        raise BundleError(f"{artifact.name}: the input of {odd[0]} is not quantized; export it again")
     proofs = {name: Proof() for name in products}
     for tile in tiles:
         given = _inputs(model, products, tile[None])

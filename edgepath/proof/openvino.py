@@ -37,7 +37,9 @@ def _run(model: Any, quantizer: Any, last: Any, x: np.ndarray) -> Found:
     quantizer.input(0).replace_source_output(given.output(0))
     try:
         integers, whole = (openvino.Model([node.output(0)], [given], "layer") for node in (quantizer, last))
-        compiled = openvino.Core().compile_model(whole, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino.Core().compile_model(
+            whole, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+        )
         fused = np.array(compiled([x])[0], np.float32)
         return np.rint(_evaluated(integers, x)).astype(np.int8), _evaluated(whole, x), fused
     finally:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import edgepath
+from edgepath.backends.openvino import build
 from edgepath.debugging import debug
-from edgepath.errors import RecipeError, UsageError
+from edgepath.errors import BundleError, RecipeError, UsageError
+from edgepath.lowering import Program
 from edgepath.models import ModelSpec
 from edgepath.parts import CLASS_TOKEN, differences, named_parts
+from edgepath.parts.openvino import is_product, quantizer_of
 from edgepath.passes.calibrate import calibrate
 from edgepath.passes.classtoken import spare_class_token
 from edgepath.passes.cut import cut
 from edgepath.passes.fold import EdgeModel, fold
 from edgepath.passes.quantize import QuantizedLinear, quantize, quantize_linear
+from edgepath.proof import prove
 from edgepath.recipe import Recipe, find_recipe
 from edgepath.recipefile import to_toml
 from edgepath.searching import search
@@ -103,9 +109,6 @@ def test_an_exported_bundle_holds_it_and_is_rebuilt(known_tiny: ModelSpec, writt
 
 
 def test_an_artifact_of_the_other_program_is_told(plain: EdgeModel, tmp_path: Path) -> None:
-    from edgepath.backends.openvino import build
-    from edgepath.lowering import Program
-
     spared = spare_class_token(copy.deepcopy(plain))
     artifact = build(Program(spared, recipe()), tmp_path, recipe())
     program = cut(spared)
@@ -122,6 +125,38 @@ def test_an_artifact_of_the_other_program_is_told(plain: EdgeModel, tmp_path: Pa
     layer = other.get_submodule("vit.blocks.1.mlp.fc2")
     layer.spared = "none"
     assert differences(other, artifact) == ["vit.blocks.1.mlp.fc2: its input is not rounded"]
+
+
+def test_an_artifact_that_rounds_other_tokens_is_told(plain: EdgeModel, tmp_path: Path) -> None:
+    program = cut(spare_class_token(copy.deepcopy(plain)))
+    artifact = build(Program(spare_class_token(copy.deepcopy(plain)), recipe()), tmp_path, recipe())
+    name = "vit.blocks.0.attn.proj"
+
+    def altered(change: Callable[[Any, Any, Any], None]) -> Path:
+        model = openvino.Core().read_model(artifact)
+        # The patch convolution, two products each of queries, keys and values, and the two of `name`.
+        given, rounded = [node for node in model.get_ordered_ops() if is_product(node)][7:9]
+        change(given, rounded, quantizer_of(rounded))
+        openvino.save_model(model, tmp_path / "odd.xml", compress_to_fp16=False)
+        return tmp_path / "odd.xml"
+
+    def swap(given: Any, _: Any, quantizer: Any) -> None:
+        first, rest = given.input_value(0), quantizer.input_value(0)
+        given.input(0).replace_source_output(rest)
+        quantizer.input(0).replace_source_output(first)
+
+    assert differences(program, altered(swap)) == [
+        f"{name}{CLASS_TOKEN}: its input is rounded",
+        f"{name}: its input is not rounded",
+    ]
+
+    def bare(_: Any, rounded: Any, quantizer: Any) -> None:
+        rounded.input(0).replace_source_output(quantizer.input_value(0))
+
+    odd = altered(bare)
+    assert differences(program, odd) == [f"{name}: its input is not rounded"]
+    with pytest.raises(BundleError, match=f"the input of {name} is not quantized; export it again"):
+        prove(program, odd, np.zeros((1, 224, 224, 3), np.uint8))
 
 
 def test_search_judges_layers_with_the_class_token_spared(known_tiny: ModelSpec, written: str, tmp_path: Path) -> None:
