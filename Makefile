@@ -5,7 +5,7 @@
 #   make lint    check style and format (ruff)
 #   make types   check types (mypy, strict)
 #   make check   lint, types and test
-#   make bench   run the speed suites of benchmarks/ (15 minutes, and 10 to build at first; ARGS=benchmarks for all)
+#   make bench   run the speed suites of benchmarks/ (ARGS=benchmarks for all)
 #   make venv    make or bring up to date .venv, with everything the other targets need
 #   make clean   remove what the targets made, .venv too
 #   make help    print this list

@@ -17,6 +17,6 @@ SCORES: tuple[Name, ...] = ("openvino", "tensorrt", "tensorrt_rtx")
 CLASS_TOKEN: tuple[Name, ...] = ("openvino",)
 """Those where the class token's activations can stay in floating point (`passes.classtoken`).
 
-OpenVINO multiplies one row with packed integers as they are, for 4 to 19 % of the time. ONNX Runtime unpacks all
-weights anew at every call, for a fifth to two fifths; how the builders of the others do it was not seen.
+OpenVINO multiplies one row with packed integers as they are. ONNX Runtime unpacks all weights anew at every call, which
+costs more than it is worth; with the builders of the others it was not run.
 """

@@ -6,7 +6,8 @@ by its own runtime (a package by the evaluator): the integers have to be the pro
 the edge between two integers may fall either way. What the layer makes of its integers, computed as its file says and
 nothing fused, is held against integer arithmetic, as exact as float64 is, with the bound that rounding leaves (Higham,
 Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). What the runtime's fused kernels make of them on
-this machine is measured beside it: that is no property of the artifact.
+this machine is measured beside it: that is no property of the artifact. Products with a class token that is not
+rounded make no integers, and are held by their numbers alone (`parts`).
 """
 
 from __future__ import annotations
