@@ -7,6 +7,7 @@ make them anew. Tiles are the real ones beside the checkout where they are, else
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -17,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from outliers import inject
 
 import edgepath
+from edgepath.backends import reference
 from edgepath.latency import peers
 from edgepath.latency.contenders import (
     Contender,
@@ -29,8 +32,10 @@ from edgepath.latency.contenders import (
     torch_contenders,
 )
 from edgepath.latency.pinning import pinned
+from edgepath.models import find_model
 from edgepath.recipe import find_recipe
 from edgepath.tiles import TileSource
+from edgepath.weights import load_model
 
 THREADS = 2
 SECONDS = 6.0
@@ -111,6 +116,22 @@ def contenders(bundles: Bundles, calibration: TileSource) -> Iterator[dict[str, 
         for one in torch_contenders(model, THREADS, stack):
             loaded[one.name] = one
         yield loaded
+
+
+@pytest.fixture(scope="session")
+def with_outliers() -> Path:
+    """The model's random weights with outliers, as a file."""
+    from safetensors.torch import save_file
+
+    path = BUILD / f"{MODEL}-outliers.safetensors"
+    vit, spec, _ = load_model(find_model(MODEL), "random")
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    before = reference.Runner(copy.deepcopy(vit), spec.mean, spec.std)(tiles)
+    after = reference.Runner(inject(vit), spec.mean, spec.std)(tiles)
+    assert np.allclose(before, after, atol=2e-3 * np.abs(before).max()), "injected outliers changed the function"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in vit.state_dict().items()}, path)
+    return path
 
 
 def peer(name: str, whole: Path, tiles: np.ndarray, kind: str) -> Path:

@@ -6,7 +6,6 @@ is 1 - mean cosine to the full-precision model on 32 tiles of tissue that calibr
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BUILD, MODEL, SECONDS, THREADS, Bundles, Record, built, peer
-from outliers import inject
+from conftest import MODEL, SECONDS, THREADS, Bundles, Record, built, peer
 
 from edgepath.backends import onnxruntime, openvino, reference
 from edgepath.drift import measure
@@ -24,32 +22,14 @@ from edgepath.latency.contenders import build_full_precision, full_model
 from edgepath.latency.pinning import pinned
 from edgepath.latency.timing import in_turn, ratio
 from edgepath.lowering import Program
-from edgepath.models import find_model
 from edgepath.rebuilding import rebuild
 from edgepath.recipe import Recipe, find_recipe
 from edgepath.tiles import TileSource
-from edgepath.weights import load_model
 
 pytestmark = pytest.mark.long
 
 TILES = 32
 RUNNERS: dict[str, Any] = {"openvino": openvino.Runner, "onnxruntime": onnxruntime.Runner}
-
-
-@pytest.fixture(scope="session")
-def with_outliers() -> Path:
-    """The model's random weights with outliers, as a file."""
-    from safetensors.torch import save_file
-
-    path = BUILD / f"{MODEL}-outliers.safetensors"
-    vit, spec, _ = load_model(find_model(MODEL), "random")
-    tiles = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
-    before = reference.Runner(copy.deepcopy(vit), spec.mean, spec.std)(tiles)
-    after = reference.Runner(inject(vit), spec.mean, spec.std)(tiles)
-    assert np.allclose(before, after, atol=2e-3 * np.abs(before).max()), "injected outliers changed the function"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in vit.state_dict().items()}, path)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["plain", "outliers", "demo, trained"])

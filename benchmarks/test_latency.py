@@ -1,6 +1,7 @@
 """Latency of everything side by side with pytest-benchmark: `make bench ARGS="-k batch1"`; its table is the result.
 
-Rounds are as many as fit a few seconds, at least three: on a CPU without VNNI a call takes a second and more.
+Rounds are as many as fit a few seconds, at least three: on a CPU without VNNI a call takes a second and more. Batches
+of 16, then minutes of work, are among the long ones; `test_figures.py` times them too, in turn.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("batch", [1, 4, 16], ids="batch{}".format)
+@pytest.mark.parametrize("batch", [1, 4, pytest.param(16, marks=pytest.mark.long)], ids="batch{}".format)
 def test_latency(
     name: str, batch: int, contenders: Mapping[str, Contender], other_tiles: TileSource, benchmark: BenchmarkFixture
 ) -> None:
