@@ -95,10 +95,6 @@ def export(
         raise UsageError(
             f"export {recipe.target}: qad moves queries and keys away from their ranges; give a recipe without scores"
         )
-    if qad and recipe.quantize.class_token == "float":
-        raise UsageError(
-            f"export {recipe.target}: qad trains with every token rounded; give a recipe without class_token"
-        )
     from .latency.gate import check_measurable, measure_speed
 
     if speed:

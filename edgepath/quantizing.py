@@ -199,9 +199,10 @@ def repaired(
         ranges,
         tiles,
         teacher,
-        Options(steps=steps),
+        Options.for_bits(steps, how.weight_bits),
         weight_bits=how.weight_bits,
         keep=how.keep,
+        class_token=how.class_token,
         device=device,
         progress=advance,
     )

@@ -8,13 +8,13 @@ same integers; only its activations are not rounded.
 from __future__ import annotations
 
 from .fold import ClsOnlyBlock, EdgeModel
-from .quantize import QuantizedLinear
+from .quantize import RoundingLinear
 
 ALONE = ("attn.q", "attn.proj", "mlp.fc1", "mlp.fc2")  # what sees no other token in a ClsOnlyBlock
 
 
 def spare_class_token(model: EdgeModel) -> EdgeModel:
-    """Leave the class token's activations unrounded in all quantized linears, in place, and return the model."""
+    """Leave the class token's activations unrounded in all linears that round, in place, and return the model."""
     alone = {
         f"vit.blocks.{index}.{name}"
         for index, block in enumerate(model.vit.blocks)
@@ -22,6 +22,6 @@ def spare_class_token(model: EdgeModel) -> EdgeModel:
         for name in ALONE
     }
     for name, layer in model.named_modules():
-        if isinstance(layer, QuantizedLinear):
+        if isinstance(layer, RoundingLinear):
             layer.spared = "all" if name in alone else "first"
     return model

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, WeightsError
 from .calibrate import Ranges, linears
+from .classtoken import spare_class_token
 from .fold import EdgeModel
-from .quantize import INT8_MAX, QuantizedLinear, quantize_linear, replace_layer, to_quantize, weight_max
+from .quantize import INT8_MAX, QuantizedLinear, RoundingLinear, quantize_linear, replace_layer, to_quantize, weight_max
 
 Progress = Callable[[int], None]
 VALIDATED = 8  # every eighth tile is not trained on and decides which checkpoint is kept
@@ -45,6 +46,15 @@ class Options:
     temperature: float = 0.07
     seed: int = 0
 
+    @classmethod
+    def for_bits(cls, steps: int, weight_bits: int) -> Options:
+        """Return options whose rates suit weights of 2 to 8 bits: in proportion to the steps they are rounded to.
+
+        The defaults are for 4 bits. At 8, they move weights by more than rounding does, and win nothing back.
+        """
+        share = 2.0 ** (4 - weight_bits)
+        return cls(steps, learning_rate=share * cls.learning_rate, step_size_rate=share * cls.step_size_rate)
+
 
 @dataclass(frozen=True)
 class Repaired:
@@ -62,7 +72,7 @@ class Repaired:
         return asdict(self)
 
 
-class FakeQuantLinear(nn.Module):
+class FakeQuantLinear(RoundingLinear):
     """A linear layer that rounds its input and weights as `QuantizedLinear` does, and lets gradients through.
 
     Step sizes are learned as factors: scale = start x exp(parameter), so that they stay above zero.
@@ -89,7 +99,9 @@ class FakeQuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inputs, weights = self.scales()
-        x = fake_quantize(x, inputs, INT8_MAX, lowest=-INT8_MAX - 1)
+        if self.spared != "all":
+            rounded = fake_quantize(x, inputs, INT8_MAX, lowest=-INT8_MAX - 1)
+            x = rounded if self.spared == "none" else torch.cat([x[:, :1], rounded[:, 1:]], 1)
         weight = fake_quantize(self.weight, weights[:, None], self.largest, lowest=-self.largest)
         return F.linear(x, weight, self.bias)
 
@@ -101,7 +113,9 @@ class FakeQuantLinear(nn.Module):
             linear.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=False)
         with torch.no_grad():
             inputs, weights = self.scales()
-        return QuantizedLinear(linear, float(inputs), weights, self.largest)
+        frozen = QuantizedLinear(linear, float(inputs), weights, self.largest)
+        frozen.spared = self.spared
+        return frozen
 
 
 def fake_quantize(x: Tensor, scale: Tensor, largest: int, *, lowest: int) -> Tensor:
@@ -122,13 +136,15 @@ def repair(
     *,
     weight_bits: int = 8,
     keep: Sequence[str] = (),
+    class_token: str = "int8",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[EdgeModel, Repaired]:
     """Quantize `net` (folded and smoothed), train it towards `teacher` on `tiles`, and return the best program.
 
-    `tiles` is uint8 (N, S, S, 3), `teacher` the folded model in full precision. Every eighth tile is kept to judge by;
-    the program with the least drift on those is returned, which is the one before training if none is better.
+    `tiles` is uint8 (N, S, S, 3), `teacher` the folded model in full precision, `class_token` the recipe's. Every
+    eighth tile is kept to judge by; the program with the least drift on those is returned, which is the one before
+    training if none is better.
 
     Raises UsageError for fewer than 16 tiles, WeightsError naming the step where the loss stopped being finite.
     """
@@ -138,7 +154,10 @@ def repair(
         )
     judge = np.arange(len(tiles)) % VALIDATED == 0
     held, pixels = tiles[judge], tiles[~judge]
-    student = _prepare(net, ranges, weight_bits, keep).to(device)
+    student = _prepare(net, ranges, weight_bits, keep)
+    if class_token == "float":
+        spare_class_token(student)
+    student = student.to(device)
     teacher = teacher.to(device).requires_grad_(False)
     wanted, _ = _see(teacher, held, device)
     loss = _loss(options, teacher, pixels, device)

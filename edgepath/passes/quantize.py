@@ -24,17 +24,22 @@ _INPUT_SCALE = "input_scale"
 _ops = torch.ops.quantized_decomposed
 
 
-class QuantizedLinear(nn.Module):
-    """A linear layer between quantize/dequantize pairs: `int8 (out, in)` weights, one input scale, FP32 bias.
+class RoundingLinear(nn.Module):
+    """A linear layer that rounds its input, (N, T, in).
 
-    `spared` is which tokens of its input, (N, T, in), are not rounded: none, the first of each, or all.
+    `spared` is which of its tokens are not rounded: none, the first of each, or all.
     """
+
+    spared: Literal["none", "first", "all"] = "none"
+
+
+class QuantizedLinear(RoundingLinear):
+    """A linear layer between quantize/dequantize pairs: `int8 (out, in)` weights, one input scale, FP32 bias."""
 
     weight: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor
     bias: Tensor | None
-    spared: Literal["none", "first", "all"] = "none"
 
     def __init__(self, linear: nn.Linear, input_scale: float, weight_scale: Tensor, weight_max: int = INT8_MAX) -> None:
         super().__init__()

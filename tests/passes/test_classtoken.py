@@ -18,7 +18,7 @@ from torch import nn
 import edgepath
 from edgepath.backends.openvino import build
 from edgepath.debugging import debug
-from edgepath.errors import BundleError, RecipeError, UsageError
+from edgepath.errors import BundleError, RecipeError
 from edgepath.lowering import Program
 from edgepath.models import ModelSpec
 from edgepath.parts import CLASS_TOKEN, differences, named_parts
@@ -27,7 +27,8 @@ from edgepath.passes.calibrate import calibrate
 from edgepath.passes.classtoken import spare_class_token
 from edgepath.passes.cut import cut
 from edgepath.passes.fold import EdgeModel, fold
-from edgepath.passes.quantize import QuantizedLinear, quantize, quantize_linear
+from edgepath.passes.qad import FakeQuantLinear, Options, repair
+from edgepath.passes.quantize import INT8_MAX, QuantizedLinear, quantize, quantize_linear
 from edgepath.proof import prove
 from edgepath.recipe import Recipe, find_recipe
 from edgepath.recipefile import to_toml
@@ -175,6 +176,35 @@ def test_other_targets_are_refused(target: str) -> None:
         Recipe.from_json(values)
 
 
-def test_training_is_refused(known_tiny: ModelSpec, written: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="qad trains with every token rounded; give a recipe without class_token"):
-        edgepath.export(written, model=known_tiny.name, qad=2, out=tmp_path, **TILES)
+@pytest.mark.parametrize("spared", ["none", "first", "all"])
+def test_fake_quantization_spares_what_the_stored_layer_spares(spared: Any) -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(32, 16), torch.randn(2, 7, 32)
+    plain = quantize_linear(linear, 3.0)
+    fake = FakeQuantLinear(linear, plain, INT8_MAX)
+    plain.spared = fake.spared = spared
+    torch.testing.assert_close(fake(x), plain(x), atol=1e-5, rtol=0)
+    assert fake.frozen().spared == spared
+    torch.testing.assert_close(fake.frozen()(x), plain(x))
+
+
+def test_training_begins_with_the_class_token_spared(tiny: ModelSpec, tiles: np.ndarray) -> None:
+    teacher = fold(random_model(tiny), tiny)
+    ranges, held = calibrate(teacher, [tiles[:8]]), torch.from_numpy(tiles[:16:8].copy())
+    net, facts = repair(
+        copy.deepcopy(teacher), ranges, tiles[:16], teacher, Options(steps=1, learning_rate=10.0), class_token="float"
+    )
+    assert facts.best_step == 0
+    plain = spare_class_token(quantize(copy.deepcopy(teacher), ranges))
+    with torch.inference_mode():
+        drift = 1 - torch.cosine_similarity(plain(held).double(), teacher(held).double()).mean()
+        torch.testing.assert_close(net(held), plain(held), atol=1e-4, rtol=1e-4)
+    assert facts.drift_before == pytest.approx(float(drift), rel=0.02, abs=1e-9)
+
+
+def test_a_trained_bundle_spares_it_and_is_rebuilt(known_tiny: ModelSpec, written: str, tmp_path: Path) -> None:
+    done = edgepath.export(written, model=known_tiny.name, qad=2, out=tmp_path, **TILES)
+    assert done.report["qad"]["steps"] == 2
+    found = edgepath.verify(done.bundle, tiles="synthetic:4:5", weights="random", device="cpu")
+    assert found["tiles"]["differences"] == []
+    assert found["tiles"]["drift"]["lowering"]["cosine_mean"] > 0.999

@@ -124,6 +124,12 @@ def test_training_that_only_harms_returns_the_plain_program(
     assert torch.allclose(embed(net, pixels[:4]), embed(plain, pixels[:4]), atol=1e-4)
 
 
+def test_weights_of_more_bits_are_moved_by_less() -> None:
+    assert Options.for_bits(7, 4) == Options(7)
+    fine = Options.for_bits(7, 8)
+    assert (fine.learning_rate, fine.step_size_rate) == (Options(7).learning_rate / 16, Options(7).step_size_rate / 16)
+
+
 def test_the_same_seed_gives_the_same_program(
     smoothed: tuple[EdgeModel, Ranges], teacher: EdgeModel, pixels: np.ndarray
 ) -> None:
