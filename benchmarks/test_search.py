@@ -35,7 +35,7 @@ def test_a_budget_costs_at_most_a_tenth_of_the_speed_up(
     bundles: Bundles, with_outliers: Path, other_tiles: TileSource, record: Record
 ) -> None:
     full = bundles(TARGET, model=MODEL, weights=str(with_outliers), kind="outliers")
-    drift = 1 - full.report["drift"]["quantization"]["cosine_mean"]
+    drift = 1 - full.manifest["drift"]["quantization"]["cosine_mean"]
     budget = 1 - SHARE * drift
     given: dict[str, Any] = {
         "model": MODEL,
