@@ -86,6 +86,15 @@ def test_measured_figures_are_those_that_are_kept() -> None:
     for name, ratio in kept.items():
         if name.startswith("latency ratio "):
             assert f"{ratio:.2f} of" in measured, name
+    roof = kept["roofline"]
+    peaks, ours = ({name: value / 1e9 for name, value in roof["peaks"].items()}, roof["bundles"]["openvino-int8"])
+    work = sum(ours["multiply_adds"].values()) / 1e9
+    said = (
+        f"{peaks['i8']:.0f} G multiply-adds a second beside {peaks['f32']:.0f} G, in one large product. At these peaks "
+        f"the {work:.1f} G of a tile, {100 * ours['int8_share']:.0f} % of them in INT8, take {ours['at_peak_ms']:.0f} ms "
+        f"of the {ours['measured_ms']:.0f} ms that `openvino-int8` takes ({100 * ours['of_peak']:.1f} %)"
+    )
+    assert said in " ".join(measured.split())
     export = kept["export openvino-int8, 64 tiles"]
     assert f"{export['seconds']:.0f} s, {export['peak_gb']:.1f} GB" in measured
     assert f"{kept['edgepath --help seconds, median of 7']:.2f} s, median of 7" in measured
@@ -105,6 +114,24 @@ def test_what_the_class_token_unrounded_changes_is_what_was_measured() -> None:
         for what, said in (("program", " "), ("artifact", f" {times} of `openvino-int8` ")):
             wanted.append((*(f"{found[target][what]:.1e}".replace("e-0", "e-") for target in targets), said))
     assert rows == wanted
+
+
+def test_what_a_budget_and_training_change_is_what_was_measured() -> None:
+    kept = json.loads((ROOT / "benchmarks/results/epyc-avx2.json").read_text(encoding="utf-8"))
+    text = " ".join(README.split())
+    found = kept["search, onnx-int8 with outliers, 0.75 of INT8's drift allowed"]
+    before, after = (f"{found[f'drift of {what}']:.1e}".replace("e-0", "e-") for what in ("INT8", "the mixed program"))
+    assert f"`onnx-int8` keeps {found['speed-up kept']:.3f} of the milliseconds that INT8 gains over FP32" in text
+    assert f"the drift falls from {before} to {after} (n = {found['n']};" in text
+    assert (found["products kept"], found["of"]) == (7, 49)
+    assert "seven of 49 linears stay in FP32" in text
+    table = README.split("\n## Distil\n")[1].split("\n## ")[0]
+    found = kept["qad, 200 steps on demo, program drift on 32 tiles of each tissue"]
+    rows = re.findall(r"^\| ([\w ,]+) \| (\S+e-\d) \| (\S+e-\d) \| (\S+e-\d) \|$", table, flags=re.MULTILINE)
+    ways = ("openvino-int8", "openvino-int8-cls", "trained")
+    assert rows == [
+        (tissue, *(f"{found[way][tissue]:.1e}".replace("e-0", "e-") for way in ways)) for tissue in found["trained"]
+    ]
 
 
 def test_the_demo_students_figures_are_those_that_ship() -> None:
