@@ -91,8 +91,9 @@ def test_measured_figures_are_those_that_are_kept() -> None:
     work = sum(ours["multiply_adds"].values()) / 1e9
     said = (
         f"{peaks['i8']:.0f} G multiply-adds a second beside {peaks['f32']:.0f} G, in one large product. At these peaks "
-        f"the {work:.1f} G of a tile, {100 * ours['int8_share']:.0f} % of them in INT8, take {ours['at_peak_ms']:.0f} ms "
-        f"of the {ours['measured_ms']:.0f} ms that `openvino-int8` takes ({100 * ours['of_peak']:.1f} %)"
+        f"the {work:.1f} G of a tile, {100 * ours['int8_share']:.0f} % of them in INT8, "
+        f"take {ours['at_peak_ms']:.0f} ms of the {ours['measured_ms']:.0f} ms "
+        f"that `openvino-int8` takes ({100 * ours['of_peak']:.1f} %)"
     )
     assert said in " ".join(measured.split())
     export = kept["export openvino-int8, 64 tiles"]
