@@ -1,4 +1,4 @@
-"""Latency of everything side by side with pytest-benchmark: `make bench ARGS="-k batch1"`; its table is the result.
+"""Latency of everything side by side with pytest-benchmark: `make bench ARGS=benchmarks/test_latency.py`.
 
 Rounds are as many as fit a few seconds, at least three: on a CPU without VNNI a call takes a second and more. Batches
 of 16, then minutes of work, are among the long ones; `test_figures.py` times them too, in turn.

@@ -53,8 +53,10 @@ def test_training_halves_what_rounding_costs(record: Record) -> None:
             for name, tiles in tissues.items()
         }
     facts = made["trained"].report["qad"]
+    won = facts["drift_after"] / facts["drift_before"]
+    record("share of INT8's drift that training leaves, class token unrounded, demo", round(won, 3))
     record(f"qad, {STEPS} steps on demo, program drift on {TILES} tiles of each tissue", found | {"facts": facts})
-    assert facts["drift_after"] <= 0.5 * facts["drift_before"]
+    assert won <= 0.5
     for name in tissues:
         assert found["trained"][name] < found[TARGETS[1]][name]
 

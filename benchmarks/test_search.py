@@ -1,7 +1,8 @@
 """How much of INT8's speed is left when a search has met a budget that full INT8 misses.
 
-The model with outlier channels, for ONNX Runtime: there INT8 is the faster one with and without VNNI. What full INT8
-gains over FP32 and what the mixed program gains are timed in turn, in one run.
+The model with outlier channels, for ONNX Runtime: there INT8 is the faster one with and without VNNI. The budget is the
+program's, on the tiles that the search judges by. The milliseconds that full INT8 saves of FP32's, and those that the
+mixed program saves, are timed in turn, in one run.
 """
 
 from __future__ import annotations
@@ -63,13 +64,16 @@ def test_a_budget_costs_at_most_a_tenth_of_the_speed_up(
         {
             "drift of INT8": drift,
             "drift of the mixed program": 1 - mixed.report["drift"]["quantization"]["cosine_mean"],
+            "drift of INT8's artifact": 1 - full.manifest["drift"]["total"]["cosine_mean"],
+            "drift of the mixed artifact": 1 - mixed.report["drift"]["total"]["cosine_mean"],
             "products kept": len(found["kept"]),
             "of": len(found["layers"]),
             "int8 / fp32": round(ratio(times["int8"], times["fp32"]), 3),
             "mixed / fp32": round(ratio(times["mixed"], times["fp32"]), 3),
             "speed-up kept": round(kept, 3),
-            "n": len(tile) * len(times["int8"]),
+            "n": len(times["int8"]),
         },
     )
+    record(f"share of INT8's saved milliseconds that a budget keeps, {TARGET}", round(kept, 3))
     assert 1 - mixed.report["drift"]["quantization"]["cosine_mean"] <= SHARE * drift < drift
     assert kept >= 0.9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -100,3 +101,14 @@ def say_skipped(skipped: Iterable[Sequence[str]]) -> None:
 
 def verdict(passed: bool) -> str:
     return "passed" if passed else "FAILED (a gate was missed)"
+
+
+@contextmanager
+def say_how_to_go_on(state: Path, how: str) -> Iterator[None]:
+    """Where Ctrl-C leaves a file that work can go on from, say so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state.is_file():
+            typer.echo(f"edgepath: stopped; go on with {how}, from {state}", err=True)
+        raise

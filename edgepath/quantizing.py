@@ -199,7 +199,7 @@ def repaired(
         ranges,
         tiles,
         teacher,
-        Options.for_bits(steps, how.weight_bits),
+        Options(steps=steps),
         weight_bits=how.weight_bits,
         keep=how.keep,
         class_token=how.class_token,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +14,7 @@ from ..console import (
     print_table,
     progress_bars,
     say_cautions,
+    say_how_to_go_on,
     say_skipped,
     verdict,
 )
@@ -107,7 +106,7 @@ def distill(
         else:
             print_table(["", ""], to_rows(found))
         return
-    with progress_bars() as progress, _say_how_to_go_on(out):
+    with progress_bars() as progress, say_how_to_go_on(out / "checkpoint.pt", "the same command and --resume"):
         done = run(
             teacher,
             student,
@@ -128,18 +127,6 @@ def distill(
         print_json(done)
     elif done["writes"]:
         print(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
-
-
-@contextmanager
-def _say_how_to_go_on(run: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        if (run / "checkpoint.pt").is_file():
-            typer.echo(
-                f"edgepath: stopped; go on with the same command and --resume, from {run}'s checkpoint", err=True
-            )
-        raise
 
 
 def embed(

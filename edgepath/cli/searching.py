@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import print_json, print_table, progress_bars
+from ..console import print_json, print_table, progress_bars, say_how_to_go_on
 from .options import AsJson, Embedding, Force, Resize, ResizeOption, SkipBad
 
 
@@ -42,7 +42,7 @@ def search(
         from ..heatmap import check_plot
 
         check_plot(plot, [], force=force)
-    with progress_bars() as progress:
+    with progress_bars() as progress, say_how_to_go_on(out.with_name(f"{out.name}.search.json"), "the same command"):
         done = run(
             target,
             wanted,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..errors import EdgepathError, UsageError
 from ..staging import beside, dead_leftovers, disk_full
 from .options import differences
 
 NAME = "checkpoint.pt"
 SCHEMA = 1
+MAY_CHANGE = ("training.learning_rate", "training.clip", "training.precision")
+"""Options that a resumed run may have others of: what is there to change when a step was not finite."""
+_NEEDED = {"step", "identity", "options"}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -45,16 +48,21 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: holds no {NAME} to resume; start it without --resume")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # torch's unpickler raises whatever damaged bytes lead it to
         raise UsageError(f"{path}: not a whole checkpoint ({type(error).__name__}); start again with --force") from None
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA or not state.keys() >= _NEEDED:
         raise UsageError(f"{path}: not a checkpoint of schema {SCHEMA}; start again with --force")
     return state
 
 
 def check_same_options(folder: Path, state: dict[str, Any], options: dict[str, Any]) -> None:
-    """Refuse to go on with other options than the checkpoint's. Raises UsageError naming the first."""
-    if odd := differences(options, state["options"]):
+    """Refuse to go on with other options than the checkpoint's, but for `MAY_CHANGE`.
+
+    Raises UsageError naming the first.
+    """
+    if options.keys() != state["options"].keys():
+        raise UsageError(f"{folder}: its checkpoint is of another kind of run; give another --out")
+    if odd := [one for one in differences(options, state["options"]) if one.partition(" ")[0] not in MAY_CHANGE]:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
         raise UsageError(f"{folder}: {odd[0]} when the run began{more}; give the same, or another --out")
 
@@ -66,4 +74,15 @@ def check_same_run(folder: Path, state: dict[str, Any], identity: dict[str, Any]
             raise UsageError(
                 f"{folder}: {key} is {value}, the run began with {state['identity'].get(key)}; "
                 "give the same, or another --out"
+            )
+
+
+def require_finite(step: int, **values: float) -> None:
+    """Stop before a step that would ruin the weights. Raises EdgepathError naming it and the first such value."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise EdgepathError(
+                f"step {step}: the {name} is {value}; the last checkpoint is kept; go on from it with --resume and a "
+                'lower training.learning_rate or training.clip, or training.precision = "fp32"; '
+                "where that does not help, start again with --force"
             )

@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backends.reference import device_name
-from ..errors import EdgepathError
 from ..models import ModelSpec
 from ..reference import pick_device
 from ..tiles import TileSource, open_tiles
-from .checkpoint import check_same_options, check_same_run, load_checkpoint, save_checkpoint
+from .checkpoint import check_same_options, check_same_run, load_checkpoint, require_finite, save_checkpoint
 from .imagenet import Stem
 from .imitator import Imitator
 from .interrupt import finish_steps
@@ -153,14 +152,11 @@ class _Pretraining:
         tile_loss = 1 - F.cosine_similarity(cls, wanted[0]).mean()
         patch_loss = F.mse_loss(patches, wanted[1])
         total = weight.tile * tile_loss + weight.patch * patch_loss
-        if not torch.isfinite(total):
-            raise EdgepathError(
-                f"step {self.step + 1}: the loss is {float(total.detach())}; the last checkpoint is kept; lower "
-                "training.learning_rate or training.clip"
-            )
+        require_finite(self.step + 1, loss=float(total.detach()))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), training.clip)
+        require_finite(self.step + 1, gradient=float(norm))
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = rate, training.weight_decay if group["decays"] else 0.0
         self.optimizer.step()

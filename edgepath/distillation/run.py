@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import EdgepathError
+from ..errors import UsageError
 from ..models import ModelSpec, find_model
 from ..tiles import TileSource
 from ..weights import load_model
+from .checkpoint import require_finite
 from .loader import Views
 from .losses import MeanCenter, dino_loss, ibot_loss, sinkhorn
 from .networks import Student, Teacher, build_student, check_pair, optimizer_groups
@@ -79,6 +80,8 @@ class Distillation:
     def fit_teacher(self, source: TileSource, say: Progress) -> None:
         """Fit the teacher's heads on tiles spread evenly over the source, without augmentation."""
         count = min(self.options.heads.fit_tiles, len(source))
+        if count < 2:
+            raise UsageError(f"distill: {count} of the tiles for the teacher's heads; they are fitted on 2 or more")
         chosen = source.select(np.linspace(0, len(source) - 1, count).astype(int).tolist())
         parts: list[tuple[Tensor, Tensor]] = []
         for batch in chosen.batches(16):
@@ -118,14 +121,11 @@ class Distillation:
             (patch_logits.argmax(-1) == patch_targets.argmax(-1)).float().mean(),
         )
         means = sum_over_processes(torch.stack([total, dino, ibot, *equal]).detach()) / self.processes.world
-        if not torch.isfinite(means).all():
-            raise EdgepathError(
-                f"step {self.step + 1}: the loss is {float(means[0])}; the last checkpoint is kept; "
-                'lower training.learning_rate or training.clip, or set training.precision = "fp32"'
-            )
+        require_finite(self.step + 1, loss=float(means[0]))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), options.clip)
+        require_finite(self.step + 1, gradient=float(norm))
         if self.step < options.freeze_prototypes:
             for name, value in self.student.named_parameters():
                 if name.endswith("_head.prototypes"):

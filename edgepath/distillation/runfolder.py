@@ -119,12 +119,17 @@ def read_log(folder: Path) -> list[dict[str, float]]:
         return []
     with open(path, encoding="utf-8", newline="") as file:
         lines = [line for line in file if line.endswith("\n")]
-    return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    try:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path}: not a whole log ({error}); move it away, and the run begins another") from None
 
 
 def draw_log(folder: Path, panels: Sequence[tuple[str, Sequence[str]]] = PANELS) -> None:
     """Draw columns of a run's log over its steps, one panel (title, columns) over the other, as its `loss.png`."""
     rows = read_log(folder)
+    if not rows:
+        raise UsageError(f"{folder}: {LOG} has no rows, so there is no {PLOT} to draw; the weights are written")
     steps = [row["step"] for row in rows]
     drawn = [Panel(title, steps, [(name, [row[name] for row in rows]) for name in names]) for title, names in panels]
     draw_panels(drawn, folder / PLOT)

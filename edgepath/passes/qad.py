@@ -34,6 +34,9 @@ class Options:
     `embedding`: squared distance to the teacher's, relative to its length, of the embedding and of all tokens that
     enter the last block. `prototypes`: DINO's and iBOT's cross-entropies of the same two, through fixed heads that
     teacher and student share (`distillation.heads`).
+
+    The rates are for weights of 4 bits. Others' are in proportion to the step that weights of their bits are rounded
+    to: at 8 bits these would move weights by more than rounding does, and win nothing back.
     """
 
     steps: int
@@ -45,15 +48,6 @@ class Options:
     prototypes: int = 1024
     temperature: float = 0.07
     seed: int = 0
-
-    @classmethod
-    def for_bits(cls, steps: int, weight_bits: int) -> Options:
-        """Return options whose rates suit weights of 2 to 8 bits: in proportion to the steps they are rounded to.
-
-        The defaults are for 4 bits. At 8, they move weights by more than rounding does, and win nothing back.
-        """
-        share = 2.0 ** (4 - weight_bits)
-        return cls(steps, learning_rate=share * cls.learning_rate, step_size_rate=share * cls.step_size_rate)
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,7 @@ def repair(
     *,
     weight_bits: int = 8,
     keep: Sequence[str] = (),
-    class_token: str = "int8",
+    class_token: Literal["int8", "float"] = "int8",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[EdgeModel, Repaired]:
@@ -161,7 +155,7 @@ def repair(
     teacher = teacher.to(device).requires_grad_(False)
     wanted, _ = _see(teacher, held, device)
     loss = _loss(options, teacher, pixels, device)
-    optimizer = torch.optim.AdamW(_groups(student, options), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(_groups(student, options, 2.0 ** (4 - weight_bits)), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     best = before = _drift(student, held, wanted, device)
     best_step, state = 0, copy.deepcopy(student.state_dict())
@@ -173,7 +167,9 @@ def repair(
             target = _tokens(teacher, batch, device)
         total = loss(target, _tokens(student, batch, device))
         if not torch.isfinite(total):
-            raise WeightsError(f"qad: the loss of step {step} is {float(total.detach())}; lower the learning rate")
+            raise WeightsError(
+                f"qad: the loss of step {step} is {float(total.detach())}; export without qad, or with fewer steps"
+            )
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -209,10 +205,14 @@ def _freeze(net: EdgeModel) -> EdgeModel:
     return net.requires_grad_(False).eval()
 
 
-def _groups(net: nn.Module, options: Options) -> list[dict[str, Any]]:
+def _groups(net: nn.Module, options: Options, share: float) -> list[dict[str, Any]]:
+    """Return step sizes and all others, each with its rate times `share`."""
     steps = [value for name, value in net.named_parameters() if name.endswith("_step")]
     others = [v for name, v in net.named_parameters() if v.requires_grad and not name.endswith("_step")]
-    return [{"params": steps, "lr": options.step_size_rate}, {"params": others, "lr": options.learning_rate}]
+    return [
+        {"params": steps, "lr": share * options.step_size_rate},
+        {"params": others, "lr": share * options.learning_rate},
+    ]
 
 
 def _tokens(net: EdgeModel, tiles: np.ndarray, device: str) -> tuple[Tensor, Tensor]:

@@ -117,8 +117,8 @@ def test_the_first_blocks_are_the_model_of_that_depth(blocks: int) -> None:
 
 def test_resuming_with_other_numbers_or_tiles_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "teacher", options={"training.steps": 1})
-    with pytest.raises(UsageError, match=r"training\.learning_rate is .* when the run began"):
-        run(tmp_path / "teacher", resume=True, options={"training.steps": 1, "training.learning_rate": 0.1})
+    with pytest.raises(UsageError, match=r"training\.weight_decay is .* when the run began"):
+        run(tmp_path / "teacher", resume=True, options={"training.steps": 1, "training.weight_decay": 0.1})
     with pytest.raises(UsageError, match="holds a run already"):
         run(tmp_path / "teacher")
 

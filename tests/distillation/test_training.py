@@ -200,6 +200,61 @@ def test_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_checkpoint(
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_gradient_that_is_not_finite_stops_before_the_step_and_a_lower_rate_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    real, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def odd(parameters: Any, largest: float) -> torch.Tensor:
+        calls.append(1)
+        norm = real(parameters, largest)
+        return norm * float(value) if len(calls) == 2 else norm
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch.nn.utils, "clip_grad_norm_", odd)
+        with pytest.raises(EdgepathError, match=f"step 2: the gradient is {value}; .* go on from it with --resume and"):
+            run()
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 1
+    assert all(bool(tensor.isfinite().all()) for tensor in state["student"].values())
+    done = run(resume=True, options={"training.learning_rate": 1e-5, "training.clip": 0.5})
+    assert done["steps"] == done["last"]["step"]
+    assert "learning_rate = 1e-05" in (tmp_path / "run" / "run.toml").read_text()
+
+
+def test_what_is_no_checkpoint_of_such_a_run_is_one_line(run: Run, tmp_path: Path) -> None:
+    run()
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    path.write_text("not a checkpoint\n" * 100)
+    with pytest.raises(UsageError, match="not a whole checkpoint"):
+        run(resume=True)
+    torch.save({"schema": 1}, path)
+    with pytest.raises(UsageError, match="not a checkpoint of schema 1"):
+        run(resume=True)
+    del state["options"]["heads"]  # as a teacher's run has none
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="its checkpoint is of another kind of run"):
+        run(resume=True)
+
+
+def test_a_log_that_is_damaged_or_gone_is_one_line(run: Run, tmp_path: Path) -> None:
+    run()
+    log = tmp_path / "run" / "log.csv"
+    log.write_text(log.read_text().replace("\n1,", "\none,", 1))
+    with pytest.raises(UsageError, match=r"log.csv: not a whole log \(could not convert string to float: 'one'\)"):
+        run(resume=True)
+    log.unlink()
+    with pytest.raises(UsageError, match=r"log.csv has no rows, so there is no loss.png to draw; the weights are"):
+        run(resume=True)
+
+
+def test_one_tile_is_too_few_to_fit_heads(run: Run) -> None:
+    with pytest.raises(UsageError, match="1 of the tiles for the teacher's heads; they are fitted on 2 or more"):
+        run(tiles="synthetic:1", options={"training.batch": 1})
+
+
 def test_runs_are_not_overwritten_and_resumed_only_as_they_began(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run to resume"):
         run(resume=True)

@@ -124,10 +124,21 @@ def test_training_that_only_harms_returns_the_plain_program(
     assert torch.allclose(embed(net, pixels[:4]), embed(plain, pixels[:4]), atol=1e-4)
 
 
-def test_weights_of_more_bits_are_moved_by_less() -> None:
-    assert Options.for_bits(7, 4) == Options(7)
-    fine = Options.for_bits(7, 8)
-    assert (fine.learning_rate, fine.step_size_rate) == (Options(7).learning_rate / 16, Options(7).step_size_rate / 16)
+def test_weights_of_more_bits_are_moved_by_less(
+    smoothed: tuple[EdgeModel, Ranges], teacher: EdgeModel, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: dict[int, list[float]] = {}
+    real = torch.optim.AdamW
+
+    def watched(groups: list[dict[str, object]], **given: float) -> torch.optim.AdamW:
+        rates[bits] = [group["lr"] for group in groups]  # type: ignore[misc]
+        return real(groups, **given)
+
+    monkeypatch.setattr(torch.optim, "AdamW", watched)
+    for bits in (4, 8):
+        repair(*copy.deepcopy(smoothed), pixels[:16], teacher, replace(FEW, steps=1), weight_bits=bits)
+    assert rates[4] == [FEW.step_size_rate, FEW.learning_rate]
+    assert rates[8] == [rate / 16 for rate in rates[4]]
 
 
 def test_the_same_seed_gives_the_same_program(
