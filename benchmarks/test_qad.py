@@ -29,7 +29,7 @@ STEPS, TILES = 200, 32
 @pytest.mark.long
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real tiles beside the checkout")
 def test_training_halves_what_rounding_costs(record: Record) -> None:
-    """On tiles of the tissue trained on that were kept apart; on other tissue nothing is lost."""
+    """On the tiles that choose the program; on those that play no part, of this tissue and others, it wins as well."""
     given: dict[str, Any] = {"model": "demo", "calibration": SOURCE, "force": True, "device": "cpu"}
     made = {target: edgepath.export(target, out=BUILD / "qad" / "plain", **given) for target in TARGETS}
     made["trained"] = edgepath.export(TARGETS[1], qad=STEPS, out=BUILD / "qad" / "trained", **given)

@@ -124,6 +124,8 @@ def test_what_a_budget_and_training_change_is_what_was_measured() -> None:
     before, after = (f"{found[f'drift of {what}']:.1e}".replace("e-0", "e-") for what in ("INT8", "the mixed program"))
     assert f"`onnx-int8` keeps {found['speed-up kept']:.3f} of the milliseconds that INT8 gains over FP32" in text
     assert f"the drift falls from {before} to {after} (n = {found['n']};" in text
+    artifacts = (found[f"drift of {what} artifact"] for what in ("INT8's", "the mixed"))
+    assert "from {:.1e} to {:.1e})".format(*artifacts).replace("e-0", "e-") in text
     assert (found["products kept"], found["of"]) == (7, 49)
     assert "seven of 49 linears stay in FP32" in text
     table = README.split("\n## Distil\n")[1].split("\n## ")[0]
