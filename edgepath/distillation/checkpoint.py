@@ -83,6 +83,6 @@ def require_finite(step: int, **values: float) -> None:
         if not math.isfinite(value):
             raise EdgepathError(
                 f"step {step}: the {name} is {value}; the last checkpoint is kept; go on from it with --resume and a "
-                'lower training.learning_rate or training.clip, or training.precision = "fp32"; '
-                "where that does not help, start again with --force"
+                'lower training.learning_rate or training.clip (in bf16 also training.precision = "fp32"); where that '
+                "does not help, start again with --force"
             )
