@@ -133,19 +133,18 @@ def test_every_linear_runs_in_int8(bundles: Bundles, record: Record) -> None:
     assert counts == {"i8": 84}
 
 
-def test_most_of_the_time_is_what_this_cpu_needs_to_multiply(
+def test_most_of_the_time_is_what_openvino_needs_to_multiply(
     contenders: Mapping[str, Contender], bundles: Bundles, other_tiles: TileSource, record: Record
 ) -> None:
-    """The roofline: multiply-adds of a tile at this CPU's own peaks over the time it takes, and where the time goes."""
-    tile, targets = other_tiles.read([0]), ("openvino-int8", "onnx-int8")
-    found = roofline({name: (bundles(name), contenders[name]) for name in targets}, tile, THREADS, seconds=SECONDS)
+    """The roofline: multiply-adds of a tile at its kernels' peaks over the time it takes, and where the time goes."""
+    tile, name = other_tiles.read([0]), "openvino-int8"
+    one = contenders[name]
+    found = roofline({name: (bundles(name), one)}, tile, THREADS, seconds=2 * SECONDS)
+    assert one.artifact is not None
     record("roofline", found)
-    for name in targets:
-        one = contenders[name]
-        assert one.artifact is not None
-        record(f"operations of {name}", operations(one.backend, one.artifact, tile, THREADS))
-        record(f"of this CPU's peak, {name}", found["bundles"][name]["of_peak"])
-    assert found["bundles"]["openvino-int8"]["of_peak"] > 0.75
+    record(f"operations of {name}", operations(one.backend, one.artifact, tile, THREADS))
+    record(f"of its kernels' peak, {name}", found["bundles"][name]["of_peak"])
+    assert found["bundles"][name]["of_peak"] > 0.75
 
 
 @pytest.mark.long

@@ -1,7 +1,8 @@
-"""How near an artifact comes to what this CPU can multiply: its multiply-adds over the measured peak of each precision.
+"""How near an OpenVINO artifact comes to what its runtime can multiply: its multiply-adds over the measured peaks.
 
 A peak is one large product through OpenVINO's own kernels (oneDNN's, MLAS's), timed in turn with the artifact, so that
-clock and neighbours are the same for both. What runs in INT8 is counted at the INT8 peak, the rest at FP32's.
+clock and neighbours are the same for both. Another runtime's kernels have other peaks. What runs in INT8 is counted at
+the INT8 peak, the rest at FP32's.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def peaks_line(found: Mapping[str, Any]) -> str:
     """Say what the peaks are."""
     peaks = ", ".join(f"{name} {value / 1e9:.1f} G" for name, value in found["peaks"].items())
     side = " x ".join(map(str, found["product"]))
-    return f"peak multiply-adds a second on {found['threads']} threads, a product of {side} (n = {found['n']}): {peaks}"
+    threads, n = found["threads"], found["n"]
+    return f"OpenVINO's peak multiply-adds a second on {threads} threads, a product of {side} (n = {n}): {peaks}"
 
 
 def _product(precision: str, threads: int) -> Callable[[], object]:

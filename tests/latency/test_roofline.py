@@ -28,13 +28,15 @@ def test_work_is_the_architectures(exports: Exports) -> None:
 
 
 def test_nothing_is_faster_than_the_peak(exports: Exports) -> None:
-    given = [exports(target).bundle for target in ("openvino-int8", "onnx-fp32")]
+    given = [exports(target).bundle for target in ("openvino-int8", "openvino-fp16", "onnx-fp32")]
     found = bench(given, batches=[1], rounds=3, seconds=1.0, warm_up=1, threads=1, cold=0, profile=True)
     line = found["roofline"]
-    assert set(line["bundles"]) == set(found["operations"]) == {"tiny-openvino-int8", "tiny-onnx-fp32"}
+    # The peaks are OpenVINO's: what runs elsewhere is not held against them.
+    assert set(line["bundles"]) == {"tiny-openvino-int8", "tiny-openvino-fp16"}
+    assert set(found["operations"]) == set(line["bundles"]) | {"tiny-onnx-fp32"}
     for one in line["bundles"].values():
         assert 0 < one["of_peak"] < 1.2  # a neighbour on the machine slows one of them more
-    whole, int8 = line["bundles"]["tiny-onnx-fp32"], line["bundles"]["tiny-openvino-int8"]
+    whole, int8 = line["bundles"]["tiny-openvino-fp16"], line["bundles"]["tiny-openvino-int8"]
     assert whole["int8_share"] == 0 < int8["int8_share"] < 1
     work = sum(whole["multiply_adds"].values())
     assert whole["at_peak_ms"] == pytest.approx(work / line["peaks"]["f32"] * 1e3, rel=0.01)
