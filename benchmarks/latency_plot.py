@@ -30,7 +30,7 @@ text.int8 { fill: #c65300; font-weight: 600; } .grid { stroke: #d8dee4; }
 
 def kind(name: str) -> str:
     """Return what a contender is: INT8 of edgepath, another artifact of its, or a peer."""
-    ours = re.fullmatch(r"(openvino|onnx)-(\w+)", name)
+    ours = re.fullmatch(r"(openvino|onnx)-(\w+)(-cls)?", name)
     return "peer" if ours is None else "int8" if ours[2] == "int8" else "other"
 
 
