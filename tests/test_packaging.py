@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import edgepath
-from edgepath.data import data_folder
+from edgepath.machine.shipped import data_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,11 +37,16 @@ OPTIONAL = (
 # fmt: on
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
 NEED_TORCH = (
-    *("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.weightfiles", "edgepath.mil"),
+    *(
+        f"edgepath.program.{name}"
+        for name in ("calibrate", "fold", "forms", "fused_attention", "gptq", "linear", "qad")
+    ),
+    *(f"edgepath.program.{name}" for name in ("scores", "sensitivity", "smooth", "split_projections", "tune")),
+    *("edgepath.models.weights", "edgepath.models.weightfiles", "edgepath.backends.mil"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "losses", "networks", "processes")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "imitator", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
-    *("edgepath.adapters", "edgepath.evahead", "edgepath.robust.metrics"),
+    *("edgepath.adapters", "edgepath.quality.eva_head", "edgepath.quality.plism"),
 )
 WITHOUT_OPTIONAL = f"""
 import sys

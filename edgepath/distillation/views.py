@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..synthesis.looks import MACENKO_EOSIN, MACENKO_HAEMATOXYLIN, RUIFROK_EOSIN, RUIFROK_HAEMATOXYLIN
+from ..tiles.synthetic.looks import (
+    MACENKO_EOSIN,
+    MACENKO_HAEMATOXYLIN,
+    RUIFROK_EOSIN,
+    RUIFROK_HAEMATOXYLIN,
+)
 from .options import Views
 
 
@@ -115,8 +120,8 @@ def _rest() -> NDArray[np.float64]:
 def rescan(light: F32, amount: float, rng: Generator) -> F32:
     """Change light (..., 3) in 0..1 as another scanner would: colour matrix, tone curve, white point.
 
-    `amount` = 1 spans what the scanners of `synthesis.looks` span. The matrix's rows sum to 1, so grey stays grey until
-    the white point tints it; black stays black.
+    `amount` = 1 spans what the scanners of `tiles.synthetic.looks` span. The matrix's rows sum to 1, so grey stays grey
+    until the white point tints it; black stays black.
     """
     saturation = 1 + amount * rng.uniform(-0.12, 0.16)
     to_red, to_blue = amount * rng.uniform(-0.1, 0.14, 2)

@@ -1,0 +1,1 @@
+"""The bundle, a folder on disk: written, opened with every hash checked, run, and embedded with."""

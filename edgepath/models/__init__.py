@@ -1,0 +1,1 @@
+"""Which models there are, their weights, and their full-precision embeddings."""

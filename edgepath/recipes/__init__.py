@@ -1,0 +1,1 @@
+"""What a target asks for: recipes, read strictly from TOML."""

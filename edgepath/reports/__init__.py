@@ -1,0 +1,1 @@
+"""What a person sees: tables in the terminal, Markdown, HTML pages, pictures."""

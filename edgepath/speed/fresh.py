@@ -1,0 +1,110 @@
+"""What only a fresh process shows: how long until the first embedding, and how much memory it takes.
+
+This module is also that process: `python -m edgepath.speed.fresh JSON` prints what it measured as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MissingRuntime
+
+WITH_CACHE = ("openvino",)
+"""Runtimes that can keep a compiled model."""
+_SECONDS = 900
+
+
+def cold_starts(
+    name: str, backend: str, artifact: Path, *, size: int, threads: int, times: int, progress: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Start `times` fresh processes that load an artifact and embed one tile; the same with a model cache, if it can.
+
+    Returns an entry without and one with cache. Seconds: `import_s` (the runtime), `load_s`, `first_s` (the first
+    inference), `total_s` = load + first, each the median; `samples_s` are the totals. Files are in the system's cache.
+    """
+    entries = []
+    for cached in (False, True)[: 1 + (backend in WITH_CACHE)]:
+        found = []
+        with tempfile.TemporaryDirectory(prefix="edgepath-cache-") as folder:
+            options: dict[str, Any] = {"threads": threads}
+            if cached:
+                options["cache"] = folder
+                _start(backend, artifact, size, 1, options)  # fills it
+            for _ in range(times):
+                found.append(_start(backend, artifact, size, 1, options))
+                progress()
+        totals = [one["load_s"] + one["first_s"] for one in found]
+        medians = {key: round(float(np.median([one[key] for one in found])), 4) for key in _SECONDS_OF}
+        total = {"total_s": round(float(np.median(totals)), 4), "samples_s": [round(total, 4) for total in totals]}
+        entries.append({"name": name, "cache": cached, "n": times, **medians, **total})
+    return entries
+
+
+_SECONDS_OF = ("import_s", "load_s", "first_s")
+
+
+def peak_memory(
+    name: str, backend: str, artifact: Path, *, size: int, threads: int, batches: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the largest resident set of a fresh process that only loads an artifact and embeds one batch, by batch.
+
+    `start_bytes` of it were there before the artifact was loaded: Python, NumPy, the runtime's libraries.
+    """
+    entries = []
+    for batch in batches:
+        found = _start(backend, artifact, size, batch, {"threads": threads})
+        entries.append({"name": name, "batch": batch} | {key: found[key] for key in ("start_bytes", "peak_bytes")})
+    return entries
+
+
+def _start(backend: str, artifact: Path, size: int, batch: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    asked = {"backend": backend, "artifact": str(artifact), "size": size, "batch": batch, "options": dict(options)}
+    command = [sys.executable, "-m", __name__, json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise MissingRuntime(f"bench: a fresh process cannot run {artifact.name} ({said})")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _measure(backend: str, artifact: str, size: int, batch: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    tiles = np.zeros((batch, size, size, 3), np.uint8)
+    module = import_module(f"edgepath.backends.runners.{backend}")
+    marks = [time.perf_counter()]
+    import_module(module.PACKAGE)
+    start_bytes = _peak()
+    marks.append(time.perf_counter())
+    with module.Runner(Path(artifact), **options) as runner:
+        marks.append(time.perf_counter())
+        runner(tiles)
+        marks.append(time.perf_counter())
+    seconds = dict(zip(_SECONDS_OF, np.diff(marks).tolist(), strict=True))
+    return {**seconds, "start_bytes": start_bytes, "peak_bytes": _peak()}
+
+
+def _peak() -> int:
+    """Return the largest resident set so far in bytes, of this process alone.
+
+    Linux counts what the parent had into a child's `ru_maxrss`; `VmHWM` begins anew with the program.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(**json.loads(sys.argv[1]))))

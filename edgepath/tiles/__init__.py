@@ -1,0 +1,1 @@
+"""Tiles from folders, lists, packs and the generator; packs built and checked."""
