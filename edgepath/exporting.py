@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .backends import builds_of, find, ran_by
 from .bundle.bundle import Bundle, open_bundle
-from .bundle.kit import _write_golden, _write_kit
+from .bundle.kit import write_golden, write_kit
 from .bundle.running import BATCH, artifact_bytes, embed_all
 from .bundle.writer import BundleWriter
 from .checks.summary import build_report
 from .errors import UsageError
-from .machine.packages import require, versions
+from .machine.packages import versions
 from .machine.progress import Progress, Stages
 from .models.catalogue import find_model
 from .program.quantizing import quantize_from_tiles
@@ -90,7 +90,7 @@ def export(
 
     if speed:
         check_measurable(recipe)
-    require(recipe.backend, "export")
+    find(recipe.backend).require_to_build()
     from .machine.hardware import pick_device
     from .models.reference import reference_embeddings
     from .models.weights import load_model
@@ -158,32 +158,22 @@ def _lower(
         embeddings = {"reference": reference, "program": embed_all(program, golden, advance)}
         embeddings["nudged"] = program.nudged(golden[:BATCH])
     with stages.stage("lower"):
-        artifact = _build(program, folder, recipe)
-    ran_with = None
+        artifact = builds_of(recipe.backend).build(program, folder, recipe)
+    runtime = None
     if recipe.checked_with != "none":
-        checker = import_module(f"edgepath.backends.runners.{recipe.checked_with}")
-        with stages.stage("run artifact", len(golden)) as advance, checker.Runner(artifact) as runner:
-            embeddings["artifact"], ran_with = embed_all(runner, golden, advance), runner.runtime
+        checker = find(recipe.checked_with).load_runner()
+        with stages.stage("run artifact", len(golden)) as advance, checker(artifact) as runner:
+            embeddings["artifact"], runtime = embed_all(runner, golden, advance), ran_by(runner)
     with stages.stage("parts"):
         differing = differences(program.lowered, artifact)
-    _write_golden(folder / "golden", golden, embeddings)
-    _write_kit(folder / "kit", recipe)
+    write_golden(folder / "golden", golden, embeddings)
+    write_kit(folder / "kit", recipe)
     return {
         "artifact": {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)},
-        "ran_with": ran_with,
+        "runtime": runtime,
         "embeddings": embeddings,
         "differences": differing,
     }
-
-
-def _build(program: Any, folder: Path, recipe: Recipe) -> Path:
-    """Make the artifact. Raises UsageError, naming the node, where the vendor's own builder does not take the graph."""
-    backend = import_module(f"edgepath.backends.runners.{recipe.backend}")
-    try:
-        artifact: Path = backend.build(program, folder, recipe)
-    except getattr(backend, "Refused", ()) as error:
-        raise UsageError(f"export {recipe.target}: {error}") from None
-    return artifact
 
 
 def _write(path: Path, text: str) -> None:

@@ -42,7 +42,7 @@ NEED_TORCH = (
         for name in ("calibrate", "fold", "forms", "fused_attention", "gptq", "linear", "qad")
     ),
     *(f"edgepath.program.{name}" for name in ("scores", "sensitivity", "smooth", "split_projections", "tune")),
-    *("edgepath.models.weights", "edgepath.models.weightfiles", "edgepath.backends.mil"),
+    *("edgepath.models.weights", "edgepath.models.weightfiles", "edgepath.backends.mil_program"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "losses", "networks", "processes")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "imitator", "pretraining", "run")),
     *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
@@ -142,7 +142,7 @@ def test_data_folders_are_found_in_the_checkout(checkout: Path) -> None:
 def test_data_folders_are_found_in_an_installed_wheel(built: dict[str, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(built["wheel"]) as archive:
         archive.extractall(tmp_path)
-    script = "from edgepath.data import data_folder as f; print(f('export')); print(f('calibration'))"
+    script = "from edgepath.machine.shipped import data_folder as f; print(f('export')); print(f('calibration'))"
     found = run(sys.executable, "-c", script, cwd=tmp_path).stdout.split("\n")[:2]
     assert [Path(line) for line in found] == [tmp_path / "edgepath/_data" / name for name in ("export", "calibration")]
     assert all(any(Path(line).iterdir()) for line in found)

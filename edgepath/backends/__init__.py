@@ -1,22 +1,31 @@
-"""One module per runtime, each with two names: `build` makes the artifact, `Runner` runs it."""
+"""The runtimes: how to build for each, run what was built, and read it back.
 
-from typing import Literal, get_args
+    backend        what there is to know of a runtime, as one value; the known ones by name
+    onnxruntime    and
+    openvino       each
+    tensorrt       a row,
+    tensorrt_rtx   and how
+    coreml         its artifact is built
+    mil            Core ML packages, evaluated where there is no Core ML
+    runners/       what runs on a device: each module stands alone, as bundles carry it
+    contents       what an artifact's files hold, in terms that all share
+    reading        a file -> its contents, whatever built it
+    onnx/          ONNX files read back;  openvino_ir  OpenVINO's;  mil_program/  Core ML's, and evaluated
+    doctor         what of all this can run on this machine
 
-Name = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coreml"]
-NAMES: tuple[Name, ...] = get_args(Name)
-WITH_THREADS = ("onnxruntime", "openvino", "mil")
-"""Those whose `Runner` takes `threads`: they run on a CPU."""
-CUT: tuple[Name, ...] = ("openvino",)
-"""Those that get an INT8 program with its products cut (`program.split_projections`): that was measured to be faster.
-
-In FP32 OpenVINO is slower with them on AVX2: its quickest kernel fuses nothing. ONNX Runtime leaves products that share
-their rounded input in FP32.
+A new one is a module that calls `register` with a row of its own.
 """
-SCORES: tuple[Name, ...] = ("openvino", "tensorrt", "tensorrt_rtx")
-"""Those whose runtimes multiply two INT8 activations, so that attention's scores can be INT8 (`program.scores`)."""
-CLASS_TOKEN: tuple[Name, ...] = ("openvino",)
-"""Those where the class token's activations can stay in floating point (`program.linear`).
 
-OpenVINO multiplies one row with packed integers as they are. ONNX Runtime unpacks all weights anew at every call, which
-costs more than it is worth; with the builders of the others it was not run.
-"""
+from . import coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from .backend import Backend as Backend
+from .backend import Builds as Builds
+from .backend import Runtime as Runtime
+from .backend import builds_of as builds_of
+from .backend import every as every
+from .backend import find as find
+from .backend import ran_by as ran_by
+from .backend import register as register
+from .backend import targets as targets
+
+for _module in (onnxruntime, openvino, tensorrt, tensorrt_rtx, coreml, mil):
+    register(_module.BACKEND)

@@ -8,48 +8,47 @@ from pathlib import Path
 import numpy as np
 
 from ..machine.packages import require
+from .backend import Builds, every
 from .contents import Layer, Parts, Product
 
 
 def require_reader(artifact: Path) -> None:
     """Raise MissingRuntime unless what reads an artifact's files is here."""
-    package, extra = {".onnx": ("onnx", "export"), ".xml": ("openvino", "openvino")}.get(
-        artifact.suffix, ("coremltools", "coreml")
-    )
-    require(package, extra)
+    require(*_reader(artifact).reads_with)
 
 
 def read_parts(artifact: Path) -> Parts:
-    """Return the parts of a `.onnx`, `.xml` (OpenVINO) or `.mlpackage`. Raises BundleError for what cannot be read."""
+    """Return the contents of an artifact's files. Raises BundleError for what cannot be read."""
     require_reader(artifact)
-    if artifact.suffix == ".onnx":
-        from .onnx.parts import read
-    elif artifact.suffix == ".xml":
-        from .openvino_ir import read
-    else:
-        from .mil.parts import read
-    return read(artifact)
+    return _reader(artifact).read(artifact)
 
 
-def missing(engine: Path, products: Mapping[str, Product]) -> list[str]:
-    """Return, a line each, of which quantized products an engine does not hold the integers.
+def read_layers(artifact: Path) -> Mapping[int, Layer]:
+    """Return the quantized layers of an artifact, each to be run alone, by their place among its products."""
+    return _reader(artifact).layers(artifact)
 
-    What it does with them, and all scales, are not seen: the graph beside it is what they are checked in.
+
+def missing_from_engine(artifact: Path, products: Mapping[str, Product]) -> list[str]:
+    """Return the names of quantized products whose integers an engine beside `artifact` does not hold.
+
+    The format of TensorRT-RTX's engines is not documented; weights stand in it as bytes. TensorRT-RTX 1.7.1 keeps those
+    of INT8 products as the graph has them, (in, out) row by row, and rearranges some of FP16, so only integers are
+    looked for. What the engine does with them, and all scales, are not seen: they are checked in the graph beside it.
     """
+    engine = artifact.with_suffix(".engine")
+    if not engine.exists():
+        return []
     data = engine.read_bytes()
     return [
-        f"{name}: {engine.name} does not hold its integers"
+        name
         for name, product in products.items()
         if product.scale is not None and np.ascontiguousarray(product.weight.T).tobytes() not in data
     ]
 
 
-def _layers(artifact: Path) -> Mapping[int, Layer]:
-    """Return the quantized layers of an artifact by their place among its products."""
-    if artifact.suffix == ".onnx":
-        from .onnx.layers import layers
-    elif artifact.suffix == ".xml":
-        from .openvino_ir import layers
-    else:
-        from .mil.layers import layers
-    return layers(artifact)
+def _reader(artifact: Path) -> Builds:
+    """Return the backend that reads this kind of file: several build ONNX, and all of them read it alike."""
+    for backend in every():
+        if backend.builds is not None and backend.builds.suffix == artifact.suffix:
+            return backend.builds
+    raise ValueError(f"{artifact}: no backend writes such files")

@@ -12,7 +12,6 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from ..errors import (
     MissingRuntime,
     UsageError,
 )
+from ..machine.packages import pip_install
 from ..machine.writing import put_back
 from ..tiles.source import TileSource
 from .manifest import (
@@ -109,8 +109,8 @@ class Bundle:
 
         Raises UsageError for an option this backend does not have, MissingRuntime where it cannot run on this machine.
         """
-        if self.backend not in backends.NAMES:
-            known = ", ".join(backends.NAMES)
+        if self.backend not in backends.targets():
+            known = ", ".join(backends.targets())
             raise BundleError(f'bundle {self.path}: unknown backend "{self.backend}"; known: {known}')
         return load_artifact(self, self.backend, **options)
 
@@ -121,23 +121,24 @@ def load_artifact(bundle: Bundle, backend: str, **options: Any) -> Runner:
     Raises UsageError for an option the backend does not have, MissingRuntime where it cannot run on this machine,
     BundleError for an artifact that it cannot load or that takes other tiles than the contract says.
     """
-    module = import_module(f"edgepath.backends.runners.{backend}")
-    known = list(inspect.signature(module.Runner).parameters)[1:]
+    row = backends.find(backend)
+    kind = row.load_runner()
+    known = list(inspect.signature(kind).parameters)[1:]
     for option in options.keys() - known:
         raise UsageError(f"bundle {bundle.name}: {backend} has no option {option}; known: {', '.join(known)}")
     try:
-        runner: Runner = module.Runner(bundle.artifact, **options)
+        runner: Runner = kind(bundle.artifact, **options)
     except EdgepathError:
         raise
     except ImportError as error:
-        install = f"pip install 'edgepath[{module.EXTRA}]'"
-        raise MissingRuntime(f"bundle {bundle.name} runs with {module.PACKAGE} ({error}); {install}") from error
+        install = pip_install(row.extra)
+        raise MissingRuntime(f"bundle {bundle.name} runs with {row.package} ({error}); {install}") from error
     except OSError as error:  # a host or a driver that is not here
         raise MissingRuntime(f"bundle {bundle.name}: {error}") from error
     except Exception as error:  # each runtime has errors of its own; whatever it says, it could not load the file
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BundleError(
-            f"bundle {bundle.path}: {module.PACKAGE} cannot load {bundle.manifest['artifact']['file']} ({why}); export "
+            f"bundle {bundle.path}: {row.package} cannot load {bundle.manifest['artifact']['file']} ({why}); export "
             "it again"
         ) from error
     if runner.size != (size := bundle.manifest["contract"]["size"]):

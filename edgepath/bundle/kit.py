@@ -7,30 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import backends
 from ..machine.shipped import data_folder
 from ..recipes.recipe import Recipe
 
-# Folders of export/.
-KITS = {
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-    "tensorrt": "jetson",
-    "tensorrt_rtx": "rtx",
-    "coreml": "coreml",
-}
 
-
-def _write_golden(folder: Path, tiles: np.ndarray, embeddings: dict[str, np.ndarray]) -> None:
+def write_golden(folder: Path, tiles: np.ndarray, embeddings: dict[str, np.ndarray]) -> None:
+    """Write golden tiles, and their embeddings by full precision and by the program, into a new folder."""
     folder.mkdir()
     np.savez_compressed(folder / "tiles.npz", tiles=tiles)
     for name in ("reference", "program"):
         np.savez(folder / f"{name}.npz", embeddings=embeddings[name])
 
 
-def _write_kit(folder: Path, recipe: Recipe) -> None:
-    """Copy what runs on the device: the very backend module that edgepath uses, a self-test and how to start it."""
+def write_kit(folder: Path, recipe: Recipe) -> None:
+    """Copy what runs on the device: the very runner that edgepath uses, a self-test and how to start it."""
     folder.mkdir()
-    shutil.copyfile(Path(__file__).parents[1] / "backends" / "runners" / f"{recipe.backend}.py", folder / "runner.py")
-    for kit in (data_folder("export") / "kit", data_folder("export") / KITS[recipe.backend] / "kit"):
+    backend = backends.find(recipe.backend)
+    shutil.copyfile(backend.runner_file(), folder / "runner.py")
+    for kit in (data_folder("export") / "kit", data_folder("export") / backends.builds_of(recipe.backend).kit / "kit"):
         for source in sorted(path for path in kit.iterdir() if path.is_file()):
             shutil.copyfile(source, folder / source.name)

@@ -9,12 +9,10 @@ import numpy as np
 
 from .. import backends
 from ..errors import MissingRuntime
-from ..machine.packages import require
 from ..recipes.recipe import Recipe
 from .bundle import Bundle, Runner, load_artifact
 
 BATCH = 8
-_EVALUATOR_NEEDS = ("torch", "coremltools")
 
 
 def embed_all(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
@@ -40,11 +38,9 @@ def open_runner(bundle: Bundle, recipe: Recipe, threads: int = 0) -> Runner:
     """
     options = {"threads": threads} if threads else {}
     try:
-        return bundle.runner(**(options if recipe.backend in backends.WITH_THREADS else {}))
+        return bundle.runner(**(options if backends.find(bundle.backend).on_cpu else {}))
     except MissingRuntime:
         if recipe.checked_with in ("none", recipe.backend):
             raise
-    if recipe.checked_with == "mil":
-        for package in _EVALUATOR_NEEDS:
-            require(package, "coreml")
+    backends.find(recipe.checked_with).require_to_run()
     return load_artifact(bundle, recipe.checked_with, **options)

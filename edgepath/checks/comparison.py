@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import ran_by
 from ..bundle.bundle import Bundle, open_bundle, seen_in_calibration
 from ..bundle.running import BATCH, open_runner
 from ..errors import UsageError
@@ -60,7 +61,7 @@ def compare(
                 rows[name].append(runner(batch))
             if progress is not None:
                 progress("compare", sum(map(len, rows[names[-1]])), total)
-    ran_with = {name: runner.runtime for name, runner in runners.items()}
+    ran_with = {name: ran_by(runner) for name, runner in runners.items()}
     said = [
         note
         for name, bundle in zip(names, opened, strict=True)
@@ -71,7 +72,7 @@ def compare(
     floors = [bundle.manifest["drift"]["noise_floor"]["cosine_mean"] for bundle in opened]
     return {
         "bundles": {name: bundle.digest for name, bundle in zip(names, opened, strict=True)},
-        "ran_with": ran_with,
+        "ran_with": {name: runtime.text for name, runtime in ran_with.items()},
         "cautions": list(dict.fromkeys(caution for bundle in opened for caution in bundle.manifest["cautions"])),
         "notes": list(dict.fromkeys(said)),
         "source": {"kind": "golden", "name": names[0], "count": total} if source is None else source.provenance(),

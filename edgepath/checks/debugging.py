@@ -51,9 +51,9 @@ def debug(
     channels of its input and, where it is quantized, `sqnr_db`, the signal-to-quantization-noise ratio of its output
     when it is given the full-precision input (10 log10 of the sum of squares of the output over that of the error). Of
     every block in `blocks`: the same ratio with all errors so far, the class token's cosine, the largest magnitude and
-    `fp16_headroom`, 65,504 over it. `checks.parts` says in what the artifact's files are not the program, and of every
-    quantized layer `checks.layerwise` what it makes of what the program gives it, on the first tiles ; `unproved` names
-    the layers that compute something else.
+    `fp16_headroom`, 65,504 over it. `parts` says in what the artifact's files are not the program (`checks.parts`), and
+    of every quantized layer `proof` what it makes of what the program gives it, on the first tiles
+    (`checks.layerwise`); `unproved` names the layers that compute something else.
 
     Raises what `verify` raises.
     """

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backends.contents import Layer, Product
-from ..backends.reading import _layers, read_parts
+from ..backends.reading import read_layers, read_parts
 from ..errors import BundleError
 from .parts import named_parts, paired
 
@@ -67,7 +67,7 @@ def prove(
         return {}
     names, ours = list(named_parts(model)[0]), list(named_parts(model)[0].values())
     order = paired(names, ours, read_parts(artifact).products)
-    layers = _layers(artifact)
+    layers = read_layers(artifact)
     if odd := [name for name in products if order[name] not in layers]:
         raise BundleError(f"{artifact.name}: the input of {odd[0]} is not quantized; export it again")
     proofs = {name: Proof() for name in products}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backends.contents import Norm, Parts, Product
-from ..backends.reading import read_parts
+from ..backends.reading import missing_from_engine, read_parts
 
 if TYPE_CHECKING:
     from ..program.fold import EdgeModel
@@ -102,11 +102,8 @@ def differences(model: EdgeModel, artifact: Path) -> list[str]:
     said += _scaled(_attention_scales(model), found)
     said += _split(model, found)
     said += _rounded(model, found)
-    if (built := artifact.with_suffix(".engine")).exists():
-        from ..backends.reading import missing
-
-        said += missing(built, products)
-    return said
+    engine = missing_from_engine(artifact, products)
+    return said + [f"{name}: {artifact.stem}.engine does not hold its integers" for name in engine]
 
 
 def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import Runtime, builds_of, find
 from ..machine.hardware import cpu_features, machine
 from ..recipes.recipe import Recipe
 from .drift import cosines, measure
@@ -41,7 +42,7 @@ def build_report(
     held_out: Mapping[str, Any],
     skipped: Sequence[tuple[str, str]],
     artifact: Mapping[str, Any],
-    ran_with: str | None,
+    runtime: Runtime | None,
     reference: str,
     embeddings: Mapping[str, np.ndarray],
     differences: Sequence[str],
@@ -61,7 +62,7 @@ def build_report(
         "name": name,
         "passed": all(gate["passed"] for gate in judged),
         "cautions": cautions(weights, calibration, held_out),
-        "notes": [f"The artifact is not its program: {line}." for line in differences] + notes(recipe, ran_with),
+        "notes": [f"The artifact is not its program: {line}." for line in differences] + notes(recipe, runtime),
         "drift": drift,
         "gates": judged,
         "model": dict(model),
@@ -75,7 +76,8 @@ def build_report(
         "worst": worst_tiles(embeddings, held_out["keys"]),
         "skipped": [list(entry) for entry in skipped],
         "artifact": dict(artifact),
-        "ran_with": ran_with,
+        "ran_with": None if runtime is None else runtime.text,
+        "runtime": None if runtime is None else runtime.to_json(),
         "speed": None if speed is None else dict(speed),
         "reference": reference,
         "cost": dict(cost),
@@ -130,18 +132,14 @@ def cautions(
     return said
 
 
-def notes(recipe: Recipe, ran_with: str | None) -> list[str]:
+def notes(recipe: Recipe, runtime: Runtime | None) -> list[str]:
     """What a reader must know of figures measured on this machine."""
-    if ran_with is None:
+    if runtime is None:
         return ["The artifact was not run here; gates were applied to the program it was lowered from."]
-    if recipe.backend == "tensorrt_rtx" and "TensorRT" not in ran_with:
-        return ["ONNX Runtime ran the graph; its engine, built without a GPU, was not run: run kit/check.py on one."]
-    if "not Core ML" in ran_with:
-        return [
-            "The artifact was evaluated operation by operation in torch, not run by Core ML: a device may round and sum"
-            " in another way. Run kit/check.py on one."
-        ]
-    return [_NO_VNNI] if recipe.int8 and recipe.checked_with == recipe.backend and _saturates(cpu_features()) else []
+    if runtime.kind != recipe.backend:
+        stand_in = builds_of(recipe.backend).stand_in
+        return [stand_in] if stand_in else []
+    return [_NO_VNNI] if recipe.int8 and find(runtime.kind).on_cpu and _saturates(cpu_features()) else []
 
 
 def _saturates(features: Sequence[str]) -> bool:

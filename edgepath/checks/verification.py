@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backends
 from ..backends.reading import require_reader
 from ..bundle.bundle import (
     Bundle,
@@ -72,14 +73,15 @@ def verify(
         own = _golden(bundle, recipe, runner, say)
         other = None if captured is None else _captured(bundle, recipe, captured, runner, say)
         fresh = None if source is None else _fresh(bundle, recipe, runner, source, weights, device, say)
-        ran_with = runner.runtime
+        runtime = backends.ran_by(runner)
     parts = [part for part in (own, other, fresh) if part is not None]
     return {
         "name": bundle.name,
         "bundle": bundle.digest,
-        "ran_with": ran_with,
+        "ran_with": runtime.text,
+        "runtime": runtime.to_json(),
         "cautions": bundle.manifest["cautions"],
-        "notes": notes(recipe, ran_with) + _of_tiles(fresh) + _of_captured(other),
+        "notes": notes(recipe, runtime) + _of_tiles(fresh) + _of_captured(other),
         "golden": own,
         "captured": other,
         "tiles": fresh,

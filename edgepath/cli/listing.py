@@ -34,7 +34,7 @@ def models(as_json: AsJson = False) -> None:
 
 def doctor(as_json: AsJson = False) -> None:
     """Show which runtimes, extras and devices are here, and what to install for the rest."""
-    from ..machine.doctor import diagnose
+    from ..backends.doctor import diagnose
 
     found = diagnose()
     if as_json:

@@ -48,13 +48,15 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     return [feature for feature in _FEATURES if feature in flags]
 
 
-def _cores() -> str:
-    cores = os.cpu_count()
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores
-    return f"{cores}" if usable == cores else f"{cores}, {usable} of them for this process"
+def cores() -> str:
+    """Return how many cores there are and, where they are fewer, how many this process may use."""
+    count = os.cpu_count()
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else count
+    return f"{count}" if usable == count else f"{count}, {usable} of them for this process"
 
 
-def _memory() -> str:
+def memory() -> str:
+    """Return the size of the main memory."""
     if os.name != "posix":
         return "not known"
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
@@ -85,3 +87,15 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def jetson(root: Path = Path("/")) -> str | None:
+    """Return a Jetson's board and Linux for Tegra release, None anywhere else."""
+    release, board = root / "etc/nv_tegra_release", root / "proc/device-tree/model"
+    if not release.is_file():
+        return None
+    said = release.read_text(encoding="utf-8").strip()
+    # "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, ..."
+    version = re.search(r"R(\d+) .*REVISION: ([\d.]+)", said)
+    name = board.read_text(encoding="utf-8").strip("\0 \n") if board.is_file() else "Jetson"
+    return f"{name}, L4T {version[1]}.{version[2]}" if version else f"{name}, {said[:60]}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import platform
+from collections.abc import Iterable
 
 from .._version import __version__
 from ..errors import MissingRuntime
@@ -34,45 +36,42 @@ _MODULES = {
 }
 
 
-# What building a backend's artifact takes besides the extra `export`; TensorRT's is an ONNX graph.
-_BUILDS = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "coreml": "coremltools",
-    "tensorrt": "onnx",
-    "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
-}
+def require(package: str, extra: str) -> None:
+    """Raise MissingRuntime, with the command that installs it, unless a package of `extra` can be imported."""
+    require_all([package], extra)
 
 
-def require(what: str, extra: str) -> None:
-    """Raise MissingRuntime with the command to install it unless `what` can be imported.
+def require_all(packages: Iterable[str], extra: str) -> None:
+    """Raise MissingRuntime, with the command that installs them, unless all `packages` can be imported.
 
-    `what` is a package that `extra` installs, or a backend: then all that exporting for it takes, `extra` included.
+    Most are of `extra`; the extras of others are named beside it.
     """
-    needed = [what] if what not in _BUILDS else [*EXTRAS[extra], _BUILDS[what]]
-    missing = [name for name in dict.fromkeys(needed) if not _importable(name)]
+    missing = [name for name in dict.fromkeys(packages) if not _importable(name)]
     if missing:
-        extras = {extra, *(_extras(name)[0] for name in missing if name not in EXTRAS[extra] and _extras(name))}
-        raise MissingRuntime(f"{', '.join(missing)} not installed; {_pip(*sorted(extras))}")
+        extras = {extra, *(extras_of(name)[0] for name in missing if name not in EXTRAS[extra] and extras_of(name))}
+        raise MissingRuntime(f"{', '.join(missing)} not installed; {pip_install(*sorted(extras))}")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of edgepath, Python and every package installed here that can change a figure."""
     names = dict.fromkeys(["numpy", "pillow", *(name for names in EXTRAS.values() for name in names), "tensorrt"])
-    found = {name: _version(name) for name in names}
+    found = {name: version_of(name) for name in names}
     mine = {"edgepath": __version__, "python": platform.python_version()}
     return mine | {name: version for name, version in found.items() if version is not None}
 
 
-def _pip(*extras: str) -> str:
+def pip_install(*extras: str) -> str:
+    """Return the command that installs extras of edgepath."""
     return f"pip install 'edgepath[{','.join(extras)}]'"
 
 
-def _extras(name: str) -> tuple[str, ...]:
+def extras_of(name: str) -> tuple[str, ...]:
+    """Return the extras that install a package."""
     return tuple(extra for extra, names in EXTRAS.items() if name in names)
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Return the installed version of a distribution, None where there is none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from ..backends import CUT
+from ..backends import builds_of
 from .fused_attention import fuse
 from .split_projections import cut, write_out
 
@@ -55,7 +55,7 @@ class Program:
 
     def __init__(self, model: EdgeModel, recipe: Recipe | None = None) -> None:
         self.model = model
-        apart = recipe is not None and recipe.int8 and recipe.backend in CUT
+        apart = recipe is not None and recipe.int8 and builds_of(recipe.backend).split_projections
         self.lowered = cut(model) if apart else write_out(model)
         self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
 

@@ -125,8 +125,8 @@ class Recipe:
 
     target: str
     summary: str
-    backend: backends.Name
-    checked_with: typing.Literal["onnxruntime", "openvino", "mil", "none"]
+    backend: str
+    checked_with: str
     precision: Precision
     deploy: Deploy
     accept: Accept
@@ -192,59 +192,28 @@ def find_recipe(target: str) -> Recipe:
     return known[target]
 
 
-# What each backend can build, as (linear, other), and what can run it where edgepath runs.
-_PRECISIONS = {
-    "onnxruntime": (("fp32", "fp32"), ("int8", "fp32")),
-    "openvino": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")),
-    "tensorrt": (("fp16", "fp16"), ("int8", "fp16")),
-    "tensorrt_rtx": (("fp16", "fp16"), ("int8", "fp16")),
-    "coreml": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp16")),
-}
-_CHECKERS = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "onnxruntime",
-    "tensorrt_rtx": "onnxruntime",
-    "coreml": "mil",
-}
-# Core ML's releases with blockwise INT8 weights next to quantized activations come last.
-_OLDER_OS, _INT8_OS = ("iOS16", "iOS17", "macOS13", "macOS14"), ("iOS18", "iOS26", "macOS15", "macOS26")
-# What TensorRT-RTX 1.7 builds for without a GPU.
-_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
-
-
 def _check_buildable(recipe: Recipe) -> None:
     """Refuse what would be built as something else than the recipe says, or fail after the work is done."""
-    pair, known = (recipe.precision.linear, recipe.precision.other), _PRECISIONS[recipe.backend]
-    if pair not in known:
-        ways = " or ".join("/".join(way) for way in known)
-        raise RecipeError(f"recipe {recipe.target}: precision {'/'.join(pair)}; {recipe.backend} builds {ways}")
-    checker = _CHECKERS[recipe.backend]
-    if recipe.checked_with not in ("none", checker):
+    who, known = f"recipe {recipe.target}", backends.targets()
+    if recipe.backend not in known:
+        raise RecipeError(f'{who}: backend = "{recipe.backend}"; {did_you_mean(recipe.backend, known)}')
+    builds = backends.builds_of(recipe.backend)
+    pair = (recipe.precision.linear, recipe.precision.other)
+    if pair not in builds.precisions:
+        ways = " or ".join("/".join(way) for way in builds.precisions)
+        raise RecipeError(f"{who}: precision {'/'.join(pair)}; {recipe.backend} builds {ways}")
+    if recipe.checked_with not in ("none", builds.checked_with):
         raise RecipeError(
-            f'recipe {recipe.target}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked '
-            f'with "{checker}" or "none"'
+            f'{who}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked with '
+            f'"{builds.checked_with}" or "none"'
         )
-    if recipe.quantize.scores and not (recipe.int8 and recipe.backend in backends.SCORES):
+    if recipe.quantize.class_token == "float" and not (recipe.int8 and builds.float_class_token):
+        able = [name for name in known if backends.builds_of(name).float_class_token]
         raise RecipeError(
-            f"recipe {recipe.target}: quantize.scores; attention's scores are INT8 in INT8 targets of "
-            f"{', '.join(backends.SCORES)} only"
+            f'{who}: quantize.class_token = "float"; it can be so in INT8 targets of {", ".join(able)} only'
         )
-    if recipe.quantize.class_token == "float" and not (recipe.int8 and recipe.backend in backends.CLASS_TOKEN):
-        raise RecipeError(
-            f'recipe {recipe.target}: quantize.class_token = "float"; it can be so in INT8 targets of '
-            f"{', '.join(backends.CLASS_TOKEN)} only"
-        )
-    systems = _INT8_OS if recipe.int8 else _OLDER_OS + _INT8_OS
-    if recipe.backend == "coreml" and recipe.deploy.minimum_os not in systems:
-        found = recipe.deploy.minimum_os
-        raise RecipeError(f'recipe {recipe.target}: deploy.minimum_os = "{found}"; known: {", ".join(systems)}')
-    asked = recipe.deploy.compute_capabilities
-    if recipe.backend == "tensorrt_rtx" and (not asked or sorted(asked) != sorted(set(asked) & set(_CAPABILITIES))):
-        raise RecipeError(
-            f"recipe {recipe.target}: deploy.compute_capabilities = {list(asked)}; expected some of "
-            f"{', '.join(_CAPABILITIES)}"
-        )
+    if problem := builds.check(recipe):
+        raise RecipeError(f"{who}: {problem}")
 
 
 def _gates(recipe: Recipe) -> list[tuple[str, float]]:

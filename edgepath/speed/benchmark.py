@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.runners.openvino import Runner as OpenVinoRunner
+from ..backends import find
 from ..bundle.bundle import Bundle, open_bundle
 from ..checks.gates import speed_gate
 from ..errors import MissingRuntime, UsageError
-from ..machine.doctor import diagnose
-from ..machine.hardware import machine
+from ..machine.hardware import machine, memory
 from ..machine.packages import versions
 from ..machine.progress import Progress
 from ..recipes.recipe import Recipe
 from .baseline import Elsewhere, read_result
-from .contenders import RUNTIMES, Contender, bundle_contender
+from .contenders import Contender, bundle_contender
 from .device import reported
 from .fresh import cold_starts, peak_memory
 from .operations import operations
@@ -107,7 +106,7 @@ def bench(
         "devices": [row for name, bundle in named.items() for row in reported(name, bundle, results, files)],
         "gates": gates,
         "passed": all(gate["passed"] for gate in gates),
-        "machine": machine() | {"memory": diagnose().machine["memory"], "pinned": pinning.how},
+        "machine": machine() | {"memory": memory(), "pinned": pinning.how},
         "tiles": f"{len(tiles)} golden tiles of {next(iter(named))}",
         "warm_up": warm_up,
         "rounds": rounds,
@@ -182,10 +181,10 @@ def _time(
     with ExitStack() as stack:
         counts: dict[str, int] = {}
         for name, one in ours.items():
-            if one.backend != "openvino":
+            kind = find(one.backend).load_runner()
+            if one.artifact is None or not hasattr(kind, "stream"):
                 continue
-            assert one.artifact is not None
-            runner = stack.enter_context(OpenVinoRunner(one.artifact, threads=pinning.threads, hint="throughput"))
+            runner = stack.enter_context(kind(one.artifact, threads=pinning.threads, hint="throughput"))
             counts[name] = runner.requests() * STREAMED
             runs["streams", name] = partial(runner.stream, [given] * counts[name])
         times = in_turn(
@@ -239,7 +238,7 @@ def _results(
 def _fresh(
     every: Any, size: int, pinning: Pinning, cold: int, batches: Sequence[int], say: Progress
 ) -> dict[str, list[dict[str, Any]]]:
-    files = [one for one in every if one.artifact is not None and one.backend in RUNTIMES]
+    files = [one for one in every if one.artifact is not None and find(one.backend).can_compare_full_precision]
     starts: list[dict[str, Any]] = []
     memory: list[dict[str, Any]] = []
     for number, one in enumerate(files):

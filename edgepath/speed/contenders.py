@@ -8,21 +8,17 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backends import WITH_THREADS
+from ..backends import builds_of, every, find
 from ..bundle.bundle import Bundle
 from ..bundle.running import artifact_bytes
 from ..errors import MissingRuntime, UsageError
 from ..machine.packages import require
 from ..recipes.recipe import Precision, Recipe
-
-RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-"""Those that run on the CPU here and can be given the same model in full precision."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def bundle_contender(bundle: Bundle, name: str, threads: int, stack: ExitStack) 
 
     Raises MissingRuntime where that does not run here.
     """
-    options = {"threads": threads} if bundle.backend in WITH_THREADS else {}
+    options = {"threads": threads} if find(bundle.backend).on_cpu else {}
     try:
         runner = stack.enter_context(bundle.runner(**options))
     except MissingRuntime as error:
@@ -72,8 +68,7 @@ def bundle_contender(bundle: Bundle, name: str, threads: int, stack: ExitStack) 
 
 def file_contender(name: str, backend: str, artifact: Path, threads: int, stack: ExitStack) -> Contender:
     """Load an artifact that belongs to no bundle."""
-    module = import_module(f"edgepath.backends.runners.{backend}")
-    runner = stack.enter_context(module.Runner(artifact, threads=threads))
+    runner = stack.enter_context(find(backend).load_runner()(artifact, threads=threads))
     return Contender(name, runner, runner.runtime, backend, artifact, artifact_bytes(artifact))
 
 
@@ -92,8 +87,8 @@ def build_full_precision(net: Any, recipe: Recipe, folder: Path) -> Path:
 
     Raises UsageError for a backend that runs elsewhere.
     """
-    if recipe.backend not in RUNTIMES:
-        known = " and ".join(RUNTIMES.values())
+    if not find(recipe.backend).can_compare_full_precision:
+        known = " and ".join(backend.title for backend in every() if backend.can_compare_full_precision)
         raise UsageError(
             f"bench: full precision is built for {known}, {recipe.target} is for {recipe.backend}; leave out fp32"
         )
@@ -101,8 +96,7 @@ def build_full_precision(net: Any, recipe: Recipe, folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     whole = replace(recipe, precision=Precision("fp32", "fp32"))
-    built: Path = import_module(f"edgepath.backends.runners.{recipe.backend}").build(Program(net), folder, whole)
-    return built
+    return builds_of(recipe.backend).build(Program(net), folder, whole)
 
 
 def torch_contenders(model: FullModel, threads: int, stack: ExitStack) -> list[Contender]:

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import find
 from ..errors import MissingRuntime
 
-WITH_CACHE = ("openvino",)
-"""Runtimes that can keep a compiled model."""
 _SECONDS = 900
 
 
@@ -34,7 +33,7 @@ def cold_starts(
     inference), `total_s` = load + first, each the median; `samples_s` are the totals. Files are in the system's cache.
     """
     entries = []
-    for cached in (False, True)[: 1 + (backend in WITH_CACHE)]:
+    for cached in (False, True)[: 1 + find(backend).model_cache]:
         found = []
         with tempfile.TemporaryDirectory(prefix="edgepath-cache-") as folder:
             options: dict[str, Any] = {"threads": threads}
@@ -80,12 +79,12 @@ def _start(backend: str, artifact: Path, size: int, batch: int, options: Mapping
 
 def _measure(backend: str, artifact: str, size: int, batch: int, options: Mapping[str, Any]) -> dict[str, Any]:
     tiles = np.zeros((batch, size, size, 3), np.uint8)
-    module = import_module(f"edgepath.backends.runners.{backend}")
+    runtime = find(backend)
     marks = [time.perf_counter()]
-    import_module(module.PACKAGE)
+    import_module(runtime.package)
     start_bytes = _peak()
     marks.append(time.perf_counter())
-    with module.Runner(Path(artifact), **options) as runner:
+    with runtime.load_runner()(Path(artifact), **options) as runner:
         marks.append(time.perf_counter())
         runner(tiles)
         marks.append(time.perf_counter())

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import find
 from ..errors import UsageError
 from ..recipes.recipe import Recipe
-from .contenders import RUNTIMES, build_full_precision, file_contender
+from .contenders import build_full_precision, file_contender
 from .pinning import pinned
 from .timing import in_turn, percentiles, ratio
 
@@ -23,7 +24,7 @@ def check_measurable(recipe: Recipe) -> None:
     """Raise UsageError unless an export can measure its artifact's speed: INT8, and in a runtime of this machine."""
     if not recipe.int8:
         raise UsageError(f"export {recipe.target}: --speed holds INT8 against full precision; give an INT8 target")
-    if recipe.backend not in RUNTIMES:
+    if not find(recipe.backend).can_compare_full_precision:
         raise UsageError(
             f"export {recipe.target}: its speed shows on its device only, its graph in another runtime says nothing "
             "of it; leave out --speed, and run kit/check.py on the device"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backends.runners.openvino import Runner
+from ..backends import every, find
 from ..errors import UsageError
-from .contenders import RUNTIMES
 
 CALLS, WARM_UP = 5, 2
 HEADER = ["operation", "precision", "how many", "ms", "share"]
@@ -25,9 +21,10 @@ def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) ->
     Each of `rows` has `type`, `precision`, `count`, `ms` (median over calls of the sum of that kind) and `share`.
     Profiling itself takes time, so the sum, `total_ms`, is above the latency. Raises UsageError for another runtime.
     """
-    if backend not in RUNTIMES:
-        raise UsageError(f"bench: operations are told by {' and '.join(RUNTIMES.values())}, not by {backend}")
-    calls = (_openvino if backend == "openvino" else _onnxruntime)(artifact, tiles, threads)
+    if (profile := find(backend).profile) is None:
+        known = " and ".join(one.title for one in every() if one.profile is not None)
+        raise UsageError(f"bench: operations are told by {known}, not by {backend}")
+    calls = [_by_kind(call) for call in profile(artifact, tiles, threads, CALLS, WARM_UP)]
     kinds = {kind for call in calls for kind in call}
     times = {kind: float(np.median([sum(call.get(kind, ())) for call in calls])) for kind in kinds}
     total = sum(times.values())
@@ -61,40 +58,6 @@ def _cells(kind: str, precision: str, count: int, ms: float, share: float) -> li
 
 
 _Call = Mapping[tuple[str, str], Sequence[float]]
-
-
-def _openvino(artifact: Path, tiles: np.ndarray, threads: int) -> list[_Call]:
-    calls: list[_Call] = []
-    with Runner(artifact, threads=threads, profile=True) as runner:
-        for number in range(WARM_UP + CALLS):
-            runner(tiles)
-            if number >= WARM_UP:
-                calls.append(_by_kind(runner.operations()))
-    return calls
-
-
-def _onnxruntime(artifact: Path, tiles: np.ndarray, threads: int) -> list[_Call]:
-    """Read the profile that ONNX Runtime writes: an event a node and call; its precision is that of the first input."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level, options.enable_profiling = threads, 3, True
-    with tempfile.TemporaryDirectory(prefix="edgepath-profile-") as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        for _ in range(WARM_UP + CALLS):
-            session.run(None, {name: tiles})
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    nodes = [one for one in events if one.get("cat") == "Node" and one["name"].endswith("_kernel_time")]
-    seen: Counter[str] = Counter()
-    calls: list[list[tuple[str, str, float]]] = [[] for _ in range(WARM_UP + CALLS)]
-    for node in nodes:
-        about = node["args"]
-        given = next((kind for one in about["input_type_shape"] for kind in one), "")
-        calls[seen[node["name"]]].append((about["op_name"], given, node["dur"] / 1e3))
-        seen[node["name"]] += 1
-    return [_by_kind(call) for call in calls[WARM_UP:]]
 
 
 def _by_kind(executed: Sequence[tuple[str, str, float]]) -> _Call:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, did_you_mean
-from ..machine.doctor import diagnose
 from ..machine.hardware import machine
+from ..machine.hardware import memory as main_memory
 from ..machine.packages import require, versions
 from ..machine.progress import Progress
 from ..models.catalogue import find_model
@@ -81,7 +81,7 @@ def reference_suite(
             notes += [f"{shown(one)} at batch {batch}: {why}." for one, why in failed.items()]
             results += _rows(times, memory, batch, pinning.threads)
         say("batches", len(sizes), len(sizes))
-    about = machine() | {"memory": diagnose().machine["memory"], "pinned": pinning.how}
+    about = machine() | {"memory": main_memory(), "pinned": pinning.how}
     return {
         "schema": SCHEMA,
         "kind": "reference",

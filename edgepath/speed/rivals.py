@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from ..backends import find
 from ..bundle.bundle import Bundle
 from ..machine.progress import Progress
 from ..recipes.recipe import Recipe
 from . import peers
 from .contenders import (
-    RUNTIMES,
     Contender,
     FullModel,
     build_full_precision,
@@ -98,7 +98,7 @@ class Rivals:
 
 def full_precision_name(bundle: Bundle) -> str:
     """Return what a bundle's model in full precision is called, in the same runtime."""
-    return f"FP32 ({RUNTIMES.get(bundle.backend, bundle.backend)})"
+    return f"FP32 ({find(bundle.backend).title})"
 
 
 def _model_of(bundle: Bundle) -> str:

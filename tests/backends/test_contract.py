@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgepath.backends import builds_of
 from edgepath.backends.runners import (
     coreml,
     mil,
@@ -43,8 +44,8 @@ from edgepath.recipes.recipe import find_recipe
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
 BACKENDS |= {"tensorrt_rtx": tensorrt_rtx}
 MODULES = {**BACKENDS, "reference": reference, "mil": mil}
-# All but the evaluator, which has a package of its own and goes into no kit.
-ALONE = [name for name in MODULES if name != "mil"]
+# The evaluator and the full-precision model go into no kit.
+ALONE = list(BACKENDS)
 # Of two blocks. INT8 artifacts here keep the tokens, so their last block is whole.
 BLOCK_LINEARS, NORMS = 8, 5
 
@@ -95,7 +96,7 @@ def artifact(nets: dict[str, EdgeModel], tmp_path_factory: pytest.TempPathFactor
         if target not in built:
             recipe = find_recipe(target)
             program = programs["int8" if recipe.int8 else "full"]
-            built[target] = BACKENDS[recipe.backend].build(program, tmp_path_factory.mktemp(target), recipe)
+            built[target] = builds_of(recipe.backend).build(program, tmp_path_factory.mktemp(target), recipe)
         return built[target]
 
     return build

@@ -13,7 +13,7 @@ import pytest
 
 import edgepath
 from edgepath.backends import CUT
-from edgepath.backends.mil.program import load_program
+from edgepath.backends.mil_program.program import load_program
 from edgepath.backends.reading import read_parts
 from edgepath.bundle.bundle import Bundle, open_bundle
 from edgepath.checks.parts import differences, named_parts, named_tables

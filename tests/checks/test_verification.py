@@ -22,7 +22,7 @@ from edgepath.errors import (
     UsageError,
 )
 from edgepath.exporting import Exported
-from edgepath.machine import doctor
+from edgepath.machine import packages
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import load_model, random_model
 
@@ -86,14 +86,14 @@ def test_core_ml_is_not_claimed_to_have_run(exports: Exports, target: str) -> No
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
 def test_what_the_evaluator_needs_is_named(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_importable", lambda name: name != "coremltools")
+    monkeypatch.setattr(packages, "_importable", lambda name: name != "coremltools")
     with pytest.raises(MissingRuntime, match=r"^coremltools not installed; pip install 'edgepath\[coreml\]'$"):
         edgepath.verify(exports("coreml-int8").bundle)
 
 
 def reversed_weights(folder: Path) -> None:
     """Turn the largest stored weight of a Core ML package around, bytes and size kept."""
-    from edgepath.backends.mil.program import load_program
+    from edgepath.backends.mil_program.program import load_program
 
     blobs = [constant for constant in load_program(folder / "model.mlpackage").constants.values() if constant.file]
     weight = max((blob for blob in blobs if blob.type.dtype == "int8"), key=lambda blob: blob.read().nbytes)  # type: ignore[union-attr]

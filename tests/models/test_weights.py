@@ -459,8 +459,8 @@ LOAD = """
 import json, os, sys
 from dataclasses import replace
 from edgepath.errors import WeightsError
-from edgepath.models import ModelSpec
-from edgepath.weights import load_model
+from edgepath.models.catalogue import ModelSpec
+from edgepath.models.weights import load_model
 
 spec, cases, said = ModelSpec.from_json(json.loads(sys.argv[1])), json.loads(sys.argv[2]), {}
 for owner, token in cases:

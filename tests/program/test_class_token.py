@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import edgepath
+from edgepath.backends import builds_of
 from edgepath.backends.openvino_ir import is_product, quantizer_of
-from edgepath.backends.runners.openvino import build
 from edgepath.checks.debugging import debug
 from edgepath.checks.layerwise import prove
 from edgepath.checks.parts import CLASS_TOKEN, differences, named_parts
@@ -116,7 +116,7 @@ def test_an_exported_bundle_holds_it_and_is_rebuilt(known_tiny: ModelSpec, writt
 
 def test_an_artifact_of_the_other_program_is_told(plain: EdgeModel, tmp_path: Path) -> None:
     spared = spare_class_token(copy.deepcopy(plain))
-    artifact = build(Program(spared, recipe()), tmp_path, recipe())
+    artifact = builds_of("openvino").build(Program(spared, recipe()), tmp_path, recipe())
     program = cut(spared)
     assert differences(program, artifact) == []
     assert "products with weights, the program has" in differences(cut(plain), artifact)[0]
@@ -135,7 +135,9 @@ def test_an_artifact_of_the_other_program_is_told(plain: EdgeModel, tmp_path: Pa
 
 def test_an_artifact_that_rounds_other_tokens_is_told(plain: EdgeModel, tmp_path: Path) -> None:
     program = cut(spare_class_token(copy.deepcopy(plain)))
-    artifact = build(Program(spare_class_token(copy.deepcopy(plain)), recipe()), tmp_path, recipe())
+    artifact = builds_of("openvino").build(
+        Program(spare_class_token(copy.deepcopy(plain)), recipe()), tmp_path, recipe()
+    )
     name = "vit.blocks.0.attn.proj"
 
     def altered(change: Callable[[Any, Any, Any], None]) -> Path:

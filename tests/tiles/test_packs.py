@@ -573,7 +573,7 @@ def test_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 BUILD = """
 import os, signal, sys, time
-from edgepath.packs import build_pack
+from edgepath.tiles.packs import build_pack
 
 how, out = sys.argv[1:]
 rename, renames = os.rename, []

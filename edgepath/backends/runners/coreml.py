@@ -8,41 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-PACKAGE = "coremltools"
-EXTRA = "coreml"
-
-
-def build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Convert the program behind an image input and write `model.mlpackage` into `folder`; return its path.
-
-    Core ML cannot scale an image's colours one by one, which is why the normalisation had to be folded before.
-    """
-    import coremltools
-
-    size = program.model.size
-    image = coremltools.ImageType(name="tile", shape=(1, 3, size, size), color_layout=coremltools.colorlayout.RGB)
-    outputs = [coremltools.TensorType(name=name, dtype=np.float32) for name in program.outputs]
-    precision = getattr(coremltools.precision, f"FLOAT{recipe.precision.other[2:]}")
-    package = coremltools.convert(
-        program.image_program().run_decompositions({}),
-        inputs=[image],
-        outputs=outputs,
-        convert_to="mlprogram",
-        compute_precision=precision,
-        minimum_deployment_target=getattr(coremltools.target, recipe.deploy.minimum_os),
-        skip_model_load=True,
-    )
-    package.author, package.short_description = "edgepath", f"{recipe.target}: RGB tile -> embedding"
-    path = folder / "model.mlpackage"
-    package.save(str(path))
-    return path
 
 
 class Runner:

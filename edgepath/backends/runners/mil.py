@@ -14,8 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PACKAGE = "torch and coremltools"
-EXTRA = "coreml"
 # Where each kind of product has its activation and its weights.
 _PRODUCTS = {"linear": ("x", "weight"), "conv": ("x", "weight"), "matmul": ("x", "y")}
 # Where operations that unpack weights keep what is on disk.
@@ -32,8 +30,8 @@ class Runner:
     def __init__(self, artifact: Path, *, fp32: bool = False, threads: int = 0) -> None:
         import torch
 
-        from ..mil.evaluation import Evaluator
-        from ..mil.program import load_program
+        from ..mil_program.evaluation import Evaluator
+        from ..mil_program.program import load_program
 
         self._torch, self._threads = torch, threads
         self._program = load_program(artifact)

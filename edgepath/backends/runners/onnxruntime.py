@@ -7,27 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-PACKAGE = "onnxruntime"
-EXTRA = "onnxruntime"
-
-
-def build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Write `model.onnx` into `folder` and return its path.
-
-    INT8 is for speed and takes an operation of ONNX Runtime's own for attention; FP32 is for any reader of ONNX.
-    """
-    import onnx
-
-    path = folder / "model.onnx"
-    onnx.save(program.onnx_fused() if recipe.int8 else program.onnx(), path)
-    return path
 
 
 class Runner:

@@ -13,26 +13,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-PACKAGE = "openvino"
-EXTRA = "openvino"
-
-
-def build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Convert the program's ONNX form and write `model.xml` and `model.bin` into `folder`; return the `.xml`."""
-    import onnx
-    import openvino
-
-    source = folder / "source.onnx"  # OpenVINO reads ONNX from disk; large models do not fit its in-memory route
-    onnx.save(program.onnx(), source)
-    try:
-        # Not convert_model: it reports each use over the network, and the process it forks for that can hang NumPy.
-        model = openvino.Core().read_model(source)
-        path = folder / "model.xml"
-        openvino.save_model(model, path, compress_to_fp16=recipe.precision.other == "fp16")
-    finally:
-        source.unlink()
-    return path
-
 
 class Runner:
     """Embeds tiles with an OpenVINO IR: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block.

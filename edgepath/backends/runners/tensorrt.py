@@ -1,7 +1,7 @@
 """TensorRT on NVIDIA Jetson: explicit-QDQ ONNX with FP16 tensors, and the plan to build its engine on the device.
 
 Engines do not move between GPU architectures, so the bundle holds the graph and `plan.json`; the engine is built where
-it runs. All but `build` stands alone (NumPy, tensorrt and polygraphy): the same file is copied into a bundle's kit.
+it runs. It stands alone (NumPy, tensorrt and polygraphy): the same file is copied into a bundle's kit.
 """
 
 from __future__ import annotations
@@ -19,39 +19,10 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-PACKAGE = "tensorrt"
-EXTRA = "tensorrt"
 STRONG_TYPING_COMPLETE = (10, 12)
 # The flags of trtexec that are settings of the builder in Python; `--stronglyTyped` is one of the network.
 BUILDER_FLAGS = {"--fp16": "FP16", "--int8": "INT8"}
 BATCHES = {"min": 1, "opt": 1, "max": 16}
-
-
-def build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Write `model.onnx` (FP16 tensors, INT8 Q/DQ as in the program) and `plan.json`; return the graph's path."""
-    import onnx
-
-    path = folder / "model.onnx"
-    onnx.save(program.onnx_fp16(), path)
-    size = program.model.size
-    shapes = {name: [batch, size, size, 3] for name, batch in BATCHES.items()}
-    plans = [_plan(plan, shapes) for plan in recipe.deploy.plan]
-    (folder / "plan.json").write_text(json.dumps({"schema": 1, "shapes": shapes, "plans": plans}, indent=2) + "\n")
-    return path
-
-
-def _plan(plan: Any, shapes: Mapping[str, list[int]]) -> dict[str, Any]:
-    command = ["trtexec", "--onnx=model.onnx", "--saveEngine=model.engine", *plan.flags]
-    command += [f"--{name}Shapes=tiles:{'x'.join(map(str, shape))}" for name, shape in shapes.items()]
-    return {
-        "release": plan.release,
-        "runtime": plan.runtime,
-        "since": list(_version(plan.since)),
-        "strongly_typed": plan.strongly_typed,
-        "flags": list(plan.flags),
-        "trtexec": " ".join(command),
-        "source": plan.source,
-    }
 
 
 class Runner:
@@ -117,7 +88,7 @@ def read_plans(artifact: Path) -> dict[str, Any]:
 
 def pick_plan(plans: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any]:
     """Return the newest plan that the TensorRT of this version is not too old for; OSError where there is none."""
-    found = [plan for plan in plans if tuple(plan["since"]) <= _version(version)]
+    found = [plan for plan in plans if tuple(plan["since"]) <= parse_version(version)]
     if not found:
         oldest = min((plan["since"] for plan in plans), default=None)
         needed = f"{oldest[0]}.{oldest[1]} or later is needed" if oldest else "the bundle has no plan for any"
@@ -208,6 +179,7 @@ def gpu() -> str:
     return f"{name.value.decode(errors='replace')}, sm{values[0]}{values[1]}, {values[2]} multiprocessors"
 
 
-def _version(text: str) -> tuple[int, int]:
+def parse_version(text: str) -> tuple[int, int]:
+    """Return major and minor of a version."""
     major, minor = text.split(".")[:2]
     return int(major), int(minor)

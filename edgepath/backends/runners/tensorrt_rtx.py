@@ -1,8 +1,8 @@
 """TensorRT-RTX on NVIDIA RTX workstations: the graph of TensorRT, and an engine of it that is built without a GPU.
 
 One engine serves the recipe's compute capabilities; what it does not serve (another release of TensorRT-RTX, another
-GPU) is built anew from the graph where it runs. All but `build` stands alone (NumPy, the bindings, polygraphy): the
-same file is copied into a bundle's kit. The engine was not run by edgepath's own tests: they have no GPU.
+GPU) is built anew from the graph where it runs. It stands alone (NumPy, the bindings, polygraphy): the same
+file is copied into a bundle's kit. The engine was not run by edgepath's own tests: they have no GPU.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PACKAGE = "tensorrt_rtx_bindings"
-EXTRA = "rtx"
 BATCHES = {"min": 1, "opt": 1, "max": 16}
 
 
@@ -31,24 +29,6 @@ class Refused(RuntimeError):
     def __init__(self, what: str, node: str, said: str) -> None:
         super().__init__(f"{what}{': ' * bool(node)}{node}: {said}")
         self.node, self.said = node, said
-
-
-def build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Write `model.onnx` (FP16 tensors, INT8 Q/DQ), `model.engine` and `plan.json`; return the graph's path.
-
-    Raises Refused for a graph that TensorRT-RTX does not take.
-    """
-    import onnx
-    import tensorrt_rtx_bindings
-
-    path, size, capabilities = folder / "model.onnx", program.model.size, recipe.deploy.compute_capabilities
-    onnx.save(program.onnx_fp16(), path)
-    shapes = {"tiles": {name: [batch, size, size, 3] for name, batch in BATCHES.items()}}
-    path.with_suffix(".engine").write_bytes(serialize(tensorrt_rtx_bindings, path, shapes, capabilities))
-    plan = {"schema": 1, "shapes": shapes, "compute_capabilities": list(capabilities)}
-    plan |= {"tensorrt_rtx": tensorrt_rtx_bindings.__version__}
-    (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
-    return path
 
 
 class Runner:

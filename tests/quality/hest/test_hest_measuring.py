@@ -192,8 +192,8 @@ def test_command(
 def test_a_missing_package_is_named(
     exports: Exports, folder: tuple[Path, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgepath.machine import doctor
+    from edgepath.machine import packages
 
-    monkeypatch.setattr(doctor, "_importable", lambda name: name != "h5py")
+    monkeypatch.setattr(packages, "_importable", lambda name: name != "h5py")
     with pytest.raises(MissingRuntime, match=r"h5py not installed; pip install 'edgepath\[features\]'"):
         probe_hest(exports("onnx-fp32").bundle, folder[0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.backends.mil.ops import OPERATIONS
+from edgepath.backends.mil_program.ops import OPERATIONS
 
 RNG = np.random.default_rng(1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.backends.mil.ops import OPERATIONS
+from edgepath.backends.mil_program.ops import OPERATIONS
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 4)).astype(np.float32)
@@ -334,7 +334,9 @@ def test_flags(operation: str, inputs: dict[str, Any], wanted: Any) -> None:
 
 def test_every_operation_is_tested() -> None:
     elsewhere = {
-        name for name, function in OPERATIONS.items() if function.__module__ == "edgepath.backends.mil.conversions"
+        name
+        for name, function in OPERATIONS.items()
+        if function.__module__ == "edgepath.backends.mil_program.conversions"
     }
     # Those have a file of their own.
     assert {case[0] for case in CASES + FLAGS} == set(OPERATIONS) - elsewhere

@@ -15,10 +15,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from edgepath.backends import NAMES
+from edgepath.backends import doctor, find, targets
+from edgepath.backends.backend import Found
+from edgepath.backends.doctor import Diagnosis, diagnose
 from edgepath.errors import MissingRuntime
-from edgepath.machine import doctor
-from edgepath.machine.doctor import Diagnosis, diagnose
+from edgepath.machine import hardware, packages
 from edgepath.machine.packages import EXTRAS, require, versions
 
 if sys.version_info >= (3, 11):
@@ -56,9 +57,8 @@ def here() -> Diagnosis:
     return diagnose()
 
 
-def runtime(found: Diagnosis, name: str) -> doctor.Runtime:
-    (one,) = (runtime for runtime in found.runtimes if runtime.name.startswith(name))
-    return one
+def runtime(found: Diagnosis, name: str) -> Found:
+    return dict(found.runtimes)[name]
 
 
 # --- packages
@@ -111,11 +111,12 @@ def test_diagnosis_is_json(here: Diagnosis) -> None:
 def test_rows_tell_how_to_get_what_is_not_here(here: Diagnosis) -> None:
     rows = here.rows()
     assert len(rows) == len(here.runtimes) + len(here.packages)
-    for (name, detail, install), entry in zip(rows, [*here.runtimes, *here.packages], strict=True):
-        usable = entry.usable if isinstance(entry, doctor.Runtime) else entry.version is not None
-        assert name == entry.name
+    expected = [(name, found.usable, found.install) for name, found in here.runtimes]
+    expected += [(package.name, package.version is not None, package.install) for package in here.packages]
+    for (name, detail, install), (wanted, usable, remedy) in zip(rows, expected, strict=True):
+        assert name == wanted
         assert detail
-        assert install == ("" if usable else entry.install)
+        assert install == ("" if usable else remedy)
     assert here.machine_rows() == list(here.machine.items())
 
 
@@ -149,7 +150,7 @@ def test_memory_and_cores_are_the_systems(here: Diagnosis) -> None:
 def test_processor_features_are_read_from_its_first_core(tmp_path: Path, text: str | None, expected: list[str]) -> None:
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text, encoding="utf-8")
-    assert doctor.cpu_features(tmp_path / "cpuinfo") == expected
+    assert hardware.cpu_features(tmp_path / "cpuinfo") == expected
 
 
 # --- Jetson
@@ -178,22 +179,32 @@ def test_jetson_is_known_by_its_release_file(
         (tmp_path / "etc/nv_tegra_release").write_text(release, encoding="utf-8")
     if board is not None:
         (tmp_path / "proc/device-tree/model").write_bytes(board)
-    assert doctor._jetson(tmp_path) == expected
+    assert hardware.jetson(tmp_path) == expected
 
 
-def test_jetson_has_a_gpu_and_gets_tensorrt_from_jetpack() -> None:
-    jetson = "NVIDIA Jetson Orin Nano, L4T 36.4.3"
-    assert doctor._gpu(None, jetson) == doctor.Runtime("CUDA GPU", True, jetson, "")
-    assert doctor._machine(jetson)["Jetson"] == jetson
-    assert "Jetson" not in doctor._machine(None)
-    assert "apt install python3-libnvinfer" in doctor._tensorrt(None, None, jetson).install
-    assert "edgepath[tensorrt]" in doctor._tensorrt(None, None, None).install
+def test_jetson_has_a_gpu_and_gets_tensorrt_from_jetpack(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = "NVIDIA Jetson Orin Nano, L4T 36.4.3"
+    assert doctor._gpu(None, board) == Found(True, board, "")
+    assert "Jetson" not in doctor._machine()
+    assert "edgepath[tensorrt]" in find("tensorrt").found().install
+    monkeypatch.setattr(doctor, "jetson", lambda: board)
+    monkeypatch.setattr("edgepath.backends.tensorrt.jetson", lambda: board)
+    assert doctor._machine()["Jetson"] == board
+    assert "apt install python3-libnvinfer" in find("tensorrt").found().install
 
 
-def test_tensorrt_needs_polygraphy_beside_it() -> None:
-    assert doctor._tensorrt("10.3.0", "0.49.0", None).usable
-    alone = doctor._tensorrt("10.3.0", None, None)
-    assert (alone.usable, alone.detail) == (False, "10.3.0; polygraphy not installed")
+@pytest.mark.parametrize(
+    ("polygraphy", "expected"),
+    [("0.49.0", (True, "10.3.0; polygraphy 0.49.0")), (None, (False, "10.3.0; polygraphy not installed"))],
+)
+def test_tensorrt_needs_polygraphy_beside_it(
+    polygraphy: str | None, expected: tuple[bool, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"tensorrt": "10.3.0", "polygraphy": polygraphy}
+    monkeypatch.setattr("edgepath.backends.backend.version_of", installed.get)
+    monkeypatch.setattr("edgepath.backends.tensorrt.version_of", installed.get)
+    found = find("tensorrt").found()
+    assert (found.usable, found.detail) == expected
 
 
 # --- nvidia-smi
@@ -206,7 +217,7 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "nvidia-smi"
 
 
-def asked(smi: Path, script: str) -> doctor.Runtime:
+def asked(smi: Path, script: str) -> Found:
     smi.write_text(script, encoding="utf-8")
     smi.chmod(0o755)
     return runtime(diagnose(), "CUDA GPU")
@@ -285,13 +296,15 @@ def looked_up(name):
         raise importlib.metadata.PackageNotFoundError(name)
     return version(name)
 importlib.metadata.version = looked_up
-from edgepath.doctor import diagnose, require
+from edgepath.backends import find
+from edgepath.backends.doctor import diagnose
+from edgepath.machine.packages import require
 from edgepath.errors import MissingRuntime
 """
 
 
 def bare(script: str, missing: set[str]) -> str:
-    names = missing | {doctor._MODULES.get(name, name) for name in missing}
+    names = missing | {packages._MODULES.get(name, name) for name in missing}
     spelt = ",".join(sorted(name.replace("-", "_").lower() for name in names))
     command = [sys.executable, "-W", "error", "-c", BARE + script, spelt]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -308,36 +321,43 @@ def test_bare_machine_is_told_how_to_get_everything() -> None:
     assert installs["ONNX Runtime"] == "pip install 'edgepath[onnxruntime]'"
     assert installs["OpenVINO"] == "pip install 'edgepath[openvino]'"
     assert installs["Core ML"] == "pip install 'edgepath[coreml]'"
-    assert installs["TensorRT-RTX, builds without a GPU"] == "pip install 'edgepath[rtx]'"
+    assert installs["TensorRT-RTX"] == "pip install 'edgepath[rtx]'"
 
 
 @pytest.mark.parametrize(
-    ("what", "extra", "missing", "said"),
+    ("package", "extra", "said"),
     [
-        ("h5py", "features", {"h5py"}, "h5py not installed; pip install 'edgepath[features]'"),
-        ("torch", "export", {"torch"}, "torch not installed; pip install 'edgepath[export]'"),
-        ("openvino", "export", {"openvino"}, "openvino not installed; pip install 'edgepath[export,openvino]'"),
-        ("onnxruntime", "export", {"onnxruntime"}, "onnxruntime not installed; pip install 'edgepath[export]'"),
-        ("onnxruntime", "onnxruntime", {"onnxruntime"},
-         "onnxruntime not installed; pip install 'edgepath[onnxruntime]'"),
-        ("tensorrt", "export", {"onnx"}, "onnx not installed; pip install 'edgepath[export]'"),
-        ("coreml", "export", {"timm", "coremltools"},
-         "timm, coremltools not installed; pip install 'edgepath[coreml,export]'"),
-        ("tensorrt_rtx", "export", {"tensorrt-rtx-cu13-bindings"},
-         "tensorrt-rtx-cu13-bindings not installed; pip install 'edgepath[export,rtx]'"),
-        ("tensorrt-rtx-cu13-bindings", "rtx", {"tensorrt-rtx-cu13-bindings"},
+        ("h5py", "features", "h5py not installed; pip install 'edgepath[features]'"),
+        ("torch", "export", "torch not installed; pip install 'edgepath[export]'"),
+        ("onnxruntime", "onnxruntime", "onnxruntime not installed; pip install 'edgepath[onnxruntime]'"),
+        ("tensorrt-rtx-cu13-bindings", "rtx",
          "tensorrt-rtx-cu13-bindings not installed; pip install 'edgepath[rtx]'"),
     ],
-    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )  # fmt: skip
-def test_require_names_what_is_missing_and_how_to_get_it(what: str, extra: str, missing: set[str], said: str) -> None:
-    script = f"try: require({what!r}, {extra!r})\nexcept MissingRuntime as error: print(error)"
+def test_require_names_what_is_missing_and_how_to_get_it(package: str, extra: str, said: str) -> None:
+    script = f"try: require({package!r}, {extra!r})\nexcept MissingRuntime as error: print(error)"
+    assert bare(script, {package}).strip() == said
+
+
+@pytest.mark.parametrize(
+    ("backend", "missing", "said"),
+    [
+        ("openvino", {"openvino"}, "openvino not installed; pip install 'edgepath[export,openvino]'"),
+        ("onnxruntime", {"onnxruntime"}, "onnxruntime not installed; pip install 'edgepath[export]'"),
+        ("tensorrt", {"onnx"}, "onnx not installed; pip install 'edgepath[export]'"),
+        ("coreml", {"timm", "coremltools"}, "timm, coremltools not installed; pip install 'edgepath[coreml,export]'"),
+        ("tensorrt_rtx", {"tensorrt-rtx-cu13-bindings"},
+         "tensorrt-rtx-cu13-bindings not installed; pip install 'edgepath[export,rtx]'"),
+    ],
+)  # fmt: skip
+def test_building_names_what_is_missing_and_how_to_get_it(backend: str, missing: set[str], said: str) -> None:
+    script = f"try: find({backend!r}).require_to_build()\nexcept MissingRuntime as error: print(error)"
     assert bare(script, missing).strip() == said
 
 
-@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("backend", targets())
 def test_export_needs_its_whole_extra(backend: str) -> None:
-    script = f"try: require({backend!r}, 'export')\nexcept MissingRuntime as error: print(error)"
+    script = f"try: find({backend!r}).require_to_build()\nexcept MissingRuntime as error: print(error)"
     said = bare(script, set(EXTRAS["export"]))
     for name in EXTRAS["export"]:
         assert re.search(rf"\b{name}\b", said)

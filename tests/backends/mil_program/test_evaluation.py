@@ -165,7 +165,7 @@ def test_attention_that_is_not_fused(convert: Callable[..., Path]) -> None:
 
 @pytest.mark.slow
 def test_gelu_model_of_timm(tmp_path: Path, tiles: np.ndarray) -> None:
-    from edgepath.backends.runners import coreml
+    from edgepath.backends import builds_of
     from edgepath.models.catalogue import find_model
     from edgepath.program.fold import fold
     from edgepath.program.forms import Program
@@ -174,7 +174,7 @@ def test_gelu_model_of_timm(tmp_path: Path, tiles: np.ndarray) -> None:
     spec = find_model("timm:vit_tiny_patch16_224")
     vit, spec, _ = load_model(spec, "random")
     program = Program(fold(vit, spec))
-    coreml.build(program, tmp_path, find_recipe("coreml-fp16"))
+    builds_of("coreml").build(program, tmp_path, find_recipe("coreml-fp16"))
     with Runner(tmp_path / "model.mlpackage", threads=2) as runner:
         assert sum(operation.kind == "gelu" for operation in runner._program.operations) == 12
         # FP16's 11 bits through twelve blocks: measured 0.999998.

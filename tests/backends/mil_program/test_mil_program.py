@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgepath.backends.mil.program import Constant, Type, load_program
+from edgepath.backends.mil_program.program import Constant, Type, load_program
 from edgepath.errors import BundleError
 
 WEIGHTS = Path("Data", "com.apple.CoreML", "weights", "weight.bin")

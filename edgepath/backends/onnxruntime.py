@@ -1,0 +1,84 @@
+"""ONNX Runtime on the CPU: `model.onnx`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend, Builds, Calls
+from .contents import Layer, Parts
+
+
+def read(path: Path) -> Parts:
+    """Return the contents of an ONNX file."""
+    from .onnx.parts import read
+
+    return read(path)
+
+
+def layers(path: Path) -> Mapping[int, Layer]:
+    """Return the quantized layers of an ONNX file."""
+    from .onnx.layers import layers
+
+    return layers(path)
+
+
+def _build(program: Any, folder: Path, recipe: Any) -> Path:
+    """Write `model.onnx`. INT8 is for speed and takes ONNX Runtime's own attention; FP32 is for any reader of ONNX."""
+    import onnx
+
+    path = folder / "model.onnx"
+    onnx.save(program.onnx_fused() if recipe.int8 else program.onnx(), path)
+    return path
+
+
+def _profile(artifact: Path, tiles: np.ndarray, threads: int, calls: int, warm_up: int) -> Calls:
+    """Read the profile that ONNX Runtime writes: an event a node and call; its precision is that of the first input."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level, options.enable_profiling = threads, 3, True
+    with tempfile.TemporaryDirectory(prefix="edgepath-profile-") as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        for _ in range(warm_up + calls):
+            session.run(None, {name: tiles})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    seen: Counter[str] = Counter()
+    found: Calls = [[] for _ in range(warm_up + calls)]
+    for node in events:
+        if node.get("cat") == "Node" and node["name"].endswith("_kernel_time"):
+            about = node["args"]
+            given = next((kind for one in about["input_type_shape"] for kind in one), "")
+            found[seen[node["name"]]].append((about["op_name"], given, node["dur"] / 1e3))
+            seen[node["name"]] += 1
+    return found[warm_up:]
+
+
+BACKEND = Backend(
+    name="onnxruntime",
+    title="ONNX Runtime",
+    package="onnxruntime",
+    extra="onnxruntime",
+    runner="edgepath.backends.runners.onnxruntime",
+    on_cpu=True,
+    profile=_profile,
+    builds=Builds(
+        build=_build,
+        needs="onnxruntime",
+        kit="onnx",
+        precisions=(("fp32", "fp32"), ("int8", "fp32")),
+        checked_with="onnxruntime",
+        suffix=".onnx",
+        read=read,
+        layers=layers,
+        reads_with=("onnx", "export"),
+    ),
+)

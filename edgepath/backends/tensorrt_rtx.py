@@ -1,0 +1,68 @@
+"""TensorRT-RTX on NVIDIA RTX workstations: the graph of TensorRT, and an engine of it that is built without a GPU.
+
+One engine serves the recipe's compute capabilities; what it does not serve (another release of TensorRT-RTX, another
+GPU) is built anew from the graph where it runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from . import onnxruntime
+from .backend import Backend, Builds
+from .runners.tensorrt_rtx import BATCHES, Refused, serialize
+
+# What TensorRT-RTX 1.7 builds for without a GPU.
+_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+
+
+def _build(program: Any, folder: Path, recipe: Any) -> Path:
+    """Write `model.onnx` (FP16 tensors, INT8 Q/DQ), `model.engine` and `plan.json`; return the graph's path."""
+    import onnx
+    import tensorrt_rtx_bindings
+
+    path, size, capabilities = folder / "model.onnx", program.model.size, recipe.deploy.compute_capabilities
+    onnx.save(program.onnx_fp16(), path)
+    shapes = {"tiles": {name: [batch, size, size, 3] for name, batch in BATCHES.items()}}
+    try:
+        engine = serialize(tensorrt_rtx_bindings, path, shapes, capabilities)
+    except Refused as error:
+        raise UsageError(f"export {recipe.target}: {error}") from None
+    path.with_suffix(".engine").write_bytes(engine)
+    plan = {"schema": 1, "shapes": shapes, "compute_capabilities": list(capabilities)}
+    plan |= {"tensorrt_rtx": tensorrt_rtx_bindings.__version__}
+    (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
+    return path
+
+
+def _check(recipe: Any) -> str:
+    asked = recipe.deploy.compute_capabilities
+    if asked and sorted(asked) == sorted(set(asked) & set(_CAPABILITIES)):
+        return ""
+    return f"deploy.compute_capabilities = {list(asked)}; expected some of {', '.join(_CAPABILITIES)}"
+
+
+BACKEND = Backend(
+    name="tensorrt_rtx",
+    title="TensorRT-RTX",
+    package="tensorrt_rtx_bindings",
+    distribution="tensorrt-rtx-cu13-bindings",
+    extra="rtx",
+    runner="edgepath.backends.runners.tensorrt_rtx",
+    builds=Builds(
+        build=_build,
+        needs="tensorrt-rtx-cu13-bindings",
+        kit="rtx",
+        precisions=(("fp16", "fp16"), ("int8", "fp16")),
+        checked_with="onnxruntime",
+        suffix=".onnx",
+        read=onnxruntime.read,
+        layers=onnxruntime.layers,
+        reads_with=("onnx", "export"),
+        check=_check,
+        stand_in="ONNX Runtime ran the graph; its engine, built without a GPU, was not run: run kit/check.py on one.",
+    ),
+)
