@@ -21,9 +21,12 @@ import pytest
 from outliers import inject
 
 import edgepath
-from edgepath.backends import reference
-from edgepath.latency import peers
-from edgepath.latency.contenders import (
+from edgepath.models import reference
+from edgepath.models.catalogue import find_model
+from edgepath.models.weights import load_model
+from edgepath.recipes.recipe import find_recipe
+from edgepath.speed import peers
+from edgepath.speed.contenders import (
     Contender,
     build_full_precision,
     bundle_contender,
@@ -31,11 +34,8 @@ from edgepath.latency.contenders import (
     full_model,
     torch_contenders,
 )
-from edgepath.latency.pinning import pinned
-from edgepath.models import find_model
-from edgepath.recipe import find_recipe
-from edgepath.tiles import TileSource
-from edgepath.weights import load_model
+from edgepath.speed.pinning import pinned
+from edgepath.tiles.source import TileSource
 
 THREADS = 2
 SECONDS = 6.0
@@ -169,7 +169,8 @@ def record() -> Record:
 
 
 def _machine() -> dict[str, Any]:
-    from edgepath.doctor import diagnose, versions
+    from edgepath.machine.doctor import diagnose
+    from edgepath.machine.packages import versions
 
     about = diagnose().machine
     return {

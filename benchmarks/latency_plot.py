@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepath.page.elements import escape
-from edgepath.staging import replacing
+from edgepath.machine.writing import replacing
+from edgepath.reports.page.elements import escape
 
 KEY = re.compile(r"latency, batch (\d+)")
 LABELS, PANEL, GAP, ROW, HEAD = 190, 200, 26, 17, 34

@@ -17,14 +17,14 @@ from typing import Any
 from robustness_plot import draw
 
 import edgepath
-from edgepath.doctor import versions
 from edgepath.errors import EdgepathError
-from edgepath.models import find_model
-from edgepath.probing import probe
-from edgepath.report import machine
-from edgepath.robust.measuring import ARTIFACT, FULL, robustness
-from edgepath.staging import replacing
-from edgepath.weights import load_model
+from edgepath.machine.hardware import machine
+from edgepath.machine.packages import versions
+from edgepath.machine.writing import replacing
+from edgepath.models.catalogue import find_model
+from edgepath.models.weights import load_model
+from edgepath.quality.probing import probe
+from edgepath.quality.robustness import ARTIFACT, FULL, robustness
 
 TARGETS = ("openvino-fp16", "openvino-int8", "onnx-int8")
 CALIBRATED, PLACES = 128, 16

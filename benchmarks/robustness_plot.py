@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from edgepath.page.elements import escape
-from edgepath.page.lines import Interval, intervals
-from edgepath.robust.measuring import ARTIFACT, FULL
-from edgepath.staging import replacing
+from edgepath.machine.writing import replacing
+from edgepath.quality.robustness import ARTIFACT, FULL
+from edgepath.reports.page.elements import escape
+from edgepath.reports.page.lines import Interval, intervals
 
 GROUPS = {"scanner": "scanner only", "staining": "staining only", "both": "both"}
 FIGURES = {"cosine": "cosine of a place's two embeddings", "top1": "share of tiles whose nearest tile is their twin"}

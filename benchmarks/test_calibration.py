@@ -14,13 +14,14 @@ from conftest import MODEL, THREADS, Record
 from PIL import Image
 
 import edgepath
-from edgepath.models import find_model
-from edgepath.passes.fold import fold
-from edgepath.passes.tune import see
-from edgepath.quantizing import BATCH, calibrated
-from edgepath.recipe import find_recipe
-from edgepath.stages import Stages
-from edgepath.weights import load_model
+from edgepath.bundle.running import BATCH
+from edgepath.machine.progress import Stages
+from edgepath.models.catalogue import find_model
+from edgepath.models.weights import load_model
+from edgepath.program.fold import fold
+from edgepath.program.quantizing import calibrated
+from edgepath.program.tune import see
+from edgepath.recipes.recipe import find_recipe
 
 COUNTS = (64, 128, 256, 512)
 

@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 from conftest import MODEL, SECONDS, THREADS, Bundles, Record, built, peer
 
-from edgepath.backends import onnxruntime, openvino, reference
-from edgepath.drift import measure
-from edgepath.latency import peers
-from edgepath.latency.contenders import build_full_precision, full_model
-from edgepath.latency.pinning import pinned
-from edgepath.latency.timing import in_turn, ratio
-from edgepath.lowering import Program
-from edgepath.rebuilding import rebuild
-from edgepath.recipe import Recipe, find_recipe
-from edgepath.tiles import TileSource
+from edgepath.backends.runners import onnxruntime, openvino
+from edgepath.checks.drift import measure
+from edgepath.models import reference
+from edgepath.program.forms import Program
+from edgepath.program.rebuilding import rebuild
+from edgepath.recipes.recipe import Recipe, find_recipe
+from edgepath.speed import peers
+from edgepath.speed.contenders import build_full_precision, full_model
+from edgepath.speed.pinning import pinned
+from edgepath.speed.timing import in_turn, ratio
+from edgepath.tiles.source import TileSource
 
 pytestmark = pytest.mark.long
 

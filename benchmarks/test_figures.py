@@ -19,13 +19,13 @@ import pytest
 from conftest import FP32, REAL, SECONDS, THREADS, Bundles, Record
 
 import edgepath
-from edgepath.backends import openvino
-from edgepath.latency import fresh, peers
-from edgepath.latency.contenders import Contender
-from edgepath.latency.operations import operations
-from edgepath.latency.roofline import roofline
-from edgepath.latency.timing import in_turn, percentiles, ratio
-from edgepath.tiles import TileSource
+from edgepath.backends.runners import openvino
+from edgepath.speed import fresh, peers
+from edgepath.speed.contenders import Contender
+from edgepath.speed.operations import operations
+from edgepath.speed.roofline import roofline
+from edgepath.speed.timing import in_turn, percentiles, ratio
+from edgepath.tiles.source import TileSource
 
 WARM_UP = {1: 3, 4: 3, 16: 1}  # calls by batch size: one of 16 tiles is seconds of work
 Times = Callable[[int], Mapping[str, np.ndarray]]

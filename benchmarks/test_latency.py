@@ -13,9 +13,9 @@ import pytest
 from conftest import FP32, SECONDS, TARGETS, THREADS
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from edgepath.latency import peers
-from edgepath.latency.contenders import Contender
-from edgepath.tiles import TileSource
+from edgepath.speed import peers
+from edgepath.speed.contenders import Contender
+from edgepath.tiles.source import TileSource
 
 NAMES = (
     *TARGETS,

@@ -13,14 +13,14 @@ import pytest
 from conftest import BUILD, REAL, SOURCE, Record
 
 import edgepath
-from edgepath.backends import reference
-from edgepath.drift import measure
-from edgepath.exporting import embed_all
-from edgepath.latency.contenders import full_model
-from edgepath.lowering import Program
-from edgepath.rebuilding import rebuild
-from edgepath.recipe import Recipe
-from edgepath.tiles import TileSource
+from edgepath.bundle.running import embed_all
+from edgepath.checks.drift import measure
+from edgepath.models import reference
+from edgepath.program.forms import Program
+from edgepath.program.rebuilding import rebuild
+from edgepath.recipes.recipe import Recipe
+from edgepath.speed.contenders import full_model
+from edgepath.tiles.source import TileSource
 
 TARGETS = ("openvino-int8", "openvino-int8-cls")
 STEPS, TILES = 200, 32

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.robust.metrics import TOP, compare, prepare
+from edgepath.quality.plism import TOP, compare, prepare
 
 Record = Callable[[str, Any], None]
 SLIDES, PLACES, DIM = 13, 2713, 768

@@ -17,13 +17,13 @@ import pytest
 from conftest import BUILD, MODEL, SECONDS, SOURCE, THREADS, Bundles, Record, built
 
 import edgepath
-from edgepath.backends import onnxruntime
-from edgepath.latency.contenders import build_full_precision, full_model
-from edgepath.latency.pinning import pinned
-from edgepath.latency.timing import in_turn, ratio
-from edgepath.recipe import find_recipe
+from edgepath.backends.runners import onnxruntime
+from edgepath.recipes.recipe import find_recipe
 from edgepath.searching import search
-from edgepath.tiles import TileSource
+from edgepath.speed.contenders import build_full_precision, full_model
+from edgepath.speed.pinning import pinned
+from edgepath.speed.timing import in_turn, ratio
+from edgepath.tiles.source import TileSource
 
 pytestmark = pytest.mark.long
 

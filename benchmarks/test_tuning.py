@@ -14,16 +14,16 @@ import pytest
 from conftest import REAL, SOURCE, Record
 
 import edgepath
-from edgepath.drift import measure
-from edgepath.exporting import embed_all
-from edgepath.lowering import Program
-from edgepath.models import find_model
-from edgepath.passes.fold import fold
-from edgepath.quantizing import calibrated, quantized, rounded
-from edgepath.recipe import find_recipe
-from edgepath.stages import Stages
-from edgepath.tiles import TileSource
-from edgepath.weights import load_model
+from edgepath.bundle.running import embed_all
+from edgepath.checks.drift import measure
+from edgepath.machine.progress import Stages
+from edgepath.models.catalogue import find_model
+from edgepath.models.weights import load_model
+from edgepath.program.fold import fold
+from edgepath.program.forms import Program
+from edgepath.program.quantizing import calibrated, quantized, rounded
+from edgepath.recipes.recipe import find_recipe
+from edgepath.tiles.source import TileSource
 
 TILES = 32
 WAYS: dict[str, dict[str, Any]] = {

@@ -28,30 +28,30 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .adapters import torch_module as torch_module
-    from .bundle import Bundle as Bundle
-    from .bundle import open_bundle as open_bundle
-    from .comparison import compare as compare
+    from .bundle.bundle import Bundle as Bundle
+    from .bundle.bundle import open_bundle as open_bundle
+    from .bundle.embedding import embed as embed
+    from .checks.comparison import compare as compare
+    from .checks.verification import verify as verify
     from .distillation.training import distill as distill
-    from .embedding import embed as embed
     from .errors import EdgepathError as EdgepathError
     from .exporting import Exported as Exported
     from .exporting import export as export
-    from .hest.measuring import probe_hest as probe_hest
-    from .latency.benchmark import bench as bench
-    from .models import ModelSpec as ModelSpec
-    from .models import find_model as find_model
-    from .packs import build_pack as build_pack
-    from .packs import check_pack as check_pack
-    from .probing import probe as probe
-    from .recipe import Recipe as Recipe
-    from .recipe import find_recipe as find_recipe
-    from .robust.curves import curves as curves
-    from .robust.measuring import robustness as robustness
+    from .models.catalogue import ModelSpec as ModelSpec
+    from .models.catalogue import find_model as find_model
+    from .models.weights import Weights as Weights
+    from .models.weights import load_model as load_model
+    from .quality.curves import curves as curves
+    from .quality.hest.measuring import probe_hest as probe_hest
+    from .quality.probing import probe as probe
+    from .quality.robustness import robustness as robustness
+    from .recipes.recipe import Recipe as Recipe
+    from .recipes.recipe import find_recipe as find_recipe
     from .searching import search as search
-    from .tiles import open_tiles as open_tiles
-    from .verification import verify as verify
-    from .weights import Weights as Weights
-    from .weights import load_model as load_model
+    from .speed.benchmark import bench as bench
+    from .tiles.opening import open_tiles as open_tiles
+    from .tiles.packs import build_pack as build_pack
+    from .tiles.packs import check_pack as check_pack
 
 # Loaded when first used: `import edgepath` and `edgepath --help` stay quick and need no vendor package.
 _HOMES = {

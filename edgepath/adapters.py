@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .bundle import Bundle, open_bundle
+from .bundle.bundle import Bundle, open_bundle
 from .errors import UsageError
-from .images import check_resize, resize_tile
-from .recipe import Recipe
+from .recipes.recipe import Recipe
+from .tiles.images import check_resize, resize_tile
 
 # How many levels a normalised image may lie off whole ones; bfloat16 does not hold 256 levels.
 _ROUNDING = {torch.float64: 0.01, torch.float32: 0.01, torch.float16: 0.2}
@@ -38,7 +38,7 @@ def torch_module(bundle: str | Path | Bundle, *, threads: int = 0) -> TorchModul
     Runs the artifact, or where its runtime is not here what its recipe checks it with (`module.ran_with` says which).
     Raises what `verify` raises.
     """
-    from .verification import open_runner
+    from .bundle.running import open_runner
 
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     runner = open_runner(bundle, Recipe.from_json(bundle.manifest["recipe"]), threads)

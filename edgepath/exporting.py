@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,32 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .bundle import Bundle, BundleWriter, open_bundle
-from .data import data_folder
-from .doctor import require, versions
+from .bundle.bundle import Bundle, open_bundle
+from .bundle.kit import _write_golden, _write_kit
+from .bundle.running import BATCH, artifact_bytes, embed_all
+from .bundle.writer import BundleWriter
+from .checks.summary import build_report
 from .errors import UsageError
-from .models import find_model
-from .page.document import to_html
-from .page.tilestrip import pictures
-from .quantizing import BATCH, FEWEST, quantize_from_tiles
-from .recipe import Recipe, find_recipe
-from .report import build_report, to_markdown
-from .stages import Progress, Stages
-from .tiles import TileSource, open_tiles
+from .machine.packages import require, versions
+from .machine.progress import Progress, Stages
+from .models.catalogue import find_model
+from .program.quantizing import quantize_from_tiles
+from .recipes.recipe import Recipe, find_recipe
+from .reports.markdown import to_markdown
+from .reports.page.document import to_html
+from .reports.page.tilestrip import pictures
+from .tiles.opening import open_tiles
+from .tiles.splitting import DEFAULT_TILES, apart, split
 
 if TYPE_CHECKING:
-    from .passes.fold import EdgeModel
-
-HELD_OUT = 32
-DEFAULT_TILES = 128
-# Folders of export/.
-KITS = {
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-    "tensorrt": "jetson",
-    "tensorrt_rtx": "rtx",
-    "coreml": "coreml",
-}
+    from .program.fold import EdgeModel
 
 
 @dataclass(frozen=True)
@@ -95,15 +86,16 @@ def export(
         raise UsageError(
             f"export {recipe.target}: qad moves queries and keys away from their ranges; give a recipe without scores"
         )
-    from .latency.gate import check_measurable, measure_speed
+    from .speed.gate import check_measurable, measure_speed
 
     if speed:
         check_measurable(recipe)
     require(recipe.backend, "export")
-    from .passes.fold import check_known, fold
-    from .passes.quantize import scales
-    from .reference import pick_device, reference_embeddings
-    from .weights import load_model
+    from .machine.hardware import pick_device
+    from .models.reference import reference_embeddings
+    from .models.weights import load_model
+    from .program.fold import check_known, fold
+    from .program.linear import scales
 
     device = pick_device(device)
     stages = Stages(progress or (lambda stage, done, total: None))
@@ -154,56 +146,12 @@ def export(
     return Exported(open_bundle(writer.final), report)
 
 
-def split(tiles: TileSource, wanted: int) -> tuple[TileSource, TileSource]:
-    """Split a source into calibration tiles and held-out tiles, both spread over it and without overlap.
-
-    Raises UsageError when fewer than 16 tiles would be left to calibrate on, or fewer were asked for.
-    """
-    held = min(HELD_OUT, len(tiles) // 4)
-    left = len(tiles) - held
-    if min(left, wanted) < FEWEST:
-        remedy = "add tiles, or calibrate on `synthetic`" if left < FEWEST else f"ask for {FEWEST} or more"
-        raise UsageError(
-            f"calibration: {tiles.name} has {len(tiles)} tiles, {wanted} were asked for; at least {FEWEST} are needed "
-            f"besides a quarter (at most {HELD_OUT}) held out to measure drift; {remedy}"
-        )
-    held_out = _spread(len(tiles), held)
-    rest = sorted(set(range(len(tiles))) - set(held_out))
-    chosen = [rest[i] for i in _spread(len(rest), min(wanted, len(rest)))]
-    return tiles.select(chosen), tiles.select(held_out)
-
-
-def apart(chosen: TileSource, held_out: TileSource) -> tuple[TileSource, TileSource]:
-    """Leave out held-out tiles whose pixels are among the chosen ones: a copy says nothing about other tiles."""
-    for source in (chosen, held_out):
-        source.provenance()  # decodes, and so knows the pixels
-    seen = {chosen.digests[key] for key in chosen.keys if key in chosen.digests}
-    kept = [i for i, key in enumerate(held_out.keys) if held_out.digests.get(key) not in seen]
-    if not kept:
-        raise UsageError(f"calibration: {chosen.name} holds copies of a few tiles only; add others to measure drift on")
-    return chosen, held_out.select(kept)
-
-
-def embed_all(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
-    """Embed tiles, uint8 (N, S, S, 3), a few at a time: float32 (N, D)."""
-    rows = []
-    for start in range(0, len(tiles), BATCH):
-        rows.append(run(tiles[start : start + BATCH]))
-        advance(len(rows[-1]))
-    return np.concatenate(rows)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Indices of `wanted` of `count` items, evenly spaced: sorted keys put one slide's tiles side by side."""
-    return [int(i) for i in (np.arange(wanted) + 0.5) * count / wanted]
-
-
 def _lower(
     recipe: Recipe, net: EdgeModel, golden: np.ndarray, reference: np.ndarray, folder: Path, stages: Stages
 ) -> dict[str, Any]:
     """Make the artifact, run program and artifact on the golden tiles, and put golden set and kit beside it."""
-    from .lowering import Program
-    from .parts import differences
+    from .checks.parts import differences
+    from .program.forms import Program
 
     program = Program(net, recipe)
     with stages.stage("program", len(golden)) as advance:
@@ -238,28 +186,5 @@ def _build(program: Any, folder: Path, recipe: Recipe) -> Path:
     return artifact
 
 
-def _write_golden(folder: Path, tiles: np.ndarray, embeddings: dict[str, np.ndarray]) -> None:
-    folder.mkdir()
-    np.savez_compressed(folder / "tiles.npz", tiles=tiles)
-    for name in ("reference", "program"):
-        np.savez(folder / f"{name}.npz", embeddings=embeddings[name])
-
-
-def _write_kit(folder: Path, recipe: Recipe) -> None:
-    """Copy what runs on the device: the very backend module that edgepath uses, a self-test and how to start it."""
-    folder.mkdir()
-    shutil.copyfile(Path(__file__).parent / "backends" / f"{recipe.backend}.py", folder / "runner.py")
-    for kit in (data_folder("export") / "kit", data_folder("export") / KITS[recipe.backend] / "kit"):
-        for source in sorted(path for path in kit.iterdir() if path.is_file()):
-            shutil.copyfile(source, folder / source.name)
-
-
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def artifact_bytes(artifact: Path) -> int:
-    """Bytes of the artifact, all of its files counted (OpenVINO's weights lie beside the `.xml`)."""
-    if artifact.is_dir():
-        return sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
-    return sum(file.stat().st_size for file in artifact.parent.glob(f"{artifact.stem}.*"))

@@ -19,22 +19,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .backends import SCORES
-from .doctor import require, versions
-from .drift import measure
+from .bundle.running import embed_all
+from .checks.drift import measure
 from .errors import UsageError, did_you_mean
-from .exporting import DEFAULT_TILES, apart, embed_all, split
-from .models import find_model
-from .quantizing import calibrated, finished, quantized, rounded
-from .recipe import NAME, Recipe, find_recipe
-from .recipefile import to_toml
-from .stages import Progress, Stages
-from .staging import replacing
-from .tiles import open_tiles
+from .machine.packages import require, versions
+from .machine.progress import Progress, Stages
+from .machine.writing import replacing
+from .models.catalogue import find_model
+from .program.quantizing import (
+    calibrated,
+    finished,
+    quantized,
+    rounded,
+)
+from .recipes.recipe import NAME, Recipe, find_recipe
+from .recipes.recipefile import to_toml
+from .tiles.opening import open_tiles
+from .tiles.splitting import DEFAULT_TILES, apart, split
 
 if TYPE_CHECKING:
-    from .passes.calibrate import Ranges
-    from .passes.fold import EdgeModel
-    from .passes.tune import Seen
+    from .program.calibrate import Ranges
+    from .program.fold import EdgeModel
+    from .program.tune import Seen
 
 FEW = 16  # held-out tiles that a single layer is judged on
 FIGURES = ("cosine_mean", "cosine_p01")
@@ -87,11 +93,12 @@ def search(
         recipe = replace(recipe, quantize=replace(recipe.quantize, scores=True))
     _check(recipe, budget, out, force)
     require("torch", "export")
-    from .passes.fold import fold
-    from .passes.sensitivity import multiply_adds
-    from .passes.smooth import smooth
-    from .reference import pick_device, reference_embeddings
-    from .weights import load_model
+    from .machine.hardware import pick_device
+    from .models.reference import reference_embeddings
+    from .models.weights import load_model
+    from .program.fold import fold
+    from .program.sensitivity import multiply_adds
+    from .program.smooth import smooth
 
     device = pick_device(device)
     stages = Stages(progress or (lambda stage, done, total: None))
@@ -209,7 +216,7 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
 
 
 def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Shared, state: _State, stages: Stages) -> None:
-    from .passes.sensitivity import sensitivities
+    from .program.sensitivity import sensitivities
 
     few = shared.tiles[[i * len(shared.tiles) // FEW for i in range(min(FEW, len(shared.tiles)))]]
     how = shared.recipe.quantize
@@ -263,7 +270,7 @@ def _fewest_kept(
 
 def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
     """Return the drift of the program that keeps these layers, against full precision."""
-    from .lowering import Program
+    from .program.forms import Program
 
     recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
     net = copy.deepcopy(shared.net)

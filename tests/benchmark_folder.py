@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from edgepath.synthesis import synthesize
+from edgepath.tiles.synthetic import synthesize
 
 GENES = ["EPCAM", "ERBB2", "KRT8"]
 TILES = 18

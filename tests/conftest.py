@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from edgepath import models
-from edgepath.bundle import Bundle, open_bundle
+from edgepath.bundle.bundle import Bundle, open_bundle
 from edgepath.exporting import Exported, export
-from edgepath.models import ModelSpec
+from edgepath.models import catalogue as models
+from edgepath.models.catalogue import ModelSpec
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -76,7 +76,7 @@ def known_tiny(tiny: ModelSpec) -> Iterator[ModelSpec]:
 @pytest.fixture(scope="session")
 def tiles() -> np.ndarray:
     """24 synthetic tiles of as many looks, uint8 (24, 224, 224, 3)."""
-    from edgepath.synthesis import synthesize
+    from edgepath.tiles.synthetic import synthesize
 
     return synthesize(24, seed=7)
 

@@ -21,7 +21,7 @@ import edgepath
 from edgepath.adapters import TileTransform, TorchModule
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
-from edgepath.synthesis import synthesize
+from edgepath.tiles.synthetic import synthesize
 
 Exports = Callable[[str], Exported]
 TILES = synthesize(3, seed=2)

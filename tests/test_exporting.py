@@ -16,12 +16,18 @@ import pytest
 from PIL import Image
 
 import edgepath
-from edgepath.drift import measure
-from edgepath.errors import BundleError, EdgepathError, TileError, UsageError
-from edgepath.exporting import Exported, apart, split
-from edgepath.recipe import recipes
-from edgepath.synthesis import synthesize
-from edgepath.tiles import open_tiles
+from edgepath.checks.drift import measure
+from edgepath.errors import (
+    BundleError,
+    EdgepathError,
+    TileError,
+    UsageError,
+)
+from edgepath.exporting import Exported
+from edgepath.recipes.recipe import recipes
+from edgepath.tiles.opening import open_tiles
+from edgepath.tiles.splitting import apart, split
+from edgepath.tiles.synthetic import synthesize
 
 Exports = Callable[[str], Exported]
 
@@ -102,7 +108,7 @@ def test_calibration_and_golden_tiles_do_not_overlap(exports: Exports) -> None:
     pixels = {key: source.load(key) for key in source.keys}
     assert len(rows) == 32
     assert not {row["tile"] for row in rows} & set(done.report["held_out"]["keys"])
-    from edgepath.images import tile_sha256
+    from edgepath.tiles.images import tile_sha256
 
     assert all(row["sha256_pixels"] == tile_sha256(pixels[row["tile"]]) for row in rows)
     golden, _ = done.bundle.golden()

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import edgepath
-from edgepath.data import data_folder
+from edgepath.machine.shipped import data_folder
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from edgepath.cli import app
-from edgepath.recipe import recipes
+from edgepath.recipes.recipe import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -186,8 +186,8 @@ def test_figures_of_other_machines_are_those_that_are_kept() -> None:
 
 
 def test_the_demos_robustness_is_that_of_the_weights_that_ship() -> None:
-    from edgepath.models import find_model
-    from edgepath.weights import load_model
+    from edgepath.models.catalogue import find_model
+    from edgepath.models.weights import load_model
 
     kept = json.loads((ROOT / "benchmarks/results/robustness-demo.json").read_text(encoding="utf-8"))
     assert kept["weights"] == load_model(find_model("demo"))[2].sha256

@@ -12,18 +12,18 @@ import pytest
 import torch
 
 import edgepath
-from edgepath import models
 from edgepath.errors import UsageError
-from edgepath.models import ModelSpec
-from edgepath.passes.calibrate import calibrate, linears
-from edgepath.passes.fold import fold
-from edgepath.passes.quantize import quantize_linear, replace_layer
-from edgepath.passes.sensitivity import multiply_adds, sensitivities
-from edgepath.recipe import Recipe, find_recipe, load_recipe
-from edgepath.recipefile import to_toml
-from edgepath.searchfront import draw_search, point_rows
+from edgepath.models import catalogue as models
+from edgepath.models.catalogue import ModelSpec
+from edgepath.models.weights import random_model
+from edgepath.program.calibrate import calibrate, linears
+from edgepath.program.fold import fold
+from edgepath.program.linear import quantize_linear, replace_layer
+from edgepath.program.sensitivity import multiply_adds, sensitivities
+from edgepath.recipes.recipe import Recipe, find_recipe, load_recipe
+from edgepath.recipes.recipefile import to_toml
+from edgepath.reports.search_front import draw_search, point_rows
 from edgepath.searching import parse_budget, search
-from edgepath.weights import random_model
 
 Search = Callable[..., dict[str, Any]]
 

@@ -7,8 +7,23 @@ from typing import Annotated
 
 import typer
 
-from ..console import print_json, print_table, print_verification, progress_bars, say_cautions, say_skipped, verdict
-from .options import AsJson, Force, Resize, ResizeOption, SkipBad, Threads
+from ..reports.console import (
+    print_json,
+    print_table,
+    print_verification,
+    progress_bars,
+    say_cautions,
+    say_skipped,
+    verdict,
+)
+from .options import (
+    AsJson,
+    Force,
+    Resize,
+    ResizeOption,
+    SkipBad,
+    Threads,
+)
 
 _SHOWN = 12  # layers in a table
 
@@ -25,7 +40,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's hashes, run its artifact and hold its drift against the recipe's gates."""
-    from ..verification import verify as run
+    from ..checks.verification import verify as run
 
     with progress_bars() as progress:
         result = run(
@@ -58,11 +73,11 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show whether bundles of one model agree, tile by tile: does a tile find its twin made elsewhere?"""
-    from ..comparison import HEADER, pair_rows
-    from ..comparison import compare as run
+    from ..checks.comparison import HEADER, pair_rows
+    from ..checks.comparison import compare as run
 
     if plot is not None:
-        from ..heatmap import check_plot
+        from ..reports.heatmap import check_plot
 
         check_plot(plot, bundles, force=force)
     with progress_bars() as progress:
@@ -75,7 +90,7 @@ def compare(
             progress=progress,
         )
     if plot is not None:
-        from ..heatmap import draw_pairs
+        from ..reports.heatmap import draw_pairs
 
         draw_pairs(result, plot)
     if as_json:
@@ -100,11 +115,17 @@ def debug(
     as_json: AsJson = False,
 ) -> None:
     """Show where drift comes from, layer by layer, and whether the artifact holds the program's linears and norms."""
-    from ..debugging import BLOCK_HEADER, LAYER_HEADER, block_rows, draw_debug, layer_rows
-    from ..debugging import debug as run
+    from ..checks.debugging import (
+        BLOCK_HEADER,
+        LAYER_HEADER,
+        block_rows,
+        draw_debug,
+        layer_rows,
+    )
+    from ..checks.debugging import debug as run
 
     if plot is not None:
-        from ..heatmap import check_plot
+        from ..reports.heatmap import check_plot
 
         check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:
@@ -136,8 +157,8 @@ def add_report(
     report: Annotated[Path, typer.Argument(help="device-report.json, as kit/check.py wrote it there.")],
 ) -> None:
     """Keep what a device measured, beside the bundle."""
-    from ..devicereports import HEADER, report_rows
-    from ..devicereports import add_report as run
+    from ..bundle.device_reports import HEADER, report_rows
+    from ..bundle.device_reports import add_report as run
 
     added = run(bundle, report)
     print_table(HEADER, report_rows([added]))
@@ -149,8 +170,8 @@ def show_reports(
     as_json: AsJson = False,
 ) -> None:
     """Show what devices measured of a bundle."""
-    from ..bundle import open_bundle
-    from ..devicereports import HEADER, device_reports, report_rows
+    from ..bundle.bundle import open_bundle
+    from ..bundle.device_reports import HEADER, device_reports, report_rows
 
     found = device_reports(open_bundle(bundle))
     if as_json:
@@ -174,7 +195,7 @@ def make_page(
     as_json: AsJson = False,
 ) -> None:
     """Join all that was measured of a bundle in one HTML page; options can be given several times."""
-    from ..page.merging import write_page
+    from ..reports.page.merging import write_page
 
     done = write_page(
         bundle,
@@ -202,14 +223,14 @@ def lint(
     as_json: AsJson = False,
 ) -> None:
     """Check a quantized ONNX graph for what TensorRT and other runtimes stumble over, without any of them."""
-    from ..doctor import require
-    from ..lint import HEADER, finding_rows
-    from ..lint import lint as run
+    from ..checks.lint import HEADER, finding_rows
+    from ..checks.lint import lint as run
+    from ..machine.packages import require
 
     require("onnx", "export")
     findings = run(path)
     if build:
-        from ..trial import trial_build
+        from ..checks.trial import trial_build
 
         findings = trial_build(path) + findings
     errors = sum(finding.level == "error" for finding in findings)

@@ -7,12 +7,26 @@ from typing import Any, NoReturn
 
 import typer
 
-from ..console import print_json, print_table, progress_bars, say_cautions, verdict
+from ..reports.console import (
+    print_json,
+    print_table,
+    progress_bars,
+    say_cautions,
+    verdict,
+)
 
 
 def show_hest(bundle: Path, folder: Path, as_json: bool, **options: Any) -> NoReturn:
     """Run the HEST-Benchmark's protocol, print what was found, and leave with the verdict's exit code."""
-    from ..hest.measuring import GATE_HEADER, GENE_HEADER, HEADER, gate_rows, gene_rows, probe_hest, task_rows
+    from ..quality.hest.measuring import (
+        GATE_HEADER,
+        GENE_HEADER,
+        HEADER,
+        gate_rows,
+        gene_rows,
+        probe_hest,
+        task_rows,
+    )
 
     with progress_bars() as progress:
         result = probe_hest(bundle, folder, progress=progress, **options)

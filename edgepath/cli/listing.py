@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from ..console import print_json, print_table
+from ..reports.console import print_json, print_table
 from .options import AsJson
 
 
 def targets(as_json: AsJson = False) -> None:
     """List what can be built."""
-    from ..recipe import recipes
+    from ..recipes.recipe import recipes
 
     known = recipes()
     if as_json:
@@ -22,7 +22,7 @@ def targets(as_json: AsJson = False) -> None:
 
 def models(as_json: AsJson = False) -> None:
     """List the models that are known by name; timm:NAME takes any other timm vision transformer."""
-    from ..models import model_specs
+    from ..models.catalogue import model_specs
 
     specs = model_specs()
     if as_json:
@@ -34,7 +34,7 @@ def models(as_json: AsJson = False) -> None:
 
 def doctor(as_json: AsJson = False) -> None:
     """Show which runtimes, extras and devices are here, and what to install for the rest."""
-    from ..doctor import diagnose
+    from ..machine.doctor import diagnose
 
     found = diagnose()
     if as_json:

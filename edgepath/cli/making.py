@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import (
+from ..reports.console import (
     print_json,
     print_pack,
     print_report,
@@ -18,7 +18,16 @@ from ..console import (
     say_skipped,
     verdict,
 )
-from .options import AsJson, Embedding, Force, Outputs, Resize, ResizeOption, SkipBad, Threads
+from .options import (
+    AsJson,
+    Embedding,
+    Force,
+    Outputs,
+    Resize,
+    ResizeOption,
+    SkipBad,
+    Threads,
+)
 
 
 def export(
@@ -141,7 +150,7 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Embed tiles with a bundle and write embeddings (N, D) and paths (N)."""
-    from ..embedding import embed as run
+    from ..bundle.embedding import embed as run
 
     with progress_bars() as progress:
         done = run(
@@ -176,7 +185,7 @@ def capture(
     as_json: AsJson = False,
 ) -> None:
     """Embed tiles in full precision, on a GPU where there is one, for `edgepath verify --golden` elsewhere."""
-    from ..golden import capture as run
+    from ..checks.golden import capture as run
 
     with progress_bars() as progress:
         done = run(
@@ -209,7 +218,7 @@ def build_pack(
     as_json: AsJson = False,
 ) -> None:
     """Select a diverse set of tissue tiles and write them, hashed, as a calibration pack."""
-    from ..packs import build_pack as run
+    from ..tiles.packs import build_pack as run
 
     with progress_bars() as progress:
         info = run(
@@ -230,7 +239,7 @@ def check_pack(
     as_json: AsJson = False,
 ) -> None:
     """Verify a pack: its manifest, its files, every tile's hash."""
-    from ..packs import check_pack as run
+    from ..tiles.packs import check_pack as run
 
     print_pack(run(pack), as_json)
 

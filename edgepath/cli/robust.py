@@ -7,9 +7,23 @@ from typing import Annotated
 
 import typer
 
-from ..console import print_json, print_table, progress_bars, say_cautions, say_skipped, verdict
+from ..reports.console import (
+    print_json,
+    print_table,
+    progress_bars,
+    say_cautions,
+    say_skipped,
+    verdict,
+)
 from .genes import show_hest
-from .options import AsJson, Resize, ResizeOption, SkipBad, Threads, choose_one
+from .options import (
+    AsJson,
+    Resize,
+    ResizeOption,
+    SkipBad,
+    Threads,
+    choose_one,
+)
 
 
 def robustness(
@@ -36,9 +50,14 @@ def robustness(
     as_json: AsJson = False,
 ) -> None:
     """Show whether the artifact finds the same tissue under another stain and scanner as well as the model did."""
-    from ..robust.measuring import GATE_HEADER, HEADER, figure_rows, gate_rows
-    from ..robust.measuring import robustness as run
-    from ..robust.slides import read_rows
+    from ..quality.robustness import (
+        GATE_HEADER,
+        HEADER,
+        figure_rows,
+        gate_rows,
+    )
+    from ..quality.robustness import robustness as run
+    from ..quality.slides import read_rows
 
     with progress_bars() as progress:
         result = run(
@@ -86,11 +105,11 @@ def curves(
     as_json: AsJson = False,
 ) -> None:
     """Stain, scan, store and focus tiles worse by degrees, and show how far both models' embeddings move."""
-    from ..robust.curves import HEADER, curve_rows, draw_curves
-    from ..robust.curves import curves as run
+    from ..quality.curves import HEADER, curve_rows, draw_curves
+    from ..quality.curves import curves as run
 
     if plot is not None:
-        from ..heatmap import check_plot
+        from ..reports.heatmap import check_plot
 
         check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:
@@ -142,8 +161,15 @@ def probe(
         options = {"weights": weights, "resize": resize.value, "threads": threads, "device": device}
         show_hest(bundle, hest, as_json, tasks=task or (), components=components, **options)
     assert labelled is not None
-    from ..probing import FLIP_HEADER, GATE_HEADER, HEADER, flip_rows, gate_rows, score_rows
-    from ..probing import probe as run
+    from ..quality.probing import (
+        FLIP_HEADER,
+        GATE_HEADER,
+        HEADER,
+        flip_rows,
+        gate_rows,
+        score_rows,
+    )
+    from ..quality.probing import probe as run
 
     with progress_bars() as progress:
         result = run(

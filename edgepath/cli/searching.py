@@ -7,8 +7,20 @@ from typing import Annotated
 
 import typer
 
-from ..console import print_json, print_table, progress_bars, say_how_to_go_on
-from .options import AsJson, Embedding, Force, Resize, ResizeOption, SkipBad
+from ..reports.console import (
+    print_json,
+    print_table,
+    progress_bars,
+    say_how_to_go_on,
+)
+from .options import (
+    AsJson,
+    Embedding,
+    Force,
+    Resize,
+    ResizeOption,
+    SkipBad,
+)
 
 
 def search(
@@ -33,13 +45,13 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find which layers to leave out of INT8 so that the program's drift meets a budget, and write the recipe."""
-    from ..searchfront import HEADER, draw_search, point_rows
+    from ..reports.search_front import HEADER, draw_search, point_rows
     from ..searching import parse_budget
     from ..searching import search as run
 
     wanted = parse_budget(budget)
     if plot is not None:
-        from ..heatmap import check_plot
+        from ..reports.heatmap import check_plot
 
         check_plot(plot, [], force=force)
     with progress_bars() as progress, say_how_to_go_on(out.with_name(f"{out.name}.search.json"), "the same command"):

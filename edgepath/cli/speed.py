@@ -8,9 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import print_json, print_table, progress_bars, say_cautions
 from ..errors import UsageError
-from ..staging import replacing
+from ..machine.writing import replacing
+from ..reports.console import (
+    print_json,
+    print_table,
+    progress_bars,
+    say_cautions,
+)
 from .options import AsJson, Force
 
 
@@ -41,7 +46,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Time bundles against their full-precision model, PyTorch, peers or an earlier result, in turn on this machine."""
-    from ..latency.showing import draw_latency
+    from ..reports.latency import draw_latency
 
     if reference == bool(bundles):
         found = "bundles and --reference, which has none" if bundles else "neither bundles nor --reference"
@@ -51,11 +56,11 @@ def bench(
         if value:
             raise UsageError(f"bench: {option} is for {'bundles' if reference else '--reference'}; leave it out")
     if reference and out is not None:
-        from ..latency.gpu import result_file
+        from ..speed.reference import result_file
 
         out = result_file(out, model, device)
     if plot is not None:
-        from ..heatmap import check_plot
+        from ..reports.heatmap import check_plot
 
         check_plot(plot, bundles or [], force=force)
     if out is not None and (out.suffix != ".json" or out.is_dir()):
@@ -66,14 +71,14 @@ def bench(
         raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
     earlier = None
     if compare is not None:
-        from ..latency.elsewhere import check_machine, read_result
-        from ..report import machine
+        from ..machine.hardware import machine
+        from ..speed.baseline import check_machine, read_result
 
         earlier = read_result(compare)
         check_machine(machine(), earlier)
     with progress_bars() as progress:
         if reference:
-            from ..latency.gpu import BATCHES, reference_suite
+            from ..speed.reference import BATCHES, reference_suite
 
             result = reference_suite(
                 model,
@@ -88,8 +93,8 @@ def bench(
                 progress=progress,
             )
         else:
-            from ..latency.benchmark import BATCHES as SIZES
-            from ..latency.benchmark import bench as run
+            from ..speed.benchmark import BATCHES as SIZES
+            from ..speed.benchmark import bench as run
 
             result = run(
                 bundles or [],
@@ -108,7 +113,7 @@ def bench(
         draw_latency(result, plot)
     _write(out, result)  # before it is compared: what was timed is not lost to a baseline that does not fit
     if earlier is not None:
-        from ..latency.elsewhere import compare as hold
+        from ..speed.baseline import compare as hold
 
         result["compared"] = hold(result, earlier, worse)
         result["passed"] = result["passed"] and result["compared"]["passed"]
@@ -129,8 +134,10 @@ def _write(out: Path | None, result: dict[str, Any]) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from ..latency import elsewhere, operations, roofline, showing
-    from ..report import gate_rows
+    from ..reports import latency as showing
+    from ..reports.tables import gate_rows
+    from ..speed import baseline as elsewhere
+    from ..speed import operations, roofline
 
     said = [*result["cautions"], *result["notes"]]
     say_cautions(said)

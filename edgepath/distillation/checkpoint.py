@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import EdgepathError, UsageError
-from ..staging import beside, dead_leftovers, disk_full
+from ..machine.writing import beside, dead_leftovers, disk_full
 from .options import differences
 
 NAME = "checkpoint.pt"

@@ -18,13 +18,14 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
-from ..console import print_table, progress_bars
 from ..errors import EdgepathError, UsageError
-from ..models import ModelSpec, find_model
-from ..report import machine
-from ..staging import beside
-from ..tables import read_toml
-from ..tiles import TileSource, open_tiles
+from ..machine.hardware import machine
+from ..machine.writing import beside
+from ..models.catalogue import ModelSpec, find_model
+from ..recipes.toml import read_toml
+from ..reports.console import print_table, progress_bars
+from ..tiles.opening import open_tiles
+from ..tiles.source import TileSource
 
 SYNTHETIC = 600
 """Synthetic tiles among those to train on."""
@@ -81,8 +82,8 @@ def write_training_tiles(train: TileSource, folder: Path) -> None:
 
 def figures(test: TileSource, teacher: Path, student: Path) -> dict[str, Any]:
     """Return the figures of teacher, student, random weights and a colour histogram on the test tiles."""
-    from ..backends.reference import Runner
-    from ..weights import load_model
+    from ..models.reference import Runner
+    from ..models.weights import load_model
     from .scoring import colour_histogram, evaluate
 
     def embedder(spec: ModelSpec, weights: Path | str) -> Runner:
@@ -102,7 +103,7 @@ def figures(test: TileSource, teacher: Path, student: Path) -> dict[str, Any]:
 
 def write_start(teacher: Path, out: Path) -> None:
     """Write what the student starts from to `out`: the teacher without its last blocks, which learned last."""
-    from ..weights import load_model
+    from ..models.weights import load_model
     from .networks import build_student
     from .runfolder import write_student
 

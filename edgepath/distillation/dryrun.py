@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from ..backends.reference import device_name
-from ..models import ModelSpec
-from ..reference import pick_device
-from ..tiles import open_tiles
+from ..machine.hardware import device_name, pick_device
+from ..models.catalogue import ModelSpec
+from ..tiles.opening import open_tiles
 from .options import DEFAULT, load_options
 from .processes import forget_most_memory, join_processes, most_memory
 from .run import Distillation, Progress

@@ -13,9 +13,15 @@ import torch.nn.functional as F
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from ..models import ModelSpec
+from ..models.catalogue import ModelSpec
 from .imagenet import DEEP, WIDTH, Stem
-from .networks import Tokens, build_student, grid, patch_size, width
+from .networks import (
+    Tokens,
+    build_student,
+    grid,
+    patch_size,
+    width,
+)
 
 
 class Imitator(nn.Module):

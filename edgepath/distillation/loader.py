@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EdgepathError, UsageError, first_line
-from ..tiles import TileSource
+from ..tiles.source import TileSource
 from .options import Run
 
 Views: TypeAlias = tuple[np.ndarray, ...]

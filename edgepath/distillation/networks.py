@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError, UsageError
-from ..models import ModelSpec
-from ..weights import build
+from ..models.catalogue import ModelSpec
+from ..models.weights import build
 from .heads import Compare, StudentHead, TeacherHead
 from .options import Options
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RecipeError, UsageError, did_you_mean
-from ..tables import build_table, parse_toml, read_toml
+from ..recipes.toml import build_table, parse_toml, read_toml
 
 _HERE = Path(__file__).resolve().parent
 DEFAULT = "recipe"

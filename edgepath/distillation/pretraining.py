@@ -20,21 +20,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backends.reference import device_name
-from ..models import ModelSpec
-from ..reference import pick_device
-from ..tiles import TileSource, open_tiles
-from .checkpoint import check_same_options, check_same_run, load_checkpoint, require_finite, save_checkpoint
+from ..machine.hardware import device_name, pick_device
+from ..models.catalogue import ModelSpec
+from ..tiles.opening import open_tiles
+from ..tiles.source import TileSource
+from .checkpoint import (
+    check_same_options,
+    check_same_run,
+    load_checkpoint,
+    require_finite,
+    save_checkpoint,
+)
 from .imagenet import Stem
 from .imitator import Imitator
 from .interrupt import finish_steps
 from .loader import Loader, workers_told
 from .networks import optimizer_groups
 from .processes import most_memory
-from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
+from .runfolder import (
+    Log,
+    draw_log,
+    prepare_run,
+    read_log,
+    write_run,
+    write_student,
+)
 from .schedules import cosine
-from .teacheroptions import Options, Stage, Views, check_options, load_options
-from .views import blur, crop, recolour, turn
+from .teacheroptions import (
+    Options,
+    Stage,
+    Views,
+    check_options,
+    load_options,
+)
+from .views import (
+    blur,
+    crop,
+    recolour,
+    turn,
+)
 
 Progress = Callable[[str, int, int], None]
 COLUMNS = (

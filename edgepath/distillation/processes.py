@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..stages import forget_peak, peak_bytes
+from ..machine.progress import forget_peak, peak_bytes
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UsageError
-from ..models import ModelSpec, find_model
-from ..tiles import TileSource
-from ..weights import load_model
+from ..models.catalogue import ModelSpec, find_model
+from ..models.weights import load_model
+from ..tiles.source import TileSource
 from .checkpoint import require_finite
 from .loader import Views
-from .losses import MeanCenter, dino_loss, ibot_loss, sinkhorn
-from .networks import Student, Teacher, build_student, check_pair, optimizer_groups
+from .losses import (
+    MeanCenter,
+    dino_loss,
+    ibot_loss,
+    sinkhorn,
+)
+from .networks import (
+    Student,
+    Teacher,
+    build_student,
+    check_pair,
+    optimizer_groups,
+)
 from .options import Options
 from .processes import Processes, from_first, sum_over_processes
 from .schedules import cosine, linear

@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from .. import __version__
+from .._version import __version__
 from ..errors import UsageError
-from ..models import ModelSpec
-from ..plot import Panel, draw_panels
-from ..staging import beside, dead_leftovers
+from ..machine.writing import beside, dead_leftovers
+from ..models.catalogue import ModelSpec
+from ..reports.plots import Panel, draw_panels
 from .checkpoint import NAME as CHECKPOINT
 from .networks import width
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..protocols import cross_validate, retrieve
-from ..tiles import TileSource
+from ..quality.classifiers import cross_validate, retrieve
+from ..tiles.source import TileSource
 
 Embed = Callable[[np.ndarray], np.ndarray]
 LABELLED = ("osteosarcoma", "oral_oscc")

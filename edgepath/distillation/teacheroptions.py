@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from ..models import ModelSpec
-from ..tables import build_table, read_toml
+from ..models.catalogue import ModelSpec
+from ..recipes.toml import build_table, read_toml
 from .options import Run
 
 

@@ -9,17 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..backends.reference import device_name
-from ..models import ModelSpec
-from ..reference import pick_device
-from ..tiles import TileSource, open_tiles
-from .checkpoint import check_same_options, check_same_run, load_checkpoint, save_checkpoint
+from ..machine.hardware import device_name, pick_device
+from ..models.catalogue import ModelSpec
+from ..tiles.opening import open_tiles
+from ..tiles.source import TileSource
+from .checkpoint import (
+    check_same_options,
+    check_same_run,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .interrupt import finish_steps
 from .loader import Loader, Views, workers_told
 from .options import DEFAULT, Options, load_options
 from .processes import join_processes, most_memory, wait_for_all
 from .run import FIGURES, Distillation, Progress
-from .runfolder import Log, draw_log, prepare_run, read_log, write_run, write_student
+from .runfolder import (
+    Log,
+    draw_log,
+    prepare_run,
+    read_log,
+    write_run,
+    write_student,
+)
 from .views import make_views
 
 

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..synthesis.looks import MACENKO_EOSIN, MACENKO_HAEMATOXYLIN, RUIFROK_EOSIN, RUIFROK_HAEMATOXYLIN
+from ..tiles.synthetic.looks import (
+    MACENKO_EOSIN,
+    MACENKO_HAEMATOXYLIN,
+    RUIFROK_EOSIN,
+    RUIFROK_HAEMATOXYLIN,
+)
 from .options import Views
 
 

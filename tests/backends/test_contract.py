@@ -20,17 +20,25 @@ import numpy as np
 import onnx
 import pytest
 
-from edgepath.backends import coreml, mil, onnxruntime, openvino, reference, tensorrt, tensorrt_rtx
-from edgepath.drift import measure
+from edgepath.backends.runners import (
+    coreml,
+    mil,
+    onnxruntime,
+    openvino,
+    tensorrt,
+    tensorrt_rtx,
+)
+from edgepath.checks.drift import measure
 from edgepath.errors import BundleError
-from edgepath.lowering import Program
-from edgepath.models import ModelSpec
-from edgepath.passes.calibrate import calibrate
-from edgepath.passes.fold import EdgeModel, fold
-from edgepath.passes.quantize import quantize
-from edgepath.passes.smooth import smooth
-from edgepath.recipe import find_recipe
-from edgepath.weights import random_model
+from edgepath.models import reference
+from edgepath.models.catalogue import ModelSpec
+from edgepath.models.weights import random_model
+from edgepath.program.calibrate import calibrate
+from edgepath.program.fold import EdgeModel, fold
+from edgepath.program.forms import Program
+from edgepath.program.linear import quantize
+from edgepath.program.smooth import smooth
+from edgepath.recipes.recipe import find_recipe
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
 BACKENDS |= {"tensorrt_rtx": tensorrt_rtx}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgepath.backends.onnxruntime import Runner
+from edgepath.backends.runners.onnxruntime import Runner
 from edgepath.exporting import Exported
 
 

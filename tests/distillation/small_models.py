@@ -8,7 +8,7 @@ import timm
 import torch
 
 from edgepath.distillation.imagenet import TIMM_NAME, Stem, cut_stem
-from edgepath.models import ModelSpec, find_model
+from edgepath.models.catalogue import ModelSpec, find_model
 
 # Everything as small as it goes; the methods stay those of the recipes.
 SMALL = {

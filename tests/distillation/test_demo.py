@@ -18,9 +18,10 @@ from edgepath.distillation.demo import (
     write_training_tiles,
 )
 from edgepath.errors import UsageError
-from edgepath.models import find_model
-from edgepath.tiles import TileSource, open_tiles
-from edgepath.weights import load_model
+from edgepath.models.catalogue import find_model
+from edgepath.models.weights import load_model
+from edgepath.tiles.opening import open_tiles
+from edgepath.tiles.source import TileSource
 
 KEYS = (
     "cmu1/tissue/cmu1_x1120_y1120.png",
@@ -79,7 +80,7 @@ def test_training_tiles_are_written_as_they_are(tmp_path: Path, monkeypatch: pyt
 
 def test_half_precision_weights_load_as_the_student(tmp_path: Path) -> None:
     from edgepath.distillation.runfolder import write_student
-    from edgepath.weights import random_model
+    from edgepath.models.weights import random_model
 
     demo = find_model("demo")
     (tmp_path / "student").mkdir()
@@ -94,7 +95,7 @@ def test_half_precision_weights_load_as_the_student(tmp_path: Path) -> None:
 
 def test_the_student_starts_as_the_teachers_first_blocks(tmp_path: Path) -> None:
     from edgepath.distillation.runfolder import write_student
-    from edgepath.weights import random_model
+    from edgepath.models.weights import random_model
 
     (tmp_path / "teacher").mkdir()
     write_student(tmp_path / "teacher", random_model(TEACHER), TEACHER)

@@ -8,7 +8,7 @@ from small_models import SMALL, STUDENT, TEACHER
 from edgepath.distillation import dryrun
 from edgepath.distillation.dryrun import dry_run, to_rows
 from edgepath.errors import UsageError
-from edgepath.weights import build
+from edgepath.models.weights import build
 
 # The batch of the recipe, not the tiny one.
 WHOLE = SMALL | {"training.batch": 64, "training.steps": 1000}

@@ -13,7 +13,7 @@ import torch
 from edgepath.distillation import imagenet
 from edgepath.distillation.imagenet import TIMM_NAME, cut_stem, load_stem
 from edgepath.errors import WeightsError
-from edgepath.synthesis import synthesize
+from edgepath.tiles.synthetic import synthesize
 
 
 def net() -> Any:

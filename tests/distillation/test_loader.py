@@ -15,7 +15,7 @@ from edgepath.distillation.loader import workers_told
 from edgepath.distillation.options import Options, load_options
 from edgepath.distillation.training import view_loader
 from edgepath.errors import EdgepathError, TileError, UsageError
-from edgepath.tiles import open_tiles
+from edgepath.tiles.opening import open_tiles
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from edgepath.distillation.pretraining import cut, pretrain
 from edgepath.distillation.runfolder import read_log
 from edgepath.distillation.teacheroptions import load_options
 from edgepath.errors import EdgepathError, RecipeError, UsageError
-from edgepath.models import ModelSpec
-from edgepath.synthesis import synthesize
-from edgepath.tables import read_toml
-from edgepath.weights import load_model
+from edgepath.models.catalogue import ModelSpec
+from edgepath.models.weights import load_model
+from edgepath.recipes.toml import read_toml
+from edgepath.tiles.synthetic import synthesize
 
 SMALL = {
     "stages": [{"share": 1.0, "blocks": 1, "crop": 84}],

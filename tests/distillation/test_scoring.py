@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepath.distillation.scoring import HEADER, LABELLED, REGISTERED, colour_histogram, evaluate, table
-from edgepath.tiles import TileSource, open_tiles
+from edgepath.distillation.scoring import (
+    HEADER,
+    LABELLED,
+    REGISTERED,
+    colour_histogram,
+    evaluate,
+    table,
+)
+from edgepath.tiles.opening import open_tiles
+from edgepath.tiles.source import TileSource
 
 CLASSES = {"osteosarcoma": ("Viable", "Non-Tumor"), "oral_oscc": ("Normal", "OSCC")}
 

@@ -10,8 +10,8 @@ import torch
 
 from edgepath.distillation.card import to_card
 from edgepath.distillation.scoring import LABELLED, REGISTERED
-from edgepath.models import find_model
-from edgepath.weights import load_model, shipped_weights
+from edgepath.models.catalogue import find_model
+from edgepath.models.weights import load_model, shipped_weights
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,11 @@ def test_card_is_made_of_the_figures_that_ship(folder: Path) -> None:
 
 
 def test_figures_are_the_weights_own(folder: Path, real_tiles: Path) -> None:
-    from edgepath.backends.reference import Runner
     from edgepath.distillation.demo import split
     from edgepath.distillation.scoring import _embed
-    from edgepath.protocols import retrieve
-    from edgepath.tiles import open_tiles
+    from edgepath.models.reference import Runner
+    from edgepath.quality.classifiers import retrieve
+    from edgepath.tiles.opening import open_tiles
 
     facts = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     vit, spec, _ = load_model(find_model("demo"))

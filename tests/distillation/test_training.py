@@ -20,7 +20,7 @@ from edgepath.distillation.run import update_average
 from edgepath.distillation.runfolder import read_log
 from edgepath.distillation.training import distill
 from edgepath.errors import EdgepathError, RecipeError, UsageError
-from edgepath.weights import load_model
+from edgepath.models.weights import load_model
 
 Run = Callable[..., dict[str, Any]]
 SCRIPT = """

@@ -1,0 +1,133 @@
+"""Parts of an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import BundleError, UsageError
+from ..contents import Norm, Parts, Product
+from .graph import PRODUCTS, Graph, read_graph
+
+# Operations whose constants belong to a product or a norm, and those that only hand one on.
+_OWNERS = (*PRODUCTS, "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "Constant", "Identity")
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+def read(path: Path) -> Parts:
+    """Return the parts of a graph as edgepath writes it. Raises BundleError for a product in another form."""
+    try:
+        graph = read_graph(path)
+    except UsageError as error:
+        raise BundleError(str(error).removeprefix("lint ")) from None
+    products = [_product(graph, node, path) for node in graph.of(*PRODUCTS) if graph.is_weight(node.input[1])]
+    norms = [_norm(graph, node, path) for node in graph.of("LayerNormalization")]
+    tables, scalars = [], []
+    for node in graph.nodes:
+        for name in () if node.op_type in _OWNERS else node.input:
+            value = graph.array(name)
+            if value is None or value.dtype.kind != "f":
+                continue
+            if value.size > 1 and not _is_bias(graph, node, value):
+                tables.append(value)
+            elif value.size == 1 and node.op_type == "Mul":
+                scalars.append(float(value.ravel()[0]))
+    whole = [_attention(graph, node, path) for node in graph.of("MultiHeadAttention")]
+    # One with a scale of its own scales by that; without, by 1/sqrt(d).
+    scales = [scale for _, scale in whole]
+    scalars += [scale for scale in scales if scale]
+    attentions, heads = scales.count(0.0), tuple(count for count, _ in whole)
+    rounded = [
+        pair for node in graph.of("MatMul") if not graph.is_weight(node.input[1]) for pair in _rounded(graph, node)
+    ]
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, tuple(rounded), heads)
+
+
+def _attention(graph: Graph, node: NodeProto, path: Path) -> tuple[int, float]:
+    """Return how many heads attention as one operation has, and its own scale, 0 where it has none.
+
+    Raises BundleError for one that does more (a mask, say), or takes the parts of a product in another order.
+    """
+    known: dict[str, Any] = {one.name: one for one in node.attribute}
+    makers = [(name, graph.made_by.get(name)) for name in node.input]
+    places = [list(one.output).index(name) for name, one in makers if one is not None and one.op_type == "Split"]
+    if places != list(range(len(places))):
+        raise BundleError(f"{path.name}: {node.name} takes queries, keys and values in another order; export it again")
+    if odd := [*sorted(known.keys() - {"num_heads", "scale"}), *node.input[3:]]:
+        raise BundleError(f"{path.name}: {node.name} is attention with {odd[0]}, which no program has; export it again")
+    return known["num_heads"].i, known["scale"].f if "scale" in known else 0.0
+
+
+def _rounded(graph: Graph, product: NodeProto) -> Iterator[tuple[float, float]]:
+    """Yield with what scales the factors of a product of two activations are quantized and dequantized."""
+    for name in product.input:
+        after = graph.made_by.get(name)
+        while after is not None and after.op_type == "Transpose":
+            after = graph.made_by.get(after.input[0])
+        before = graph.made_by.get(after.input[0]) if after is not None else None
+        if after is None or before is None or (after.op_type, before.op_type) != ("DequantizeLinear", "QuantizeLinear"):
+            continue
+        scales = [graph.array(one.input[1]) for one in (before, after)]
+        yield tuple(float("nan") if scale is None else float(scale) for scale in scales)  # type: ignore[misc]
+
+
+def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
+    maker = graph.made_by.get(node.input[1])
+    dequantized = maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+    weight = _value(graph, node.input[1] if dequantized is None else dequantized.input[0], path)
+    if graph.output_axis(node, weight.ndim) != 0:
+        weight = weight.T
+    bias = _bias(graph, node, len(weight))
+    if dequantized is None:
+        return Product(weight, bias)
+    after = graph.made_by.get(node.input[0])
+    before = graph.made_by.get(after.input[0]) if after is not None else None
+    if after is None or before is None or (after.op_type, before.op_type) != ("DequantizeLinear", "QuantizeLinear"):
+        raise BundleError(f"{path.name}: the input of {node.name} is not quantized, its weights are; export it again")
+    scales = [float(_value(graph, one.input[1], path)) for one in (before, after)]
+    scale = _value(graph, dequantized.input[1], path).astype(np.float32)
+    return Product(weight, bias, scale, (scales[0], scales[1]))
+
+
+def bias_of(graph: Graph, node: NodeProto) -> NodeProto | None:
+    """Return the Add right after a product that adds its bias, a constant; None where there is none."""
+    adds = (user for user in graph.users(node) if user.op_type == "Add")
+    return next((add for add in adds if any(_is_vector(graph.array(name)) for name in add.input)), None)
+
+
+def _bias(graph: Graph, node: NodeProto, width: int) -> np.ndarray:
+    """Return what is added to a product: its own third input, or what an Add right after it adds."""
+    given = graph.array(node.input[2]) if len(node.input) > 2 else None
+    add = bias_of(graph, node) if given is None else None
+    constants = [graph.array(name) for name in add.input] if add is not None else []
+    given = next((one for one in constants if _is_vector(one)), given)
+    return np.zeros(width, np.float32) if given is None or given.shape != (width,) else given
+
+
+def _is_vector(value: np.ndarray | None) -> bool:
+    return value is not None and value.ndim == 1
+
+
+def _is_bias(graph: Graph, add: NodeProto, value: np.ndarray) -> bool:
+    """Tell whether a constant is what `_bias` reads of the product before this node."""
+    makers = [graph.made_by.get(name) for name in add.input] if add.op_type == "Add" and value.ndim == 1 else []
+    return any(one is not None and one.op_type in PRODUCTS and graph.is_weight(one.input[1]) for one in makers)
+
+
+def _norm(graph: Graph, node: NodeProto, path: Path) -> Norm:
+    known: dict[str, Any] = {one.name: one.f for one in node.attribute}
+    weight = _value(graph, node.input[1], path)
+    bias = _value(graph, node.input[2], path) if len(node.input) > 2 else np.zeros_like(weight)
+    return Norm(float(known.get("epsilon", 1e-5)), weight, bias)
+
+
+def _value(graph: Graph, name: str, path: Path) -> np.ndarray:
+    value = graph.array(name)
+    if value is None:
+        raise BundleError(f"{path.name}: {name} is computed, a constant was expected; export it again")
+    return value

@@ -1,0 +1,270 @@
+"""Embeddings to one file, row by row as they are made: `.npz`, `.h5` or `.parquet`.
+
+Every format holds `embeddings`, float32 (N, D), `paths`, N strings in the same order, and the metadata as JSON: member
+`metadata` of an `.npz`, attribute `metadata` of an `.h5`, key `edgepath` of a Parquet schema's metadata.
+
+No more than `_BLOCK_BYTES` of rows are held, however many there are. The file is written as `.<name>.<pid>.partial` and
+renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import EdgepathError, MissingRuntime, UsageError
+from ..machine.writing import (
+    beside,
+    dead_leftovers,
+    disk_full,
+    disk_full_message,
+)
+
+Batch = tuple[Sequence[str], np.ndarray]
+_BLOCK_BYTES = 4 << 20
+_NEEDS = {".npz": "numpy", ".h5": "h5py", ".parquet": "pyarrow"}
+
+
+def write_features(
+    path: str | Path,
+    batches: Iterable[Batch],
+    *,
+    dim: int,
+    count: int,
+    metadata: Mapping[str, Any],
+    force: bool = False,
+) -> int:
+    """Write (keys, embeddings float32 (n, `dim`)) batches to `path`, and return how many rows there were.
+
+    `count` is the most rows that may come; fewer are fine (tiles that were skipped), none are not. `metadata` is
+    JSON-able. Raises UsageError for a suffix that is not known, an output in the way or a full disk, MissingRuntime
+    where the suffix needs a package that is not here, EdgepathError naming a tile whose embedding is not finite.
+    """
+    path = Path(path)
+    check_features_path(path, force=force)
+    write = {".npz": _write_npz, ".h5": _write_h5, ".parquet": _write_parquet}[path.suffix]
+    partial = beside(path, "partial")
+    try:
+        for leftover in dead_leftovers(path, "partial"):
+            leftover.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)
+    except OSError as error:
+        raise UsageError(f"features {path}: cannot be written ({error.strerror}: {error.filename})") from error
+    try:
+        _refuse_too_small_a_disk(path, count * dim * 4)
+        rows = write(partial, _blocks(batches, dim, count), dim, json.dumps(metadata, allow_nan=False))
+        if not rows:
+            raise EdgepathError(f"features {path}: not one tile could be embedded; nothing was written")
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        check_features_path(path, force=force)  # again: it may have been written by someone else meanwhile
+        os.replace(partial, path)
+    except Exception as error:
+        written = partial.stat().st_size if partial.exists() else 0
+        full = disk_full(error, path.parent)
+        partial.unlink(missing_ok=True)
+        if full:
+            raise UsageError(disk_full_message(path, written)) from error
+        raise
+    finally:  # also of an interrupt
+        partial.unlink(missing_ok=True)
+    return rows
+
+
+def check_features_path(path: Path, *, force: bool = False) -> None:
+    """Raise UsageError or MissingRuntime where `write_features` could not write to `path`; call it before long work."""
+    if path.suffix not in _NEEDS:
+        raise UsageError(f'features {path}: suffix "{path.suffix}" is not known; known: {", ".join(_NEEDS)}')
+    package = _NEEDS[path.suffix]
+    if find_spec(package) is None:
+        raise MissingRuntime(f"features {path}: {path.suffix} needs {package}; pip install 'edgepath[features]'")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"features {path}: exists and is not a file; give another name")
+    if path.exists() and not force:
+        raise UsageError(f"features {path}: exists; give --force to replace it, or another name")
+
+
+def _refuse_too_small_a_disk(path: Path, need: int) -> None:
+    """Say so before hours of embedding, not after; a `.npz` stands twice on the disk while it is put together."""
+    need *= 2 if path.suffix == ".npz" else 1
+    free = shutil.disk_usage(path.parent).free
+    if need > free:
+        raise UsageError(
+            f"features {path}: needs about {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free there; write elsewhere"
+        )
+
+
+def _blocks(batches: Iterable[Batch], dim: int, count: int) -> Iterator[Batch]:
+    """Check every batch and join them to blocks: a file of eight rows a chunk would be slow to read."""
+    keys: list[str] = []
+    parts: list[np.ndarray] = []
+    wanted, rows = max(1, _BLOCK_BYTES // (4 * dim)), 0
+    for names, embeddings in batches:
+        with np.errstate(over="ignore"):  # of a wider type: what float32 cannot hold becomes infinite, and is refused
+            narrow = embeddings.astype(np.float32)
+        _check(names, narrow, dim)
+        rows += len(names)
+        if rows > count:
+            raise ValueError(f"{count} rows were announced, {rows} came")
+        keys += names
+        parts.append(narrow)
+        if len(keys) >= wanted:
+            yield keys, np.concatenate(parts)
+            keys, parts = [], []
+    if keys:
+        yield keys, np.concatenate(parts)
+
+
+def _check(names: Sequence[str], embeddings: np.ndarray, dim: int) -> None:
+    if embeddings.shape != (len(names), dim):
+        raise ValueError(f"embeddings of shape {embeddings.shape} for {len(names)} tiles of {dim} numbers")
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise EdgepathError(
+            f"features: the embedding of {names[bad[0]]} is not finite (NaN or infinite); "
+            "check the bundle with `edgepath verify`"
+        )
+    for name in names:
+        if not name.isascii() and name != name.encode("utf-8", "replace").decode("utf-8"):
+            raise EdgepathError(f"features: the name {name!a} is not UTF-8, which every format here wants; rename it")
+
+
+def _write_h5(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> int:
+    import h5py
+
+    rows = 0
+    with _Sink(path) as sink, h5py.File(sink, "w") as file:
+        chunk = max(1, min(256, _BLOCK_BYTES // (4 * dim)))
+        embeddings = file.create_dataset("embeddings", (0, dim), "float32", maxshape=(None, dim), chunks=(chunk, dim))
+        paths = file.create_dataset("paths", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(4096,))
+        file.attrs["metadata"] = metadata
+        for keys, block in blocks:
+            embeddings.resize(rows + len(keys), axis=0)
+            paths.resize(rows + len(keys), axis=0)
+            embeddings[rows:], paths[rows:] = block, np.array(keys, dtype=object)
+            rows += len(keys)
+            sink.check()
+    return rows
+
+
+class _Sink:
+    """A file for HDF5 that hides from it that the disk is full: after a write that failed, its library crashes Python.
+
+    What could not be written is kept, so that HDF5 finds it again while it closes; `check` and leaving the `with` block
+    raise the error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115, closed on leaving the `with` block
+        self._lost: list[tuple[int, bytes]] = []
+        self._error: OSError | None = None
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.check()
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: memoryview) -> int:
+        start, done = self._file.tell(), 0
+        try:
+            while self._error is None and done < len(data):
+                done += self._file.write(data[done:])
+        except OSError as error:
+            self._error = error
+        if done < len(data):
+            self._lost.append((start + done, bytes(data[done:])))
+            self._file.seek(start + len(data))
+        return len(data)
+
+    def readinto(self, buffer: memoryview) -> int:
+        start, size = self._file.tell(), len(buffer)
+        found = self._file.readinto(buffer)
+        for at, data in self._lost:
+            low, high = max(at, start), min(at + len(data), start + size)
+            if low < high:
+                buffer[low - start : high - start] = data[low - at : high - at]
+                found = max(found, high - start)
+        self._file.seek(start + found)
+        return found
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size) or b""
+
+    def truncate(self, size: int) -> int:
+        return size if self._error is not None else self._file.truncate(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+
+def _write_parquet(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = [("embeddings", pyarrow.list_(pyarrow.float32(), dim)), ("paths", pyarrow.string())]
+    schema = pyarrow.schema(columns, metadata={"edgepath": metadata})
+    rows = 0
+    # A dictionary of floats that never repeat would only cost time.
+    with pyarrow.parquet.ParquetWriter(path, schema, use_dictionary=False) as writer:
+        for keys, block in blocks:
+            vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(block.reshape(-1)), dim)
+            writer.write_table(pyarrow.table([vectors, pyarrow.array(keys, pyarrow.string())], schema))
+            rows += len(keys)
+    return rows
+
+
+def _write_npz(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> int:
+    """Gather rows and names in unnamed files, which vanish with the process; their headers need the final numbers."""
+    with tempfile.TemporaryFile(dir=path.parent) as floats, tempfile.TemporaryFile(dir=path.parent) as names:
+        rows, longest = 0, 1
+        for keys, block in blocks:
+            floats.write(block.data)
+            names.writelines(json.dumps(key).encode() + b"\n" for key in keys)
+            rows, longest = rows + len(keys), max(longest, *map(len, keys))
+        floats.seek(0)
+        names.seek(0)
+        text = np.dtype(f"<U{longest}")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            _add(archive, "embeddings", np.dtype("<f4"), (rows, dim), lambda member: shutil.copyfileobj(floats, member))
+            _add(archive, "paths", text, (rows,), lambda member: _copy_names(names, member, text))
+            with archive.open("metadata.npy", "w") as member:
+                np.lib.format.write_array(member, np.array(metadata), allow_pickle=False)
+    return rows
+
+
+def _add(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], fill: Callable[[IO[bytes]], None]
+) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        fill(member)
+
+
+def _copy_names(source: IO[bytes], member: IO[bytes], text: np.dtype[Any]) -> None:
+    at_once = max(1, _BLOCK_BYTES // text.itemsize)
+    while names := [json.loads(line) for line in islice(source, at_once)]:
+        member.write(np.array(names, dtype=text).tobytes())

@@ -1,0 +1,55 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import BundleError, UsageError
+from ..machine.writing import NewFolder
+from .bundle import _sha256, _walk
+from .manifest import MANIFEST, SCHEMA, check_contents, check_name, parse, read_manifest
+
+
+class BundleWriter:
+    """Fill `path`, then `commit(manifest)`: the bundle appears under `final` complete, or not at all.
+
+    Use it in a `with` block. Entering raises UsageError where `final` is in the way: a bundle without `force`, anything
+    else also with it. A full disk raises BundleError. An exception or SIGTERM removes what was written.
+    """
+
+    def __init__(self, final: str | Path, *, force: bool = False) -> None:
+        self._folder = NewFolder(final, "bundle", BundleError, _may_replace, force=force)
+        self.final, self.path = self._folder.final, self._folder.path
+
+    def __enter__(self) -> BundleWriter:
+        self._folder.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._folder.__exit__(kind, error, at)
+
+    def commit(self, manifest: Mapping[str, Any]) -> None:
+        """Write `bundle.json` (`manifest`, with `schema` and `files` added), flush everything to disk, and rename."""
+        files = {}
+        for name in sorted(_walk(self.path)):
+            check_name(name, f"bundle {self.final}")
+            files[name] = {"sha256": _sha256(self.path / name), "size_bytes": (self.path / name).stat().st_size}
+        whole = {**manifest, "schema": SCHEMA, "files": files}
+        check_contents(whole, f"bundle {self.final}")
+        with open(self.path / MANIFEST, "x", encoding="utf-8") as file:
+            file.write(json.dumps(whole, indent=2, allow_nan=False) + "\n")
+        self._folder.commit()
+
+
+def _may_replace(final: Path, force: bool) -> None:
+    """Raise BundleError for what is no bundle, UsageError for one without `force`, or with anything else in it."""
+    listed = parse(read_manifest(final), f"bundle {final}")["files"].keys() | {MANIFEST}
+    foreign = sorted(set(_walk(final)) - listed)
+    if not force:
+        raise UsageError(f"{final} exists; give --force to replace it, or another name")
+    if foreign:
+        raise UsageError(f"{final} holds {foreign[0]}, which is not the bundle's; move it away to replace the bundle")

@@ -1,0 +1,156 @@
+"""Do bundles of one model agree with each other? The same tiles through all of them, compared pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.bundle import Bundle, open_bundle, seen_in_calibration
+from ..bundle.running import BATCH, open_runner
+from ..errors import UsageError
+from ..machine.progress import Progress
+from ..recipes.recipe import Recipe
+from ..tiles.opening import open_tiles
+from ..tiles.source import TileSource
+from .drift import measure
+from .summary import FEW, notes
+
+_TIE = 1e-9  # cosines that differ by less are equal
+HEADER = ["bundle", "and", "cosine mean", "1 %", "min", "finds its twin", "top-10"]
+
+
+def compare(
+    bundles: Sequence[str | Path | Bundle],
+    *,
+    tiles: str | Path | Sequence[str | Path] | None = None,
+    resize: str = "refuse",
+    skip_bad: bool = False,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Embed the same tiles with two or more bundles and compare every two of them; return the figures, JSON-able.
+
+    Tiles are the first bundle's golden ones unless some are given. Of each pair: cosine of a tile's two embeddings
+    (mean, 1st percentile, min), `twins`, the share of tiles whose nearest embedding by the other bundle is their own
+    (both ways), and what else `drift.Drift` has, with the first of the pair as the reference. `noise_floor` is the
+    largest drift, 1 - cosine, that any of the bundles' programs has from itself on its own golden tiles: two exact
+    executions of an INT8 program differ by as much.
+
+    Raises UsageError for fewer than two bundles, or when they are not of one model, weights and embedding.
+    """
+    opened = [bundle if isinstance(bundle, Bundle) else open_bundle(bundle) for bundle in bundles]
+    names = _check_comparable(opened)
+    source = None
+    if tiles is not None:
+        source = open_tiles(tiles, size=opened[0].manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
+    total = len(source) if source is not None else len(opened[0].golden()[0])
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        runners = {
+            name: stack.enter_context(open_runner(bundle, Recipe.from_json(bundle.manifest["recipe"]), threads))
+            for name, bundle in zip(names, opened, strict=True)
+        }
+        for batch in _batches(opened[0], source):
+            for name, runner in runners.items():
+                rows[name].append(runner(batch))
+            if progress is not None:
+                progress("compare", sum(map(len, rows[names[-1]])), total)
+    ran_with = {name: runner.runtime for name, runner in runners.items()}
+    said = [
+        note
+        for name, bundle in zip(names, opened, strict=True)
+        for note in notes(Recipe.from_json(bundle.manifest["recipe"]), ran_with[name])
+    ]
+    said += _of_tiles(names, opened, source, sum(map(len, rows[names[0]])))
+    embeddings = {name: np.concatenate(parts) for name, parts in rows.items()}
+    floors = [bundle.manifest["drift"]["noise_floor"]["cosine_mean"] for bundle in opened]
+    return {
+        "bundles": {name: bundle.digest for name, bundle in zip(names, opened, strict=True)},
+        "ran_with": ran_with,
+        "cautions": list(dict.fromkeys(caution for bundle in opened for caution in bundle.manifest["cautions"])),
+        "notes": list(dict.fromkeys(said)),
+        "source": {"kind": "golden", "name": names[0], "count": total} if source is None else source.provenance(),
+        "skipped": [] if source is None else source.skipped,
+        "noise_floor": max(1 - floor for floor in floors),
+        "pairs": [_pair(one, other, embeddings) for one, other in combinations(names, 2)],
+    }
+
+
+def pair_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row a pair, as `HEADER` names its columns."""
+    rows = []
+    for pair in result["pairs"]:
+        cosines = [f"{pair[key]:.6f}" for key in ("cosine_mean", "cosine_p01", "cosine_min")]
+        overlap = f"{pair['neighbour_overlap']:.3f}" if pair["neighbours"] == 10 else "-"
+        rows.append([*pair["of"], *cosines, f"{pair['twins']:.3f}", overlap])
+    return rows
+
+
+def twins(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the share of rows whose nearest row of the other, by cosine, is their own; both ways; float32 (N, D)."""
+    wide = (values.astype(np.float64) for values in (one, other))
+    a, b = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in wide)
+    return (own_share(a, b) + own_share(b, a)) / 2
+
+
+def own_share(queries: np.ndarray, known: np.ndarray) -> float:
+    """Return the share of `queries` whose nearest of `known` is the one in their own row; unit rows (N, D) both."""
+    found = 0
+    for start in range(0, len(queries), 1024):  # no N x N matrix is held
+        similarity = queries[start : start + 1024] @ known.T
+        own = similarity[np.arange(len(similarity)), start + np.arange(len(similarity))]
+        found += int((similarity.max(axis=1) <= own + _TIE).sum())  # of ties, the twin comes first
+    return found / len(queries)
+
+
+def _batches(first: Bundle, source: TileSource | None) -> Iterator[np.ndarray]:
+    if source is not None:
+        yield from (batch.pixels for batch in source.batches(BATCH))
+        return
+    golden, _ = first.golden()
+    for start in range(0, len(golden), BATCH):
+        yield golden[start : start + BATCH]
+
+
+def _of_tiles(names: Sequence[str], bundles: Sequence[Bundle], source: TileSource | None, count: int) -> list[str]:
+    """What a reader must know of the tiles."""
+    said = [f"{count} tiles only: figures of more of them may differ."] if count < FEW else []
+    if source is None:
+        return said
+    for name, bundle in zip(names, bundles, strict=True):
+        if seen := seen_in_calibration(bundle, source):
+            said.append(f"{seen} of the {count} tiles were calibrated on for {name}.")
+    return said
+
+
+def _pair(one: str, other: str, embeddings: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    figures = measure(embeddings[one], embeddings[other]).to_json()
+    del figures["worst"]
+    return {"of": [one, other], **figures, "twins": twins(embeddings[one], embeddings[other])}
+
+
+def _check_comparable(bundles: Sequence[Bundle]) -> list[str]:
+    """Return names that tell the bundles apart; UsageError unless they embed alike."""
+    if len(bundles) < 2:
+        raise UsageError(f"compare: {len(bundles)} bundle was given; give two or more")
+    first = bundles[0]
+    for bundle in bundles[1:]:
+        for dotted in ("weights.sha256", "contract.embedding", "contract.size", "contract.dim"):
+            table, key = dotted.split(".")
+            ours, theirs = first.manifest[table][key], bundle.manifest[table][key]
+            if ours != theirs:
+                raise UsageError(
+                    f"compare: {dotted} of {first.name} is {str(ours)[:16]}, of {bundle.name} {str(theirs)[:16]}; "
+                    "give bundles of one model, its weights and one embedding"
+                )
+    names = [bundle.name for bundle in bundles]
+    if len(set(names)) < len(names):
+        names = [str(bundle.path) for bundle in bundles]
+    if len({bundle.digest for bundle in bundles}) < len(bundles):
+        raise UsageError("compare: a bundle was given twice, or a copy of it; give every bundle once")
+    return names

@@ -1,0 +1,104 @@
+"""How far one set of embeddings lies from another, tile by tile and as a neighbourhood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import EdgepathError
+
+NEIGHBOURS = 10
+_BLOCK = 512
+_TIE = 1e-9  # cosines closer than this are the same: batches of another size round float32 embeddings differently
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Figures of `candidate` against `reference` over `tiles` tiles; all float, none rounded.
+
+    `cosine_*` is the cosine of a tile's two embeddings (1 = same direction), `relative_l2` the mean of
+    |candidate - reference| / |reference|, `neighbour_overlap` the mean share of a tile's `neighbours` nearest tiles (by
+    cosine) that both agree on (1 with a single tile, `neighbours` = 0). Where the reference has ties for the last of
+    them, as among blank tiles, each of the tied counts.
+    `worst` names the tiles with the smallest cosine, worst first.
+    """
+
+    tiles: int
+    cosine_mean: float
+    cosine_p01: float
+    cosine_min: float
+    relative_l2: float
+    neighbour_overlap: float
+    neighbours: int
+    worst: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values."""
+        return asdict(self) | {"worst": list(self.worst)}
+
+
+def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = ()) -> Drift:
+    """Compare two sets of embeddings, both float32 (N, D) in the same order; `keys` name the N tiles.
+
+    Raises EdgepathError when shapes differ, when there are no tiles, when there are not as many keys as tiles, or when
+    an embedding is not finite or is zero.
+    """
+    if reference.shape != candidate.shape or reference.ndim != 2 or not len(reference):
+        raise EdgepathError(f"drift: embeddings of shape {reference.shape} and {candidate.shape} cannot be compared")
+    if keys and len(keys) != len(reference):
+        raise EdgepathError(f"drift: {len(reference)} embeddings for {len(keys)} tiles; measure the same tiles again")
+    for name, values in (("reference", reference), ("candidate", candidate)):
+        norms = np.linalg.norm(values.astype(np.float64), axis=1)
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+        if len(bad):
+            tile = keys[bad[0]] if keys else f"tile {bad[0]}"
+            raise EdgepathError(f"drift: the {name} embedding of {tile} is not finite or zero ({len(bad)} such tiles)")
+    found = cosines(reference, candidate)
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    relative = np.linalg.norm(b - a, axis=1) / np.linalg.norm(a, axis=1)
+    k = min(NEIGHBOURS, len(a) - 1)
+    order = np.argsort(found, kind="stable")[:5]
+    return Drift(
+        tiles=len(a),
+        cosine_mean=float(found.mean()),
+        cosine_p01=float(np.quantile(found, 0.01)),
+        cosine_min=float(found.min()),
+        relative_l2=float(relative.mean()),
+        neighbour_overlap=_overlap(_unit(reference), _unit(candidate), k) if k else 1.0,
+        neighbours=k,
+        worst=tuple(keys[i] for i in order) if keys else (),
+    )
+
+
+def cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Return the cosine of every tile's two embeddings, float64 (N,), of two sets that `measure` takes."""
+    found: np.ndarray = np.einsum("nd,nd->n", _unit(reference), _unit(candidate)).clip(-1.0, 1.0)
+    return found
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    wide = values.astype(np.float64)
+    unit: np.ndarray = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    return unit
+
+
+def _overlap(reference: np.ndarray, candidate: np.ndarray, k: int) -> float:
+    """Mean share of common tiles among the k nearest, in blocks of rows so that no N x N matrix is held."""
+    shared = 0
+    for start in range(0, len(reference), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        true, found = _similarity(reference, rows), _similarity(candidate, rows)
+        farthest = np.partition(true, -k, axis=1)[:, -k, None]
+        nearest = np.argpartition(found, -k, axis=1)[:, -k:]
+        shared += int((np.take_along_axis(true, nearest, axis=1) >= farthest - _TIE).sum())
+    return shared / (len(reference) * k)
+
+
+def _similarity(unit: np.ndarray, rows: slice) -> np.ndarray:
+    similarity: np.ndarray = unit[rows] @ unit.T
+    index = np.arange(len(similarity))
+    similarity[index, index + rows.start] = -np.inf  # a tile is not its own neighbour
+    return similarity

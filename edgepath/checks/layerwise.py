@@ -1,0 +1,159 @@
+"""Lowerings proved layer by layer: every quantized linear of an artifact alone, given what the program gives it.
+
+End to end, rounding to 8 bits amplifies the last bit of a sum, so no two exact executions agree. One layer alone has no
+such excuse. What enters a layer in the program is rounded by the artifact's own operation, cut out of its files and run
+by its own runtime (a package by the evaluator): the integers have to be the program's. Only a value within rounding of
+the edge between two integers may fall either way. What the layer makes of its integers, computed as its file says and
+nothing fused, is held against integer arithmetic, as exact as float64 is, with the bound that rounding leaves (Higham,
+Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). What the runtime's fused kernels make of them on
+this machine is measured beside it: that is no property of the artifact. Products with a class token that is not
+rounded make no integers, and are held by their numbers alone (`parts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backends.contents import Layer, Product
+from ..backends.reading import _layers, read_parts
+from ..errors import BundleError
+from .parts import named_parts, paired
+
+if TYPE_CHECKING:
+    from ..program.fold import EdgeModel
+
+_FP16, _FP32 = 2.0**-11, 2.0**-24  # what rounding changes, relative
+_SMALLEST = 2.0**-25  # half a step of FP16 below its smallest normal number
+_EDGE = 1e-4  # in steps: what FP32 leaves of x / scale, computed in any of the usual ways
+
+
+@dataclass
+class Proof:
+    """What was found of one layer: of `integers` that enter it, `differ` are not the program's.
+
+    `unexplained` of these lie on no edge between two integers, which must not be. `error_steps` is the largest error of
+    an output, in units of its smallest change (scale of the input x scale of the weights), `error_of_bound` in units of
+    what rounding can explain, which it must not exceed. `kernel_error_steps` is that of the runtime's fused kernels: on
+    a CPU whose sums of 8-bit products saturate, it is thousands.
+    """
+
+    integers: int = 0
+    differ: int = 0
+    unexplained: int = 0
+    error_steps: float = 0.0
+    error_of_bound: float = 0.0
+    kernel_error_steps: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the layer computes what the program's does."""
+        return not self.unexplained and self.error_of_bound <= 1.0
+
+
+def prove(
+    model: EdgeModel, artifact: Path, tiles: np.ndarray, advance: Callable[[int], None] = lambda count: None
+) -> dict[str, Proof]:
+    """Hold each quantized linear of `artifact` against its program on `tiles`, uint8 (N, S, S, 3); proofs by name.
+
+    Empty for a program without quantized linears. Raises BundleError for an artifact that is not cut as it was built.
+    """
+    products = {name: product for name, product in named_parts(model)[0].items() if product.input_scales is not None}
+    if not products:
+        return {}
+    names, ours = list(named_parts(model)[0]), list(named_parts(model)[0].values())
+    order = paired(names, ours, read_parts(artifact).products)
+    layers = _layers(artifact)
+    if odd := [name for name in products if order[name] not in layers]:
+        raise BundleError(f"{artifact.name}: the input of {odd[0]} is not quantized; export it again")
+    proofs = {name: Proof() for name in products}
+    for tile in tiles:
+        given = _inputs(model, products, tile[None])
+        for name, product in products.items():
+            _hold(proofs[name], product, layers[order[name]], given.pop(name))
+        advance(1)
+    return proofs
+
+
+def joint(proofs: Sequence[Proof]) -> Proof:
+    """Return the proof of a layer from those of its parts: counts added, of errors the largest."""
+    sums = {name: sum(getattr(one, name) for one in proofs) for name in ("integers", "differ", "unexplained")}
+    errors = ("error_steps", "error_of_bound", "kernel_error_steps")
+    return Proof(**sums, **{name: max(getattr(one, name) for one in proofs) for name in errors})
+
+
+def _inputs(model: EdgeModel, names: Sequence[str] | Mapping[str, Any], tile: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what enters each layer when the program embeds one tile: float32 (1, T, in)."""
+    import torch
+
+    found: dict[str, np.ndarray] = {}
+
+    def hook(name: str) -> Any:
+        return lambda _, inputs: found.update({name: inputs[0].numpy().copy()})
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        with torch.inference_mode():
+            model(torch.from_numpy(np.array(tile, order="C")))
+    finally:
+        for one in hooks:
+            one.remove()
+    return found
+
+
+def _hold(proof: Proof, product: Product, layer: Layer, x: np.ndarray) -> None:
+    """Run a layer of the artifact on what enters it in the program, and add what is found to its proof."""
+    assert product.scale is not None and product.input_scales is not None
+    x = x.astype(np.float16).astype(np.float32) if layer.half else x
+    scale = product.input_scales[0]
+    wanted = quantized(x, scale)
+    integers, output, fused = layer.run(x)
+    apart = integers.astype(np.int64) - wanted
+    steps = x.astype(np.float64) / scale
+    edge = np.abs(np.abs(steps - np.floor(steps)) - 0.5) <= _EDGE + np.abs(steps) * (_FP16 if layer.half else 0.0)
+    proof.integers += wanted.size
+    proof.differ += int((apart != 0).sum())
+    proof.unexplained += int(((apart != 0) & ~(edge & (np.abs(apart) == 1))).sum())
+    exact, bound, unit = expected(product, integers, half=layer.half)
+    error = _apart(output, exact)
+    proof.error_steps = max(proof.error_steps, float((error / unit).max()))
+    proof.error_of_bound = max(proof.error_of_bound, float((error / bound).max()))
+    proof.kernel_error_steps = max(proof.kernel_error_steps, float((_apart(fused, exact) / unit).max()))
+
+
+def _apart(output: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Return absolute errors; what is no number is infinitely far off: with NaN, no comparison fails."""
+    error = np.abs(output.astype(np.float64) - exact)
+    return np.where(np.isnan(error), np.inf, error)
+
+
+def quantized(x: np.ndarray, scale: float) -> np.ndarray:
+    """Return the integers that the program makes of `x`: its own operation, computed in torch."""
+    import torch
+
+    rounded = torch.ops.quantized_decomposed.quantize_per_tensor(torch.from_numpy(x), scale, 0, -128, 127, torch.int8)
+    integers: np.ndarray = rounded.numpy().astype(np.int64)
+    return integers
+
+
+def expected(product: Product, integers: np.ndarray, *, half: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the exact output of a product for integers (..., in), how far rounding may lead from it, and a step.
+
+    With `half`, both factors and the bias are rounded to FP16, as are the product and its sum with the bias; sums are
+    FP32 in either case, of in + 1 terms in any order.
+    """
+    assert product.scale is not None and product.input_scales is not None
+    weight, scale = product.weight.astype(np.float64), product.input_scales[1]
+    unit = scale * product.scale.astype(np.float64)
+    bias = (product.bias.astype(np.float16) if half else product.bias).astype(np.float64)
+    whole = integers.astype(np.float64)
+    exact = whole @ weight.T * unit + bias
+    size = np.abs(whole) @ np.abs(weight).T * unit + np.abs(bias)
+    bound = (weight.shape[1] + 4) * _FP32 * size
+    if half:
+        bound += 2.01 * _FP16 * (size + np.abs(exact)) + _SMALLEST * (scale * np.abs(whole).sum(-1, keepdims=True) + 2)
+    return exact, bound + np.finfo(np.float32).tiny, unit

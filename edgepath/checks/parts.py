@@ -1,0 +1,224 @@
+"""The numbers an artifact is made of, read back from its files and held against the program it was lowered from.
+
+End to end, rounding to 8 bits hides a small mistake: two exact executions of one program lie further apart than a norm
+with a wrong epsilon moves it. So products and norms are compared one by one: the integers, scales and bias of every
+linear and of the patch convolution, the scale its input is rounded with, and the weights and epsilon of every norm.
+
+All other numbers (class token, registers, positions, LayerScale) are compared as tables: every constant of more than
+one number that an operation of another kind uses is one of the program's, in the order they are used in, and none of
+the program's is left out. Last, attention: as many scalings by 1/sqrt(d) as the program has attentions, and of one
+that is a single operation its heads and the order of what it takes. That shows that the numbers are there, not which
+operation uses them for what: elsewhere how values flow is held by drift, and what is computed by `proof` and the
+runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backends.contents import Norm, Parts, Product
+from ..backends.reading import read_parts
+
+if TYPE_CHECKING:
+    from ..program.fold import EdgeModel
+
+# FP16 keeps 11 bits, and below 6.1e-5 steps of 6e-8 (onnxruntime's converter raises what is smaller to one step).
+_RELATIVE, _ABSOLUTE = 2.0**-11, 1e-7
+CLASS_TOKEN = ".class_token"
+"""`NAME.class_token` is what the product of the linear `NAME` with the class token's activations is called."""
+_EPSILON = 0.05  # FP16 holds 1e-6 as 1.01e-6
+
+
+def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
+    """Return a program's parts by the names of its layers."""
+    import torch
+    from torch import nn
+
+    from ..program.linear import QuantizedLinear
+
+    products: dict[str, Product] = {}
+    norms: dict[str, Norm] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            numbers = layer.weight.numpy(), _bias(layer), layer.weight_scale.numpy()
+            cut = layer.spared == "first"
+            if layer.spared != "none":
+                products[name + CLASS_TOKEN] = Product(*numbers, tokens="first" if cut else "")
+            if layer.spared != "all":
+                scales = (layer.input_scale, layer.input_scale)
+                products[name] = Product(*numbers, scales, tokens="rest" if cut else "")
+        elif isinstance(layer, (nn.Linear, nn.Conv2d)):
+            products[name] = Product(layer.weight.detach().numpy(), _bias(layer))
+        elif isinstance(layer, nn.LayerNorm):
+            weight = torch.ones(layer.normalized_shape) if layer.weight is None else layer.weight.detach()
+            bias = torch.zeros(layer.normalized_shape) if layer.bias is None else layer.bias.detach()
+            norms[name] = Norm(layer.eps, weight.numpy(), bias.numpy())
+    return products, norms
+
+
+def named_tables(model: EdgeModel) -> dict[str, np.ndarray]:
+    """Return a program's numbers that belong to no product and no norm, by name, in the order they are used in."""
+    from torch import nn
+
+    from ..program.linear import QuantizedLinear
+
+    owned = (QuantizedLinear, nn.Linear, nn.Conv2d, nn.LayerNorm)
+    tables = {}
+    for prefix, module in model.named_modules():
+        if not isinstance(module, owned):
+            for name, value in module.named_parameters(prefix, recurse=False):
+                tables[name] = value.detach().numpy()
+    return tables
+
+
+def _attention_scales(model: EdgeModel) -> list[float]:
+    """Return 1/sqrt(d) of every attention, d the length of a head's query."""
+    found: list[Any] = [module for module in model.modules() if hasattr(module, "head_dim")]
+    return [float(module.head_dim**-0.5) for module in found]
+
+
+def _bias(layer: Any) -> np.ndarray:
+    bias: np.ndarray = np.zeros(len(layer.weight), np.float32) if layer.bias is None else layer.bias.detach().numpy()
+    return bias
+
+
+def differences(model: EdgeModel, artifact: Path) -> list[str]:
+    """Return, a line each, in what an artifact is not its program; none where it is."""
+    products, norms = named_parts(model)
+    found = read_parts(artifact)
+    said = _counted("products with weights", len(products), len(found.products))
+    said += _counted("norms", len(norms), len(found.norms))
+    if said:
+        return said
+    order = paired(list(products), list(products.values()), found.products)
+    for name, product in products.items():
+        said += [f"{name}: {what}" for what in _product(product, found.products[order[name]])]
+    for (name, norm), other in zip(norms.items(), found.norms, strict=True):
+        said += [f"{name}: {what}" for what in _norm(norm, other)]
+    said += _tables(named_tables(model), found.tables)
+    said += _scaled(_attention_scales(model), found)
+    said += _split(model, found)
+    said += _rounded(model, found)
+    if (built := artifact.with_suffix(".engine")).exists():
+        from ..backends.reading import missing
+
+        said += missing(built, products)
+    return said
+
+
+def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
+    """Return which of an artifact's products is which layer: by order, but for a few pairs that come in any.
+
+    Those are query and keys of the class token alone, and a linear's products with the class token and with the others.
+    """
+    order = {name: i for i, name in enumerate(names)}
+    for i, name in enumerate(names[:-1]):
+        if name.endswith("attn.q") and theirs[i].weight.shape != ours[i].weight.shape:
+            order[name], order[names[i + 1]] = i + 1, i
+        other = name.removesuffix(CLASS_TOKEN)
+        if other != name and other in order and theirs[order[name]].tokens == "rest":
+            order[name], order[other] = order[other], order[name]
+    return order
+
+
+def _counted(what: str, ours: int, theirs: int) -> list[str]:
+    return [] if ours == theirs else [f"{theirs} {what}, the program has {ours}"]
+
+
+def _product(ours: Product, theirs: Product) -> list[str]:
+    if ours.weight.shape != theirs.weight.shape:
+        return [f"weights of shape {theirs.weight.shape}, the program's are {ours.weight.shape}"]
+    if (ours.scale is None) != (theirs.scale is None):
+        return ["quantized" if ours.scale is None else "not quantized"]
+    said = [] if _close(ours.bias, theirs.bias) else [f"another bias ({_worst(ours.bias, theirs.bias)})"]
+    if ours.scale is None:
+        if not _close(ours.weight, theirs.weight):
+            said.append(f"other weights ({_worst(ours.weight, theirs.weight)})")
+        return said
+    if odd := int((ours.weight != theirs.weight).sum()):
+        said.append(f"{odd} of {ours.weight.size} integers differ")
+    if ours.tokens not in ("", theirs.tokens):
+        said.append(f"it takes {theirs.tokens or 'all'} of the tokens, the program's takes {ours.tokens}")
+    assert theirs.scale is not None
+    if not np.array_equal(ours.scale, theirs.scale):
+        said.append(f"scales of its weights differ ({_worst(ours.scale, theirs.scale)})")
+    if ours.input_scales is None or theirs.input_scales is None:
+        if ours.input_scales != theirs.input_scales:
+            said.append("its input is rounded" if ours.input_scales is None else "its input is not rounded")
+        return said
+    for what, wanted, scale in zip(("quantized", "dequantized"), ours.input_scales, theirs.input_scales, strict=True):
+        if not np.isclose(wanted, scale, rtol=1e-6, atol=0):
+            said.append(f"its input is {what} with {scale:.6g}, the program's scale is {wanted:.6g}")
+    return said
+
+
+def _norm(ours: Norm, theirs: Norm) -> list[str]:
+    said = []
+    if not np.isclose(ours.epsilon, theirs.epsilon, rtol=_EPSILON, atol=0):
+        said.append(f"epsilon {theirs.epsilon:.3g}, the program's is {ours.epsilon:.3g}")
+    for what in ("weight", "bias"):
+        wanted, value = getattr(ours, what), getattr(theirs, what)
+        if wanted.shape != value.shape or not _close(wanted, value):
+            said.append(f"another {what}")
+    return said
+
+
+def _tables(ours: dict[str, np.ndarray], theirs: tuple[np.ndarray, ...]) -> list[str]:
+    """Compare tables of one size in their order: lowerings reshape them, and use those of other sizes in any order."""
+    said = []
+    for size in sorted({table.size for table in (*ours.values(), *theirs)}):
+        names = [name for name, table in ours.items() if table.size == size]
+        found = [table for table in theirs if table.size == size]
+        if len(names) != len(found):
+            said += _counted(f"other constants of {size} numbers", len(names), len(found))
+            continue
+        for name, table in zip(names, found, strict=True):
+            if not _close(ours[name].ravel(), table.ravel()):
+                said.append(f"{name}: other numbers ({_worst(ours[name].ravel(), table.ravel())})")
+    return said
+
+
+def _scaled(scales: list[float], found: Parts) -> list[str]:
+    """Count the attentions that are scaled: by one operation, by one factor, or by its root on queries and on keys."""
+    count = float(found.attentions)
+    for scale in set(scales):
+        for factor, share in ((scale, 1.0), (scale**0.5, 0.5)):
+            count += share * sum(bool(np.isclose(one, factor, rtol=_RELATIVE, atol=0)) for one in found.scalars)
+    return [] if count == len(scales) else [f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"]
+
+
+def _split(model: EdgeModel, found: Parts) -> list[str]:
+    """Compare the heads of attentions that are one operation; others have them in shapes, which are not compared."""
+    ours: set[Any] = {module.num_heads for module in model.modules() if hasattr(module, "head_dim")}
+    odd = [count for count in found.heads if count not in ours]
+    return [f"{count} heads in an attention, the program has {max(ours)}" for count in odd]
+
+
+def _rounded(model: EdgeModel, found: Parts) -> list[str]:
+    """Compare what queries and keys are rounded with, in order: a product takes queries first."""
+    from ..program.calibrate import SCORES
+    from ..program.linear import scales
+
+    ours = {name: pair for name, pair in scales(model).items() if name.endswith(SCORES)}
+    if said := _counted("rounded factors of products", 2 * len(ours), len(found.rounded)):
+        return said
+    for place, (name, pair) in enumerate(ours.items()):
+        both = found.rounded[2 * place : 2 * place + 2]
+        for what, theirs in zip(("quantized", "dequantized"), zip(*both, strict=True), strict=True):
+            if not np.allclose(pair, theirs, rtol=1e-6, atol=0):
+                shown = " and ".join(f"{one:.6g}" for one in theirs)
+                said.append(f"{name}: {what} with {shown}, the program's scales are {pair[0]:.6g} and {pair[1]:.6g}")
+    return said
+
+
+def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    return bool(np.allclose(theirs.astype(np.float64), ours.astype(np.float64), rtol=_RELATIVE, atol=_ABSOLUTE))
+
+
+def _worst(ours: np.ndarray, theirs: np.ndarray) -> str:
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    apart, whole = float(np.linalg.norm(theirs - ours)), float(np.linalg.norm(ours))
+    return f"relative L2 {apart / max(whole, 1e-30):.2g}"

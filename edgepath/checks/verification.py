@@ -1,0 +1,198 @@
+"""Does the artifact still see what the full-precision model sees? On its golden tiles, and on tiles it never met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends.reading import require_reader
+from ..bundle.bundle import (
+    Bundle,
+    Runner,
+    calibrated_on,
+    open_bundle,
+    seen_in_calibration,
+)
+from ..bundle.running import BATCH, embed_all, open_runner
+from ..errors import BundleError, TileError, UsageError
+from ..machine.packages import require
+from ..machine.progress import Progress, counter
+from ..program.rebuilding import rebuild, same_weights
+from ..recipes.recipe import Recipe
+from ..tiles.images import tile_sha256
+from ..tiles.opening import open_tiles
+from ..tiles.source import TileSource
+from .drift import measure
+from .gates import gates, parts_gate
+from .golden import Golden, open_golden
+from .summary import drifts, notes
+
+_LINES = 5  # of what differs
+
+
+def verify(
+    bundle: str | Path | Bundle,
+    *,
+    tiles: str | Path | Sequence[str | Path] | None = None,
+    weights: str | Path | None = None,
+    golden: str | Path | None = None,
+    resize: str = "refuse",
+    skip_bad: bool = False,
+    threads: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a bundle's artifact, measure its drift and apply its recipe's gates; return the figures, JSON-able.
+
+    Always on the golden tiles in the bundle (torch is not needed for that, but where Core ML is evaluated it is). With
+    `tiles`, also on those: the full-precision model is loaded again (from `weights` where the bundle was made from a
+    file) and must have the hash the bundle names. `golden` is a set that `reference capture` wrote, on a GPU perhaps:
+    drift is measured on its tiles too, against its embeddings. `result["passed"]` is the verdict.
+
+    An artifact whose device is not here runs with what the recipe checks it with (a Jetson's graph with ONNX Runtime, a
+    Core ML package with an evaluator of its operations), and `result["ran_with"]` says so.
+
+    Raises BundleError for a bundle that is altered or incomplete, MissingRuntime where nothing here can run it.
+    """
+    if weights is not None and tiles is None:
+        raise UsageError("verify: weights are only needed for tiles; give --tiles too, or leave out --weights")
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    recipe = Recipe.from_json(bundle.manifest["recipe"])
+    say = progress or (lambda stage, done, total: None)
+    captured = None if golden is None else open_golden(golden, bundle)
+    source = None
+    if tiles is not None:
+        require("torch", "export")
+        require_reader(bundle.artifact)
+        source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
+    with open_runner(bundle, recipe, threads) as runner:
+        own = _golden(bundle, recipe, runner, say)
+        other = None if captured is None else _captured(bundle, recipe, captured, runner, say)
+        fresh = None if source is None else _fresh(bundle, recipe, runner, source, weights, device, say)
+        ran_with = runner.runtime
+    parts = [part for part in (own, other, fresh) if part is not None]
+    return {
+        "name": bundle.name,
+        "bundle": bundle.digest,
+        "ran_with": ran_with,
+        "cautions": bundle.manifest["cautions"],
+        "notes": notes(recipe, ran_with) + _of_tiles(fresh) + _of_captured(other),
+        "golden": own,
+        "captured": other,
+        "tiles": fresh,
+        "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
+    }
+
+
+def _of_tiles(fresh: dict[str, Any] | None) -> list[str]:
+    """What a reader must know of the given tiles."""
+    if not fresh:
+        return []
+    said = [f"The artifact is not its program: {line}." for line in fresh["differences"][:_LINES]]
+    if seen := fresh["seen_in_calibration"]:
+        of = f"{seen} of the {fresh['source']['count']} given tiles were calibrated on"
+        said.append(f"{of}: they say nothing about tiles the device will see.")
+    return said
+
+
+def _of_captured(captured: dict[str, Any] | None) -> list[str]:
+    seen = captured["seen_in_calibration"] if captured else 0
+    return [f"{seen} of the captured tiles were calibrated on: they say little about others."] if seen else []
+
+
+def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> dict[str, Any]:
+    tiles, reference = bundle.golden()
+    embeddings = {
+        "reference": reference,
+        "program": bundle.golden_embeddings("program"),
+        "artifact": embed_all(runner, tiles, counter(say, "golden tiles", len(tiles))),
+    }
+    drift = drifts(embeddings, bundle.manifest["held_out"]["keys"])
+    drift["noise_floor"] = bundle.manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
+    return {"drift": drift, "gates": gates(recipe, drift)}
+
+
+def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> dict[str, Any]:
+    """Measure drift against embeddings that were captured elsewhere."""
+    advance = counter(say, "captured tiles", len(captured.tiles))
+    embeddings = {"reference": captured.embeddings, "artifact": embed_all(runner, captured.tiles, advance)}
+    drift = drifts(embeddings, captured.keys)
+    return {
+        "reference": captured.facts["runtime"],
+        "seen_in_calibration": sum(tile_sha256(tile) in calibrated_on(bundle) for tile in captured.tiles),
+        "drift": drift,
+        "gates": gates(recipe, drift),
+    }
+
+
+def _fresh(
+    bundle: Bundle,
+    recipe: Recipe,
+    runner: Runner,
+    source: TileSource,
+    weights_from: str | Path | None,
+    device: str,
+    say: Progress,
+) -> dict[str, Any]:
+    """Measure drift on tiles the bundle has not seen; the program is rebuilt from the weights and `ranges.npz`."""
+    from ..machine.hardware import pick_device
+    from ..models.reference import reference_embeddings
+    from ..program.forms import Program
+    from .parts import differences
+
+    device = pick_device(device)
+    vit, spec, weights = same_weights(bundle, weights_from)
+    contract = bundle.manifest["contract"]
+    reference = reference_embeddings(
+        vit,
+        spec,
+        weights,
+        source,
+        embedding=contract["embedding"],
+        device=device,
+        progress=counter(say, "reference", len(source)),
+    )
+    net = rebuild(bundle, recipe, vit, spec)
+    program = Program(net, recipe)
+    check_same_program(bundle, program)
+    differing = differences(program.lowered, bundle.artifact)
+    runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
+    keys: list[str] = []
+    advance = counter(say, "program and artifact", len(source))
+    for batch in source.batches(BATCH):
+        for name, run in runs.items():
+            rows[name].append(run(batch.pixels))
+        if not keys:
+            rows["nudged"].append(program.nudged(batch.pixels))
+        keys += batch.keys
+        advance(len(batch.keys))
+    if tuple(keys) != reference.keys:
+        raise TileError(f"tiles {source.name}: changed while they were read; run again")
+    drift = drifts(
+        {"reference": reference.embeddings} | {name: np.concatenate(part) for name, part in rows.items()}, keys
+    )
+    return {
+        "source": source.provenance(),
+        "seen_in_calibration": seen_in_calibration(bundle, source),
+        "skipped": source.skipped,
+        "reference": reference.runtime,
+        "drift": drift,
+        "gates": [*gates(recipe, drift), parts_gate(differing)],
+        "differences": differing,
+    }
+
+
+def check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Raise BundleError unless the rebuilt program is the bundle's own, as near as rounding allows."""
+    tiles, _ = bundle.golden()
+    found = measure(bundle.golden_embeddings("program")[:BATCH], program(tiles[:BATCH]))
+    floor = bundle.manifest["drift"]["noise_floor"]["cosine_mean"]
+    if 1 - found.cosine_mean > 10 * (1 - floor) + 1e-6:  # another machine sums in another order
+        raise BundleError(
+            f"bundle {bundle.path}: its program cannot be rebuilt (cosine {found.cosine_mean:.6f} on golden tiles): "
+            "ranges.npz was altered, or this edgepath quantizes in another way: export it again"
+        )

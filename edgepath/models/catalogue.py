@@ -1,0 +1,149 @@
+"""Which models there are: architecture, preprocessing, embedding and licence as one value, without weights.
+
+A spec travels into every bundle: mean and std of the wrong model change every figure and crash nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import UsageError, did_you_mean
+
+SIZE = 224
+H0_MINI_MEAN = (0.707223, 0.578729, 0.703617)
+H0_MINI_STD = (0.211883, 0.230117, 0.177517)
+# The hub's H0-mini, spelled out: DINOv2's ViT with 4 registers and a gated MLP (fc1 768 -> 4096, fc2 2048 -> 768).
+_H0_MINI_ARGS = {
+    "img_size": SIZE,
+    "num_classes": 0,
+    "global_pool": "",
+    "init_values": 1e-5,
+    "mlp_ratio": 5.33334,
+    "mlp_layer": "SwiGLUPacked",
+    "act_layer": "SiLU",
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A vision transformer: how timm builds it, what it wants to see, and what stands for a tile.
+
+    `timm_name` and `timm_args` are `timm.create_model`'s (layers by name, see `weights.LAYERS`); tiles are `size` x
+    `size` RGB, normalised as (x / 255 - mean) / std; `embedding` is the model's own choice, `cls` or `cls+mean`; `hub`
+    is the Hugging Face repository of its weights, empty where it has none.
+    """
+
+    name: str
+    summary: str
+    timm_name: str
+    timm_args: Mapping[str, Any]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    licence: str
+    size: int = SIZE
+    embedding: str = "cls"
+    hub: str = ""
+    schema: int = field(default=1, kw_only=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON-able values."""
+        return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Return the spec that `to_json` wrote. Raises TypeError, KeyError or ValueError for other values."""
+        spec = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        for numbers in (spec.mean, spec.std):
+            if len(numbers) != 3 or not all(isinstance(number, float) for number in numbers):
+                raise ValueError(f"{numbers} are not three numbers, one a colour")
+        if not isinstance(spec.timm_args, Mapping):
+            raise TypeError(f"timm_args = {spec.timm_args!r} is no table")
+        return spec
+
+
+_SPECS = (
+    ModelSpec(
+        name="demo",
+        summary="ViT-Ti/14 built like H0-mini, 5.5 M parameters, its weights ship with edgepath",
+        timm_name="vit_base_patch14_reg4_dinov2",
+        timm_args={**_H0_MINI_ARGS, "embed_dim": 192, "num_heads": 3},
+        mean=H0_MINI_MEAN,
+        std=H0_MINI_STD,
+        licence="Apache-2.0",
+    ),
+    ModelSpec(
+        name="h0-mini",
+        summary="ViT-B/14 distilled from H-optimus-0, 86 M parameters",
+        timm_name="vit_base_patch14_reg4_dinov2",
+        timm_args=_H0_MINI_ARGS,
+        mean=H0_MINI_MEAN,
+        std=H0_MINI_STD,
+        licence="CC-BY-NC-ND-4.0, gated",
+        hub="bioptimus/H0-mini",
+    ),
+    # As its card builds it: hf-hub:bioptimus/H-optimus-0 with init_values=1e-5 and dynamic_img_size=False.
+    ModelSpec(
+        name="h-optimus-0",
+        summary="ViT-g/14, the teacher of H0-mini, 1.1 B parameters, 1536 features",
+        timm_name="vit_giant_patch14_reg4_dinov2",
+        timm_args={"img_size": SIZE, "num_classes": 0, "global_pool": "", "init_values": 1e-5},
+        mean=H0_MINI_MEAN,
+        std=H0_MINI_STD,
+        licence="Apache-2.0, gated",
+        hub="bioptimus/H-optimus-0",
+    ),
+)
+
+
+def model_specs() -> tuple[ModelSpec, ...]:
+    """Return the models known by name."""
+    return _SPECS
+
+
+def find_model(name: str) -> ModelSpec:
+    """Return a model by name, or any timm vision transformer as `timm:NAME`.
+
+    Raises UsageError naming the nearest known names, MissingRuntime where `timm:` is asked for without timm.
+    """
+    known = {spec.name: spec for spec in _SPECS}
+    if name.startswith("timm:"):
+        return _timm_spec(name.removeprefix("timm:"))
+    if name not in known:
+        raise UsageError(f'model "{name}" is not known; {did_you_mean(name, known)}, or timm:NAME')
+    return known[name]
+
+
+def _timm_spec(name: str) -> ModelSpec:
+    """Take preprocessing and licence from timm's configuration; tiles stay 224 px, whatever it was trained at."""
+    from ..machine.packages import require
+
+    require("timm", "export")
+    import timm
+
+    modules = ("vision_transformer", "deit")  # what timm builds from its class VisionTransformer
+    known = [
+        found
+        for module in modules
+        for tags in (False, True)
+        for found in timm.list_models(module=module, include_tags=tags)
+    ]
+    if name not in known:
+        near = did_you_mean(name, known)
+        # There are hundreds; without a near one, timm lists them.
+        hint = "timm.list_models('vit_*') names them" if near.startswith("known:") else near.replace('"', '"timm:', 1)
+        raise UsageError(f'model "timm:{name}" is not a timm vision transformer; {hint}')
+    config: Any = timm.get_pretrained_cfg(name)
+    assert config is not None
+    return ModelSpec(
+        name=f"timm:{name}",
+        summary=f"timm's {name}",
+        timm_name=name,
+        timm_args={"img_size": SIZE, "num_classes": 0, "global_pool": ""},
+        mean=config.mean,
+        std=config.std,
+        licence=config.license or "not stated by timm",
+        hub=config.hf_hub_id or "",
+    )

@@ -1,0 +1,208 @@
+"""From the one quantized program to ONNX, in the form that every ONNX consumer recognises as INT8.
+
+The exporter writes a linear as `MatMul(DQ(Q(x)), Transpose(DQ(W)))` with a zero-point constant that all layers share.
+Both are legal and both cost the speed-up: with the Transpose, ONNX Runtime falls back to FP32; with a shared
+zero-point, OpenVINO leaves half of the linears in FP32. So weights are stored transposed and zero-points, all zero, are
+left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from ..backends import CUT
+from .fused_attention import fuse
+from .split_projections import cut, write_out
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ..recipes.recipe import Recipe
+    from .fold import EdgeModel
+
+OPSET = 20
+INPUT = "tiles"
+OUTPUTS = ("embedding", "tokens")
+
+
+class RawImage(nn.Module):
+    """The same model behind an image input: float32 (N, 3, S, S) with values 0..255."""
+
+    def __init__(self, model: EdgeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return self.model.encode(pixels)
+
+
+class Program:
+    """The program that every artifact is a lowering of; each form is made when a backend asks for it.
+
+    `lowered` is the model that forms are made of: with its products cut, as INT8 on some backends of a `recipe` wants
+    it, and attention as INT8 scores want it (`passes.cut`).
+    """
+
+    def __init__(self, model: EdgeModel, recipe: Recipe | None = None) -> None:
+        self.model = model
+        apart = recipe is not None and recipe.int8 and recipe.backend in CUT
+        self.lowered = cut(model) if apart else write_out(model)
+        self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
+
+    def onnx(self) -> ModelProto:
+        """Return the ONNX form (opset 20): input `tiles` uint8 (N, S, S, 3), outputs float32."""
+        return to_onnx(self.lowered)
+
+    def onnx_fused(self) -> ModelProto:
+        """Return the ONNX form with attention as one operation of ONNX Runtime's own."""
+        return to_onnx(fuse(self.lowered))
+
+    def onnx_fp16(self) -> ModelProto:
+        """Return the ONNX form with FP16 tensors inside; inputs and outputs as in `onnx`."""
+        return to_fp16(self.onnx())
+
+    def image_program(self) -> torch.export.ExportedProgram:
+        """Return the exported program behind an image input, float32 (1, 3, S, S) with values 0..255."""
+        return capture_image(self.lowered)
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed `tiles`, uint8 (N, S, S, 3), in PyTorch: what lowering drift is measured against."""
+        return self._embed(_pixels(tiles))
+
+    def nudged(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed `tiles` with every pixel moved by a relative 1e-6, about what summing in another order does.
+
+        Rounding to 8 bits amplifies such a nudge: two exact executions of one INT8 program differ this much.
+        """
+        pixels = _pixels(tiles)
+        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+        return self._embed(pixels * (1.0 + 1e-6 * noise))
+
+    def _embed(self, pixels: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            result = self.model.encode(pixels)
+        embedding: np.ndarray = (result if isinstance(result, torch.Tensor) else result[0]).numpy()
+        return embedding
+
+
+def _pixels(tiles: np.ndarray) -> torch.Tensor:
+    # A copy: torch takes neither negative strides nor, without a warning, arrays that are read-only.
+    return torch.from_numpy(np.array(tiles, order="C")).permute(0, 3, 1, 2).to(torch.float32)
+
+
+def capture(model: EdgeModel) -> torch.export.ExportedProgram:
+    """Return the exported program of `model`: uint8 (N, S, S, 3) -> float32 (N, D), any N."""
+    example = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def capture_image(model: EdgeModel) -> torch.export.ExportedProgram:
+    """Return the exported program behind an image input: float32 (1, 3, S, S) with values 0..255."""
+    with torch.no_grad():
+        return torch.export.export(RawImage(model), (torch.zeros(1, 3, model.size, model.size),))
+
+
+def to_onnx(model: EdgeModel) -> ModelProto:
+    """Lower `model` to ONNX (opset 20): input `tiles`, outputs `embedding` and, where asked for, `tokens`."""
+    outputs = list(OUTPUTS if model.tokens else OUTPUTS[:1])
+    with _quiet():
+        exported = torch.onnx.export(
+            capture(model), dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=outputs, verbose=False
+        )
+    assert exported is not None
+    graph = exported.model
+    fold_weight_transposes(graph)
+    drop_zero_points(graph)
+    _forget_the_machine(graph)
+    graph.producer_name, graph.producer_version = "edgepath", None
+    return ir.to_proto(graph)
+
+
+def _forget_the_machine(model: ir.Model) -> None:
+    """Drop stack traces, paths and the exporter's own notes, in place: they have no place in an artifact."""
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [output for node in model.graph for output in node.outputs]
+    for part in (model, model.graph, *model.graph, *values):
+        part.metadata_props.clear()
+        part.doc_string = None
+
+
+def fold_weight_transposes(model: ir.Model) -> None:
+    """Replace `Transpose(DequantizeLinear(W))` by `DequantizeLinear(W')`, W' stored transposed, in place.
+
+    The products of one linear with different tokens share W, and have a Transpose each.
+    """
+    for source in [node for node in model.graph if node.op_type == "DequantizeLinear"]:
+        turned = [node for node in source.outputs[0].consumers() if node.op_type == "Transpose"]
+        weight = source.inputs[0]
+        if not turned or weight is None or weight.const_value is None or not weight.is_initializer():
+            continue
+        stored = np.ascontiguousarray(weight.const_value.numpy().T)
+        weight.const_value = ir.Tensor(stored, name=weight.name)
+        weight.shape = ir.Shape(stored.shape)
+        source.attributes["axis"] = ir.AttrInt64("axis", 1)
+        source.outputs[0].shape = ir.Shape(stored.shape)
+        for node in turned:
+            node.outputs[0].replace_all_uses_with(source.outputs[0])
+            model.graph.remove(node, safe=True)
+
+
+def drop_zero_points(model: ir.Model) -> None:
+    """Leave out the zero-points of dequantized weights, in place; ours are symmetric, so all of them are zero."""
+    for node in model.graph:
+        if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
+            continue
+        weight, zero_point = node.inputs[0], node.inputs[2]
+        if weight is None or zero_point is None or not weight.is_initializer():
+            continue
+        constant = zero_point.const_value
+        assert constant is not None and not constant.numpy().any(), f"{node.name}: a symmetric weight has a zero-point"
+        node.resize_inputs(2)
+    used = {value for node in model.graph for value in node.inputs}
+    for name, value in list(model.graph.initializers.items()):
+        if value not in used and value not in model.graph.outputs:
+            del model.graph.initializers[name]
+
+
+def to_fp16(model: ModelProto) -> ModelProto:
+    """Return `model` with FP16 tensors and scales throughout; inputs and outputs keep their types.
+
+    The converter needs no shapes, and those of transposed weights would be stale, so they are dropped first.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    del model.graph.value_info[:]
+    with warnings.catch_warnings():
+        # It announces every tiny weight that FP16 flushes; drift against the FP32 reference measures what that costs.
+        warnings.filterwarnings("ignore", message="the float32 number")
+        half: ModelProto = convert_float_to_float16(
+            model, keep_io_types=True, op_block_list=[], disable_shape_infer=True
+        )
+    return half
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own progress lines and version notices off the terminal; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

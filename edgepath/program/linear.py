@@ -1,0 +1,204 @@
+"""INT8 linears: symmetric, weights per output channel, activations per tensor.
+
+Every device gets the same integers and the same scales. Devices that compute in FP16 store scales in FP16, so scales
+are chosen among the numbers FP16 can hold and the weights are rounded with the scale as it will be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UsageError, did_you_mean
+from .calibrate import SCORES, Ranges, linears
+from .fold import ClsOnlyBlock, EdgeModel
+
+INT8_MAX = 127
+_INPUT_SCALE = "input_scale"
+_ops = torch.ops.quantized_decomposed
+
+
+class RoundingLinear(nn.Module):
+    """A linear layer that rounds its input, (N, T, in).
+
+    `spared` is which of its tokens are not rounded: none, the first of each, or all.
+    """
+
+    spared: Literal["none", "first", "all"] = "none"
+
+
+class QuantizedLinear(RoundingLinear):
+    """A linear layer between quantize/dequantize pairs: `int8 (out, in)` weights, one input scale, FP32 bias."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, input_scale: float, weight_scale: Tensor, weight_max: int = INT8_MAX) -> None:
+        super().__init__()
+        integers = torch.round(linear.weight.detach() / weight_scale[:, None]).clamp(-weight_max, weight_max)
+        self.input_scale = input_scale
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("weight", integers.to(torch.int8))
+        self.register_buffer("weight_scale", weight_scale.detach().clone())
+        self.register_buffer("weight_zero_point", torch.zeros(len(weight_scale), dtype=torch.int64))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.spared == "none":
+            return F.linear(dequantized(x, self.input_scale), self._dequantized_weight(), self.bias)
+        weight = self._dequantized_weight()
+        if self.spared == "all":
+            return F.linear(x, weight, self.bias)
+        # Cut before the rounding: what follows is one copy, and neighbours that read the same tokens share the cut.
+        first = F.linear(x[:, :1], weight, self.bias)
+        return torch.cat([first, F.linear(dequantized(x[:, 1:], self.input_scale), weight, self.bias)], 1)
+
+    def _dequantized_weight(self) -> Tensor:
+        return cast(
+            Tensor,
+            _ops.dequantize_per_channel(
+                self.weight, self.weight_scale, self.weight_zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
+            ),
+        )
+
+
+class Rounded(nn.Module):
+    """What a module returns, rounded to 8 bits with one scale."""
+
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.inner, self.scale = inner, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dequantized(self.inner(x), self.scale)
+
+
+def dequantized(x: Tensor, scale: float) -> Tensor:
+    """Return `x` rounded to 8 bits, by the pair of operations that every lowering knows."""
+    integers = _ops.quantize_per_tensor(x, scale, 0, -128, 127, torch.int8)
+    return cast(Tensor, _ops.dequantize_per_tensor(integers, scale, 0, -128, 127, torch.int8))
+
+
+def quantize_linear(linear: nn.Linear, input_absmax: float, weight_bits: int = 8) -> QuantizedLinear:
+    """Quantize one layer by its largest magnitudes: of its input, and of each row of its weights.
+
+    With fewer `weight_bits` than 8 the weights take fewer of the values that `int8` has: -7 to 7 for 4.
+    """
+    largest = weight_max(weight_bits)
+    scale = storable_scale(linear.weight.detach().abs().amax(dim=1), largest)
+    return QuantizedLinear(linear, float(storable_scale(torch.tensor(input_absmax))), scale, largest)
+
+
+def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8, keep: Sequence[str] = ()) -> EdgeModel:
+    """Replace the linears of the transformer blocks by INT8 ones, in place, and return the model.
+
+    Those named in `keep` stay as they are. Raises UsageError when `ranges` were taken on a model with other layers, or
+    when the model has no layer of a name in `keep`.
+    """
+    layers = linears(model)
+    if set(layers) != set(ranges.absmax):
+        odd = sorted(set(layers) ^ set(ranges.absmax))[0]
+        raise UsageError(f"calibration ranges do not fit the model: {odd} is in one of them only")
+    for name, layer in to_quantize(layers, keep).items():
+        replace_layer(model, name, quantize_linear(layer, ranges.limit(name), weight_bits))
+    return model
+
+
+def to_quantize(layers: dict[str, nn.Linear], keep: Sequence[str]) -> dict[str, nn.Linear]:
+    """Return the layers that are not kept in floating point; what `keep` says of scores is not of layers."""
+    for name in keep:
+        if name not in layers and not name.endswith(SCORES):
+            raise UsageError(f"quantize.keep: the model has no linear {name}; {did_you_mean(name, layers)}")
+    return {name: layer for name, layer in layers.items() if name not in keep}
+
+
+def scales(model: nn.Module) -> dict[str, list[float]]:
+    """Return of each quantized layer the scale of its input and the mean of its weights' scales: what a program is.
+
+    Of scores in INT8, the scales of queries and of keys.
+    """
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear) and layer.spared != "all":
+            found[name] = [layer.input_scale, float(layer.weight_scale.double().mean())]
+        elif isinstance(norm := getattr(layer, "q_norm", None), Rounded):
+            found[name + SCORES] = [norm.scale, layer.k_norm.scale]
+    return found
+
+
+def save_program(model: EdgeModel, path: Path) -> None:
+    """Write a quantized model's numbers (integers, scales, and all that stays in floating point) as safetensors."""
+    from safetensors.torch import save_file
+
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            state[f"{name}.{_INPUT_SCALE}"] = torch.tensor(layer.input_scale, dtype=torch.float64)
+    save_file(state, path)
+
+
+def load_program(model: EdgeModel, path: Path) -> EdgeModel:
+    """Make a folded model the quantized one that `save_program` wrote, in place. Raises ValueError for another's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+        for name, layer in linears(model).items():
+            if f"{name}.{_INPUT_SCALE}" not in state:  # kept in floating point
+                continue
+            scale = float(state.pop(f"{name}.{_INPUT_SCALE}"))
+            replace_layer(model, name, QuantizedLinear(layer, scale, torch.ones(layer.out_features)))
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+        raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from None
+    return model
+
+
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put `layer` where the module called `name` was."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
+
+
+def weight_max(bits: int) -> int:
+    """Return the largest integer of symmetric weights: 127 for 8 bits, 7 for 4."""
+    return int(2 ** (bits - 1)) - 1
+
+
+def storable_scale(absmax: Tensor, largest: int = INT8_MAX) -> Tensor:
+    """Return absmax / `largest` rounded up to a number FP16 can hold, as float32; 1 for an absmax of 0.
+
+    Rounding up keeps the largest value inside the 8-bit range. Scales below FP16's smallest normal number (6.1e-5)
+    are still representable, in steps of 6e-8, down to that step.
+    """
+    wanted = absmax.float() / largest
+    half = wanted.half()
+    stepped = torch.nextafter(half, torch.full_like(half, torch.inf))
+    stored = torch.where(half.float() < wanted, stepped, half).float()
+    return torch.where(absmax > 0, stored, torch.ones_like(stored))
+
+
+ALONE = ("attn.q", "attn.proj", "mlp.fc1", "mlp.fc2")  # what sees no other token in a ClsOnlyBlock
+
+
+def spare_class_token(model: EdgeModel) -> EdgeModel:
+    """Leave the class token's activations unrounded in all linears that round, in place, and return the model."""
+    alone = {
+        f"vit.blocks.{index}.{name}"
+        for index, block in enumerate(model.vit.blocks)
+        if isinstance(block, ClsOnlyBlock)
+        for name in ALONE
+    }
+    for name, layer in model.named_modules():
+        if isinstance(layer, RoundingLinear):
+            layer.spared = "all" if name in alone else "first"
+    return model

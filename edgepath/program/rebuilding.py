@@ -1,0 +1,103 @@
+"""What a bundle was made from: its model loaded again, its program built again, the tiles it was calibrated on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.bundle import Bundle
+from ..errors import BundleError, UsageError
+from ..recipes.recipe import Recipe
+from .quantizing import PROGRAM, finished, quantized
+
+
+def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_only: bool = False) -> Any:
+    """Return a bundle's program from its model, or with `smoothed_only` its full-precision twin, layer for layer.
+
+    Raises BundleError where ranges or scales are not those that the bundle names.
+    """
+    from .fold import fold
+    from .smooth import smooth
+
+    contract = bundle.manifest["contract"]
+    net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
+    if not recipe.int8:
+        _check_same_scales(bundle, net)  # it has none
+        return net
+    try:
+        if smoothed_only:
+            smooth(net, _ranges(bundle), alpha=recipe.quantize.smooth_alpha)
+            return net
+        net = _quantized(bundle, recipe, net)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # ranges of other layers, shapes or types
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({why}); export it again") from None
+    _check_same_scales(bundle, net)
+    return net
+
+
+def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, Any, Any]:
+    """Load the full-precision model, and make sure it is the one the bundle was made from."""
+    from ..models.catalogue import ModelSpec
+    from ..models.weights import load_model
+
+    recorded = bundle.manifest["weights"]
+    if weights_from is None and recorded["random"]:
+        weights_from = "random"
+    try:
+        known = ModelSpec.from_json(bundle.manifest["model"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise BundleError(f"bundle {bundle.path}: its manifest describes no model ({error}); export it again") from None
+    vit, spec, weights = load_model(known, weights_from)
+    if weights.sha256 != recorded["sha256"]:
+        raise UsageError(
+            f"verify {bundle.name}: its weights are {recorded['source']} (sha256 {recorded['sha256'][:12]}), "
+            f"{weights.source} has sha256 {weights.sha256[:12]}; give the same weights with --weights"
+        )
+    return vit, spec, weights
+
+
+def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:
+    """Rebuild the program: from the ranges, or where training changed it, from its own numbers."""
+    from .linear import load_program
+
+    ranges = _ranges(bundle)
+    if not (bundle.path / PROGRAM).exists():
+        return finished(recipe, quantized(recipe, net, ranges), ranges)
+    try:
+        return finished(recipe, load_program(net, bundle.path / PROGRAM), ranges)
+    except ValueError as error:
+        raise BundleError(f"bundle {bundle.path}: {PROGRAM} is not of its model ({error}); export it again") from None
+
+
+def _ranges(bundle: Bundle) -> Any:
+    from .calibrate import Ranges
+
+    try:
+        ranges = Ranges.load(bundle.path / "ranges.npz")
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
+    numbers = [
+        *ranges.absmax.values(),
+        *map(np.array, (*ranges.limits.values(), *ranges.strengths.values(), *ranges.scores.values())),
+    ]
+    if not all(np.isfinite(values).all() and (values >= 0).all() for values in numbers):
+        raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are no magnitudes; export it again")
+    return ranges
+
+
+def _check_same_scales(bundle: Bundle, net: Any) -> None:
+    """Raise BundleError unless the rebuilt program has the scales that the bundle names, layer by layer."""
+    from .linear import scales
+
+    recorded, found = bundle.manifest["program"], scales(net)
+    for name in sorted(recorded.keys() | found.keys()):
+        named, rebuilt = recorded.get(name), found.get(name)
+        known = isinstance(named, list) and rebuilt is not None and len(named) == len(rebuilt)
+        if not known or not np.allclose(named or [], rebuilt or [], rtol=5e-3, atol=0):  # FP16 itself steps by 1e-3
+            raise BundleError(
+                f"bundle {bundle.path}: its program cannot be rebuilt (scales of {name}: {rebuilt}, its manifest says "
+                f"{named}); export it again"
+            )

@@ -1,0 +1,241 @@
+"""What a frozen embedding is good for: labels from neighbours and from a linear layer, and the same place found again.
+
+Estimators are scikit-learn's, which is imported inside, so that nothing else needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import UsageError
+
+Method = Literal["knn", "linear", "eva"]
+NEIGHBOURS = 5
+_RESAMPLES = 2000
+_TIE = 1e-9  # cosines that differ by less are equal
+
+
+@dataclass(frozen=True)
+class Score:
+    """Balanced accuracy (mean recall over classes) and AUROC over `tiles` tiles, each with its 95 % interval.
+
+    AUROC of more than two classes is the mean over classes, each against the rest.
+    """
+
+    balanced_accuracy: float
+    low: float
+    high: float
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    tiles: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How well one place finds itself under another scanner, averaged over all ordered pairs of scanners.
+
+    `cosine` is the mean cosine of the two embeddings of a place; `top1` and `top10` the share of places whose twin is
+    the nearest, or among the ten nearest, of all `places` places under the other scanner.
+    """
+
+    cosine: float
+    top1: float
+    top10: float
+    places: int
+    scanners: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values."""
+        return asdict(self)
+
+
+def cross_validate(
+    embeddings: np.ndarray,
+    labels: Sequence[str],
+    *,
+    method: Method,
+    groups: Sequence[str] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    steps: int | None = None,
+) -> tuple[Score, np.ndarray]:
+    """Predict every tile's label by a model fitted on the other folds; return the score and the predictions (N,).
+
+    `embeddings` is float32 (N, D). `knn` votes among the 5 nearest by cosine; `linear` is logistic regression on
+    standardized features (L2, C = 1); `eva` is kaiko-eva's linear head (`evahead`), `steps` of it. Folds are stratified
+    by label and shuffled by `seed`; tiles of one of `groups` (a slide, a patient) stay in one fold. The interval is a
+    bootstrap over tiles, or over groups where there are some.
+
+    Raises UsageError for a single class, fewer tiles of a class than folds, or embeddings that are not finite.
+    """
+    names = np.unique(np.asarray(labels))
+    _check(embeddings, labels, method)
+    truth = np.asarray(labels)
+    predicted, shares = np.empty_like(truth), np.zeros((len(truth), len(names)))
+    for train, test in split_folds(labels, groups, folds=folds, seed=seed):
+        fitted = _estimator(method, steps, seed).fit(embeddings[train], truth[train])
+        predicted[test] = fitted.predict(embeddings[test])
+        shares[np.ix_(test, np.searchsorted(names, fitted.classes_))] = fitted.predict_proba(embeddings[test])
+    units = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    accuracies = _interval(lambda rows: balanced_accuracy(truth[rows], predicted[rows]), truth, units, seed)
+    areas = _interval(lambda rows: auroc(truth[rows], shares[rows]), truth, units, seed)
+    score = Score(balanced_accuracy(truth, predicted), *accuracies, auroc(truth, shares), *areas, len(truth))
+    return score, predicted
+
+
+def split_folds(
+    labels: Sequence[str], groups: Sequence[str] | None = None, *, folds: int = 5, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows to fit on and to predict of every fold; tiles of a group are in one fold.
+
+    Raises UsageError where a fold would be empty, or would leave too little to fit on.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    truth = np.asarray(labels)
+    _check_labels(truth, folds)
+    if groups is not None:
+        _check_groups(labels, groups, folds)
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    found = list(splitter.split(np.zeros((len(truth), 1)), truth, groups))
+    for train, test in found:
+        lost = set(truth.tolist()) - set(truth[train].tolist())
+        if not len(test) or lost or len(train) < NEIGHBOURS:
+            why = f"none of {min(lost)}" if lost else f"{len(train)} tiles"
+            raise UsageError(
+                f"probe: with {folds} folds, one would have {len(test)} tiles and leave {why} to fit on; at least "
+                f"{NEIGHBOURS} of all classes are needed: give fewer folds, or more tiles or groups"
+            )
+    return found
+
+
+def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean over classes of the share of their tiles that were predicted right; classes as in `truth`."""
+    return float(np.mean([(predicted[truth == name] == name).mean() for name in np.unique(truth)]))
+
+
+def auroc(truth: np.ndarray, shares: np.ndarray) -> float:
+    """Return the area under the ROC curve of `shares` (N, classes in sorted order), the mean over classes.
+
+    Each class against the rest: the chance that one of its tiles has a larger share of it than another tile has, ties
+    counted half (Mann & Whitney 1947).
+    """
+    areas = []
+    for column, name in zip(shares.T, np.unique(truth), strict=True):
+        ordered, of = np.sort(column[truth != name]), column[truth == name]
+        below = np.searchsorted(ordered, of, "left") + np.searchsorted(ordered, of, "right")
+        areas.append(below.mean() / (2 * len(ordered)))
+    return float(np.mean(areas))
+
+
+def retrieve(embeddings: Mapping[str, np.ndarray]) -> Retrieval:
+    """Compare embeddings, float32 (N, D) by scanner, of the same N places in the same order.
+
+    Raises UsageError for fewer than two scanners or when they do not hold the same number of places.
+    """
+    shapes = {values.shape for values in embeddings.values()}
+    if len(embeddings) < 2 or len(shapes) > 1 or any(len(shape) != 2 or not shape[0] for shape in shapes):
+        raise UsageError(f"retrieval: {len(embeddings)} scanners, shapes {sorted(shapes)}; give two or more alike")
+    for name, values in embeddings.items():
+        norms = np.linalg.norm(values, axis=1)
+        if not np.isfinite(norms).all() or not norms.all():
+            raise UsageError(f"retrieval: an embedding of {name} is not finite, or zero; embed the tiles again")
+    wide = {name: values.astype(np.float64) for name, values in embeddings.items()}
+    unit = {name: values / np.linalg.norm(values, axis=1, keepdims=True) for name, values in wide.items()}
+    cosines, ranks = [], []
+    for one, other in permutations(unit, 2):
+        similarity = unit[one] @ unit[other].T
+        twin = similarity.diagonal()[:, None]
+        cosines.append(twin.mean())
+        ranks.append((similarity > twin + _TIE).sum(axis=1))  # of ties, the twin comes first
+    rank, count = np.concatenate(ranks), next(iter(shapes))[0]
+    top1, top10 = (float((rank < k).mean()) for k in (1, 10))
+    return Retrieval(float(np.mean(cosines)), top1, top10, count, len(unit))
+
+
+def _check(embeddings: np.ndarray, labels: Sequence[str], method: str) -> None:
+    if method not in ("knn", "linear", "eva"):
+        raise UsageError(f'probe: method "{method}"; known: knn, linear, eva')
+    if len(embeddings) != len(labels) or embeddings.ndim != 2:
+        raise UsageError(f"probe: embeddings of shape {embeddings.shape} for {len(labels)} labels; give one a tile")
+    if not np.isfinite(embeddings).all():
+        raise UsageError("probe: an embedding is not finite; embed the tiles again")
+
+
+def _check_labels(truth: np.ndarray, folds: int) -> None:
+    names, numbers = np.unique(truth, return_counts=True)
+    counts = dict(zip(names.tolist(), numbers.tolist(), strict=True))
+    if folds < 2:
+        raise UsageError(f"probe: {folds} folds; at least 2 are needed")
+    if len(counts) < 2:
+        only = next(iter(counts), "none")
+        raise UsageError(f"probe: all {len(truth)} tiles are {only}; two classes or more are needed")
+    if few := [name for name, count in counts.items() if count < folds]:
+        raise UsageError(
+            f"probe: {counts[few[0]]} tiles are {few[0]}; {folds} folds need as many of every class: give more tiles, "
+            "or fewer --folds"
+        )
+
+
+def _check_groups(labels: Sequence[str], groups: Sequence[str], folds: int) -> None:
+    if len(groups) != len(labels):
+        raise UsageError(f"probe: {len(groups)} groups for {len(labels)} labels; give one a tile")
+    of_class: dict[str, set[str]] = {}
+    for label, group in zip(labels, groups, strict=True):
+        of_class.setdefault(label, set()).add(group)
+    label, found = min(of_class.items(), key=lambda item: len(item[1]))
+    if len(found) < 2 or len(set(groups)) < folds:
+        raise UsageError(
+            f"probe: {len(set(groups))} groups, {len(found)} of them with {label}; {folds} folds need as many groups, "
+            "and every class in two"
+        )
+
+
+def _estimator(method: Method, steps: int | None, seed: int) -> Any:
+    if method == "eva":
+        from .eva_head import STEPS, EvaHead
+
+        return EvaHead(steps=steps or STEPS, seed=seed)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if method == "knn":
+        return KNeighborsClassifier(NEIGHBOURS, metric="cosine")
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+
+
+def _interval(
+    figure: Callable[[np.ndarray], float], truth: np.ndarray, units: np.ndarray, seed: int
+) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of a figure of rows over resampled units (Efron's bootstrap).
+
+    A resample without one of the classes has no such figure, and is drawn again.
+    """
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(units == unit) for unit in np.unique(units)]
+    classes = len(np.unique(truth))
+    scores: list[float] = []
+    attempts = 0
+    while len(scores) < _RESAMPLES:
+        attempts += 1
+        if attempts > 50 * _RESAMPLES:
+            raise UsageError(
+                f"probe: {len(members)} groups are too few for an interval over {classes} classes; give more groups"
+            )
+        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        if len(np.unique(truth[rows])) == classes:
+            scores.append(figure(rows))
+    low, high = np.percentile(scores, (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,106 @@
+"""Embeddings of slides on disk, as plism-benchmark lays them out: `<folder>/<extractor>/<slide>/features.npy`.
+
+float32 (N, 3 + D), the first columns level, x and y. A slide that is there already is not embedded again, whichever of
+the two tools wrote it; where only some places are asked for, the file holds only those, which plism-benchmark cannot
+read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import EdgepathError, UsageError
+from ..machine.writing import replacing
+from ..tiles.images import tile_sha256
+from .slides import Slide, SlideSet, read_npy
+
+Embed = Callable[[np.ndarray], np.ndarray]
+_BATCH = 8
+ORIGIN = "origin.json"
+"""Beside `features.npy`: a tile of the slide and the hash of its pixels, as slides of one name may differ."""
+
+
+def embed_slides(
+    run: Embed, slides: SlideSet, folder: Path, dim: int, advance: Callable[[int], None]
+) -> tuple[dict[str, Path], int]:
+    """Embed every slide that `folder` does not hold yet; return each slide's file, and how many were there already.
+
+    Raises UsageError for a file that is of other places or of another dimension.
+    """
+    files, kept = {}, 0
+    for slide in slides.slides:
+        path = folder / slide.name / "features.npy"
+        if path.exists():
+            _check_kept(path, slide, dim)
+            kept += 1
+            advance(len(slide.places))
+        else:
+            _embed(run, slide, path, advance)
+        files[slide.name] = path
+    return files, kept
+
+
+def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
+    """Return a slide's embeddings, float32 (N, `dim`), of the slide's places in their order."""
+    try:
+        table = read_npy(path)
+    except ValueError as error:
+        raise UsageError(f"features {path}: cannot be read ({error}); remove it, and it is made again") from None
+    if table.ndim != 2 or table.shape[1] != 3 + dim:
+        raise UsageError(f"features {path}: {table.shape} numbers; this bundle's have {dim} a tile and 3 for its place")
+    places = np.asarray(table[:, :3])
+    wanted = slide.places.astype(places.dtype)
+    if places.shape == wanted.shape and np.array_equal(places, wanted):
+        return np.asarray(table[:, 3:], np.float32)
+    # plism-benchmark writes all 16,278 tiles of a slide and chooses rows later.
+    rows = {tuple(place): row for row, place in enumerate(places.tolist())}
+    found = [rows.get(tuple(place)) for place in wanted.tolist()]
+    if None in found:
+        missing = sum(row is None for row in found)
+        raise UsageError(
+            f"features {path}: lacks {missing} of the {len(found)} places asked for; remove it, or give another folder"
+        )
+    return np.asarray(table[np.array(found, int), 3:], np.float32)
+
+
+def _check_kept(path: Path, slide: Slide, dim: int) -> None:
+    """See that an earlier run's file is of this slide: its places, and the tile it was written with, if one is known.
+
+    plism-benchmark writes no such tile.
+    """
+    if bad := int((~np.isfinite(load_features(path, slide, dim)).all(1)).sum()):
+        raise UsageError(f"features {path}: {bad} embeddings are not finite; remove it, and it is made again")
+    try:
+        known = json.loads(path.with_name(ORIGIN).read_text(encoding="utf-8"))
+        key, sha256 = str(known["tile"]), known["sha256_pixels"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"features {path}: {ORIGIN} beside it cannot be read ({error!r}); remove both") from None
+    if tile_sha256(slide.tiles.load(key)) != sha256:
+        raise UsageError(
+            f"features {path}: made from another {key} than this slide's; give another folder, or remove the slide's"
+        )
+
+
+def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None]) -> None:
+    rows = []
+    for batch in slide.tiles.batches(_BATCH):
+        rows.append(run(batch.pixels))
+        advance(len(batch.keys))
+    embeddings = np.concatenate(rows)
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    if len(bad):
+        raise EdgepathError(f"robustness: the embedding of {slide.tiles.keys[bad[0]]} on {slide.name} is not finite")
+    table = np.concatenate([slide.places.astype(np.float32), embeddings.astype(np.float32)], 1)
+    first = slide.tiles.keys[0]
+    origin = {"tile": first, "sha256_pixels": slide.tiles.digests[first]}
+    with replacing(path.with_name(ORIGIN), "features") as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(origin) + "\n", encoding="utf-8")
+    with replacing(path, "features") as partial, open(partial, "wb") as file:
+        np.save(file, table)

@@ -1,0 +1,255 @@
+"""Recipes: one TOML file a target, read into frozen values and validated once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import backends
+from ..errors import RecipeError, UsageError, did_you_mean
+from ..machine.shipped import data_folder
+from .toml import build_table, read_toml
+
+SCHEMA = 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format per kind of layer: the linears of the transformer blocks, and everything else."""
+
+    linear: typing.Literal["fp32", "fp16", "int8"]
+    other: typing.Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """How the INT8 linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off.
+
+    With `looks`, so many procedural tiles, a staining and a scanner each, are calibrated on besides the given ones, and
+    each layer gets a strength of its own, judged across both (`passes.tune`); `smooth_alpha` only turns smoothing on
+    then. With 0, the given tiles alone set the ranges, and `smooth_alpha` holds for all layers.
+    `weight_bits` below 8 limits the weights to the middle values of `int8`; what is stored and how it runs stay.
+    `rounding = "gptq"` rounds weights so that errors make up for each other (`passes.rounding`); the bundle then keeps
+    the integers. With `scores`, attention's product of queries and keys is INT8 as well (`passes.scores`). With
+    `class_token = "float"` the class token's activations are not rounded (`passes.classtoken`). `keep` names linears,
+    and with `scores` products of attention (`vit.blocks.0.attn.scores`), that stay in the precision of everything else
+    (`edgepath search` finds which).
+    """
+
+    smooth_alpha: float = 0.5
+    looks: int = 91
+    weight_bits: int = 8
+    rounding: typing.Literal["nearest", "gptq"] = "nearest"
+    scores: bool = False
+    class_token: typing.Literal["int8", "float"] = "int8"
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one software release of a device builds the artifact: for Jetson, a JetPack and its TensorRT.
+
+    A plan holds for runtimes from version `since` on ("10.12"), up to where the next plan begins.
+    """
+
+    release: str
+    runtime: str
+    since: str
+    strongly_typed: bool
+    flags: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """Where the artifact is meant to run.
+
+    `minimum_os` is Core ML's, `plan` TensorRT's, `compute_capabilities` TensorRT-RTX's.
+    """
+
+    devices: tuple[str, ...]
+    minimum_os: str = ""
+    plan: tuple[Plan, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RobustnessLoss:
+    """How much less robust than the full-precision model an artifact may be: in cosine, and in shares of tiles."""
+
+    cosine: float = 0.01
+    top1: float = 0.01
+    top10: float = 0.01
+
+
+@dataclass(frozen=True)
+class ProbeLoss:
+    """How much worse than on the full-precision model's embeddings a probe on the artifact's may be.
+
+    Labels are judged by balanced accuracy and AUROC, gene expression by Pearson's correlation.
+    """
+
+    balanced_accuracy: float = 0.01
+    auroc: float = 0.01
+    pearson: float = 0.01
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How much of full precision's latency INT8 may take: p50 at batch 1, in the same runtime and the same run."""
+
+    of_full_precision: float = 1.0
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The gates: smallest cosine to the full-precision reference, as mean and as 1st percentile over tiles."""
+
+    cosine_mean: float
+    cosine_p01: float
+    robustness: RobustnessLoss = RobustnessLoss()
+    probe: ProbeLoss = ProbeLoss()
+    latency: Latency = Latency()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A target: what is built, for which device, in which precision, and what is good enough."""
+
+    target: str
+    summary: str
+    backend: backends.Name
+    checked_with: typing.Literal["onnxruntime", "openvino", "mil", "none"]
+    precision: Precision
+    deploy: Deploy
+    accept: Accept
+    quantize: Quantize = Quantize()
+    schema: int = SCHEMA
+
+    @property
+    def int8(self) -> bool:
+        """Whether the linears are quantized."""
+        return self.precision.linear == "int8"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON reads it back: tables as dict, lists as list."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], name: str = "recipe") -> Recipe:
+        """Build a recipe from parsed TOML or JSON; RecipeError names the first key that is unknown, missing or off."""
+        table = values if isinstance(values, dict) else {}
+        target, schema = str(table.get("target", name)), table.get("schema", SCHEMA)
+        called = f"recipe {target if NAME.fullmatch(target) else name}"
+        if isinstance(schema, int) and schema != SCHEMA:  # first of all: another schema may have other keys
+            raise RecipeError(f"{called}: schema = {schema}; this edgepath reads schema {SCHEMA}")
+        recipe = build_table(cls, values, called)
+        if not NAME.fullmatch(recipe.target):
+            raise RecipeError(f"{called}: target = {recipe.target!r}; it names a folder: use letters, digits, . _ -")
+        for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
+            if not 0.0 <= value <= 1.0:
+                raise RecipeError(f"recipe {recipe.target}: {key} = {value}; expected a number from 0 to 1")
+        for key, least, most in (("weight_bits", 2, 8), ("looks", 0, 1024)):
+            if not least <= (found := getattr(recipe.quantize, key)) <= most:
+                raise RecipeError(f"recipe {recipe.target}: quantize.{key} = {found}; expected {least} to {most}")
+        if not 0 < (allowed := recipe.accept.latency.of_full_precision) < math.inf:
+            raise RecipeError(
+                f"recipe {recipe.target}: accept.latency.of_full_precision = {allowed}; expected a ratio above 0"
+            )
+        _check_buildable(recipe)
+        for plan in recipe.deploy.plan:
+            if not re.fullmatch(r"\d+\.\d+", plan.since):
+                raise RecipeError(f'recipe {recipe.target}: deploy.plan.since = "{plan.since}"; expected MAJOR.MINOR')
+        return recipe
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read one recipe file. Raises RecipeError with the file's name and what is wrong with it."""
+    return Recipe.from_json(read_toml(path), path.stem)
+
+
+def recipes() -> dict[str, Recipe]:
+    """Return every recipe that ships with edgepath, by target name."""
+    loaded = (load_recipe(path) for path in sorted(data_folder("export").rglob("*.toml")))
+    return {recipe.target: recipe for recipe in loaded}
+
+
+def find_recipe(target: str) -> Recipe:
+    """Return the recipe of a target by name, or from a recipe file of one's own (`*.toml`)."""
+    if target.endswith(".toml"):
+        return load_recipe(Path(target))
+    known = recipes()
+    if target not in known:
+        raise UsageError(f'target "{target}" is not known; {did_you_mean(target, known)}')
+    return known[target]
+
+
+# What each backend can build, as (linear, other), and what can run it where edgepath runs.
+_PRECISIONS = {
+    "onnxruntime": (("fp32", "fp32"), ("int8", "fp32")),
+    "openvino": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")),
+    "tensorrt": (("fp16", "fp16"), ("int8", "fp16")),
+    "tensorrt_rtx": (("fp16", "fp16"), ("int8", "fp16")),
+    "coreml": (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp16")),
+}
+_CHECKERS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "onnxruntime",
+    "tensorrt_rtx": "onnxruntime",
+    "coreml": "mil",
+}
+# Core ML's releases with blockwise INT8 weights next to quantized activations come last.
+_OLDER_OS, _INT8_OS = ("iOS16", "iOS17", "macOS13", "macOS14"), ("iOS18", "iOS26", "macOS15", "macOS26")
+# What TensorRT-RTX 1.7 builds for without a GPU.
+_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+
+
+def _check_buildable(recipe: Recipe) -> None:
+    """Refuse what would be built as something else than the recipe says, or fail after the work is done."""
+    pair, known = (recipe.precision.linear, recipe.precision.other), _PRECISIONS[recipe.backend]
+    if pair not in known:
+        ways = " or ".join("/".join(way) for way in known)
+        raise RecipeError(f"recipe {recipe.target}: precision {'/'.join(pair)}; {recipe.backend} builds {ways}")
+    checker = _CHECKERS[recipe.backend]
+    if recipe.checked_with not in ("none", checker):
+        raise RecipeError(
+            f'recipe {recipe.target}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked '
+            f'with "{checker}" or "none"'
+        )
+    if recipe.quantize.scores and not (recipe.int8 and recipe.backend in backends.SCORES):
+        raise RecipeError(
+            f"recipe {recipe.target}: quantize.scores; attention's scores are INT8 in INT8 targets of "
+            f"{', '.join(backends.SCORES)} only"
+        )
+    if recipe.quantize.class_token == "float" and not (recipe.int8 and recipe.backend in backends.CLASS_TOKEN):
+        raise RecipeError(
+            f'recipe {recipe.target}: quantize.class_token = "float"; it can be so in INT8 targets of '
+            f"{', '.join(backends.CLASS_TOKEN)} only"
+        )
+    systems = _INT8_OS if recipe.int8 else _OLDER_OS + _INT8_OS
+    if recipe.backend == "coreml" and recipe.deploy.minimum_os not in systems:
+        found = recipe.deploy.minimum_os
+        raise RecipeError(f'recipe {recipe.target}: deploy.minimum_os = "{found}"; known: {", ".join(systems)}')
+    asked = recipe.deploy.compute_capabilities
+    if recipe.backend == "tensorrt_rtx" and (not asked or sorted(asked) != sorted(set(asked) & set(_CAPABILITIES))):
+        raise RecipeError(
+            f"recipe {recipe.target}: deploy.compute_capabilities = {list(asked)}; expected some of "
+            f"{', '.join(_CAPABILITIES)}"
+        )
+
+
+def _gates(recipe: Recipe) -> list[tuple[str, float]]:
+    accept = dataclasses.asdict(recipe.accept)
+    flat = {key: value for key, value in accept.items() if not isinstance(value, dict)}
+    for table in ("robustness", "probe"):
+        flat |= {f"{table}.{key}": value for key, value in accept[table].items()}
+    return [(f"accept.{key}", value) for key, value in flat.items()]

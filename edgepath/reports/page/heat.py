@@ -1,0 +1,97 @@
+"""Heat maps: what a model scores under every staining and scanner, what another scores, and what is between them.
+
+A look is a staining on a scanner. Its cell is the mean over all pairs of slides that it is one of: with PLISM's 91
+looks, over 90 pairs. That is the mean which the gates on the worst scanner and staining use too, so the map shows where
+such a gate failed. Where stainings are not named, or there is one only, a cell is a pair of slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .colours import (
+    BLUES,
+    ORANGE_TO_PURPLE,
+    shade,
+    style,
+)
+from .elements import escape
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A value a (row, column), None where nothing was measured; `looks` tells cells of looks from cells of pairs."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    looks: bool
+
+    @property
+    def known(self) -> list[float]:
+        return [value for row in self.values for value in row if value is not None]
+
+
+def matrix(pairs: Sequence[Mapping[str, Any]], looks: Mapping[str, Sequence[str]], figure: str) -> Matrix:
+    """Return a figure of pairs of slides (`of`, and the figure) by look; `looks` names staining and scanner of each."""
+    stainings = sorted({staining for staining, _ in looks.values()})
+    scanners = sorted({scanner for _, scanner in looks.values()})
+    by_look = all(stainings) and min(len(stainings), len(scanners)) > 1
+    rows, columns = (stainings, scanners) if by_look else (sorted(looks), sorted(looks))
+    found: dict[tuple[str, str], list[float]] = {}
+    for pair in pairs:
+        one, other = pair["of"]
+        for cell in (tuple(looks[one]), tuple(looks[other])) if by_look else ((one, other), (other, one)):
+            found.setdefault((cell[0], cell[1]), []).append(float(pair[figure]))
+    values = tuple(tuple(_mean(found.get((row, column), ())) for column in columns) for row in rows)
+    return Matrix(tuple(rows), tuple(columns), values, by_look)
+
+
+def less(full: Matrix, artifact: Matrix) -> Matrix:
+    """Return artifact - full precision: what is below 0 was lost."""
+    values = tuple(
+        tuple(None if a is None or b is None else b - a for a, b in zip(*rows, strict=True))
+        for rows in zip(full.values, artifact.values, strict=True)
+    )
+    return Matrix(full.rows, full.columns, values, full.looks)
+
+
+def draw_scores(found: Matrix, title: str, low: float, high: float) -> str:
+    """Return a heat map of scores, light at `low` and dark at `high`."""
+    spread = high - low or 1.0
+    return _draw(found, title, lambda value: (f"{value:.2f}", style(shade(BLUES, (value - low) / spread))))
+
+
+def draw_differences(found: Matrix, title: str, allowed: float) -> str:
+    """Return a heat map of differences in hundredths: orange was lost, darkest at twice what is `allowed`."""
+    return _draw(
+        found, title, lambda value: (_signed(value), style(shade(ORANGE_TO_PURPLE, 0.5 + value / (4 * allowed or 1.0))))
+    )
+
+
+def _draw(found: Matrix, title: str, cell: Any) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in found.columns)
+    lines = [f"<caption>{escape(title)}</caption>", f"<tr><td></td>{head}</tr>"]
+    for name, values in zip(found.rows, found.values, strict=True):
+        cells = "".join(_cell(value, cell) for value in values)
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    wide = " many" if len(found.columns) > 9 else ""
+    return f'<div class="wide"><table class="heat{wide}">\n' + "\n".join(lines) + "\n</table></div>\n"
+
+
+def _cell(value: float | None, cell: Any) -> str:
+    if value is None:
+        return "<td></td>"
+    text, look = cell(value)
+    return f'<td style="{look}">{text}</td>'
+
+
+def _signed(value: float) -> str:
+    hundredths = f"{100 * value:+.1f}"
+    return "0.0" if hundredths in ("+0.0", "-0.0") else hundredths.replace("-", "\N{MINUS SIGN}")
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

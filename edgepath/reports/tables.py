@@ -1,0 +1,96 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..checks.gates import SPEED_GATE
+from ..checks.summary import _PAIRS, NOT_RUN
+
+DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"]
+
+
+GATE_HEADER = ["gate", "of", "measured", "required", ""]
+
+
+DRIFT_LEGEND = (
+    "quantization: program vs full-precision reference. lowering: artifact vs program. noise floor: program vs itself, "
+    "its input moved by 1e-6, as summing in another order would. total: artifact vs reference."
+)
+
+
+def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
+    """Return the drift table: name, tiles, cosine mean, 1st percentile, min, relative L2, neighbour overlap."""
+    rows = []
+    for key in _PAIRS:
+        title, figures = key.replace("_", " "), drift[key]
+        if figures is None:
+            rows.append([title, *[NOT_RUN] * 6])
+            continue
+        cosines = [f"{figures[k]:.6f}" for k in ("cosine_mean", "cosine_p01", "cosine_min")]
+        # Fewer than 11 tiles have no ten neighbours each.
+        overlap = f"{figures['neighbour_overlap']:.3f}" if figures["neighbours"] == 10 else "-"
+        rows.append([title, str(figures["tiles"]), *cosines, f"{figures['relative_l2']:.5f}", overlap])
+    return rows
+
+
+def gate_rows(gates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the gates: name, of which drift, measured, required, verdict."""
+    return [
+        [
+            gate["gate"],
+            gate["of"],
+            str(gate["measured"]) if gate["of"] == "lowering" else f"{gate['measured']:.6f}",
+            f"{'<=' if gate['of'] == 'lowering' or gate['gate'] == SPEED_GATE else '>='} {gate['required']}",
+            "ok" if gate["passed"] else "FAILED",
+        ]
+        for gate in gates
+    ]
+
+
+def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Return where the figures came from: model, weights, tiles, runtimes, cost."""
+    calibration, cost, contract = report["calibration"], report["cost"], report["contract"]
+    also = ", and patch tokens" if contract["tokens"] else ""
+    qad = report["qad"]
+    trained = [["then trained", _trained(qad)]] if qad else []
+    tiles = "further tiles" if calibration else "tiles"
+    return [
+        ["model", f"{report['model']['name']} ({report['model']['licence']})"],
+        ["weights", f"{report['weights']['source']}, sha256 {report['weights']['sha256'][:16]}"],
+        ["embedding", f"{contract['embedding']}, {contract['dim']} numbers{also}"],
+        ["calibrated on", _calibrated(calibration) if calibration else "needs none"],
+        *([["kept out of INT8", ", ".join(kept)]] if (kept := report["recipe"]["quantize"].get("keep")) else []),
+        *trained,
+        ["measured on", f"{report['held_out']['count']} {tiles} of {report['held_out']['name']}"],
+        ["reference", report["reference"]],
+        ["artifact", f"{report['artifact']['file']}, {report['artifact']['size_bytes'] / 1e6:.1f} MB"],
+        ["artifact run with", report["ran_with"] or NOT_RUN],
+        *([["speed", _speed(report["speed"])]] if report["recipe"]["precision"]["linear"] == "int8" else []),
+        [
+            "export took",
+            f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB",
+        ],
+    ]
+
+
+def _calibrated(calibration: Mapping[str, Any]) -> str:
+    looks = f", and {calibration['looks']} procedural ones" if calibration.get("looks") else ""
+    return f"{calibration['count']} tiles of {calibration['name']}{looks}"
+
+
+def _speed(speed: Mapping[str, Any] | None) -> str:
+    """Say what INT8 takes beside full precision in the same runtime."""
+    if speed is None:
+        return "not measured"
+    int8, full = speed["int8_ms"]["p50"], speed["full_precision_ms"]["p50"]
+    return f"{int8:.1f} ms, FP32 {full:.1f} ms (batch 1, {speed['threads']} threads, n = {speed['n']} in turn)"
+
+
+def _trained(qad: Mapping[str, Any]) -> str:
+    """Say what quantization-aware distillation did, as 1 - mean cosine on the tiles that judged it."""
+    if not qad["best_step"]:
+        return f"{qad['steps']} steps, none better than before (1 - cosine {qad['drift_before']:.2e}): left as it was"
+    change = f"1 - cosine {qad['drift_before']:.2e} to {qad['drift_after']:.2e}"
+    return f"{qad['best_step']} of {qad['steps']} steps, {change} on {qad['validated_on']} tiles not trained on"

@@ -1,0 +1,132 @@
+"""What is timed: a bundle's artifact, its model in full precision in the same runtime, and the model in PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends import WITH_THREADS
+from ..bundle.bundle import Bundle
+from ..bundle.running import artifact_bytes
+from ..errors import MissingRuntime, UsageError
+from ..machine.packages import require
+from ..recipes.recipe import Precision, Recipe
+
+RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+"""Those that run on the CPU here and can be given the same model in full precision."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something loaded that embeds tiles, uint8 (N, S, S, 3); `artifact` is its file where it has one."""
+
+    name: str
+    run: Callable[[np.ndarray], object]
+    runtime: str
+    backend: str = ""
+    artifact: Path | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class FullModel:
+    """A bundle's full-precision model, loaded once for all that is made of it."""
+
+    vit: Any
+    spec: Any
+    embedding: str
+    tokens: bool
+
+    def folded(self) -> Any:
+        """Return the folded model, not quantized: what the bundle's program is a rounding of."""
+        from ..program.fold import fold
+
+        return fold(copy.deepcopy(self.vit), self.spec, embedding=self.embedding, tokens=self.tokens)
+
+
+def bundle_contender(bundle: Bundle, name: str, threads: int, stack: ExitStack) -> Contender:
+    """Load a bundle with its own runtime: another one's speed would say nothing about its device's.
+
+    Raises MissingRuntime where that does not run here.
+    """
+    options = {"threads": threads} if bundle.backend in WITH_THREADS else {}
+    try:
+        runner = stack.enter_context(bundle.runner(**options))
+    except MissingRuntime as error:
+        raise MissingRuntime(
+            f"bench: {error}; its graph in another runtime says nothing about its device's speed, so it is not timed "
+            "here: run kit/check.py on the device, then edgepath report add"
+        ) from None
+    size = int(bundle.manifest["artifact"]["size_bytes"])
+    return Contender(name, runner, runner.runtime, bundle.backend, bundle.artifact, size)
+
+
+def file_contender(name: str, backend: str, artifact: Path, threads: int, stack: ExitStack) -> Contender:
+    """Load an artifact that belongs to no bundle."""
+    module = import_module(f"..backends.{backend}", __package__)
+    runner = stack.enter_context(module.Runner(artifact, threads=threads))
+    return Contender(name, runner, runner.runtime, backend, artifact, artifact_bytes(artifact))
+
+
+def full_model(bundle: Bundle, weights: str | Path | None) -> FullModel:
+    """Load the full-precision model a bundle was made from; see `rebuilding.same_weights` for what is raised."""
+    require("torch", "export")
+    from ..program.rebuilding import same_weights
+
+    vit, spec, _ = same_weights(bundle, weights)
+    contract = bundle.manifest["contract"]
+    return FullModel(vit, spec, contract["embedding"], contract["tokens"])
+
+
+def build_full_precision(net: Any, recipe: Recipe, folder: Path) -> Path:
+    """Lower a folded model, not quantized, for the runtime of `recipe`, as its backend lowers a program.
+
+    Raises UsageError for a backend that runs elsewhere.
+    """
+    if recipe.backend not in RUNTIMES:
+        known = " and ".join(RUNTIMES.values())
+        raise UsageError(
+            f"bench: full precision is built for {known}, {recipe.target} is for {recipe.backend}; leave out fp32"
+        )
+    from ..program.forms import Program
+
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = replace(recipe, precision=Precision("fp32", "fp32"))
+    built: Path = import_module(f"..backends.{recipe.backend}", __package__).build(Program(net), folder, whole)
+    return built
+
+
+def torch_contenders(model: FullModel, threads: int, stack: ExitStack) -> list[Contender]:
+    """Return the unmodified model in PyTorch, eager and, where there is a C++ compiler, compiled."""
+    import torch
+
+    from ..models import reference
+
+    stack.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(threads)
+    eager = stack.enter_context(
+        reference.Runner(copy.deepcopy(model.vit), model.spec.mean, model.spec.std, model.embedding)
+    )
+    found = [Contender("torch eager FP32", eager, eager.runtime)]
+    if compiler():
+        compiled = stack.enter_context(
+            reference.Runner(copy.deepcopy(model.vit), model.spec.mean, model.spec.std, model.embedding)
+        )
+        compiled.compile()
+        found.append(Contender("torch.compile FP32", compiled, f"{compiled.runtime}, compiled"))
+    return found
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that `torch.compile` would use on the CPU, None where there is none."""
+    names = (os.environ.get("CXX", "g++"), "clang++")
+    return next((found for name in names if (found := shutil.which(name))), None)

@@ -1,0 +1,47 @@
+"""What devices reported of a bundle's latency, beside a reference measured here or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..bundle.bundle import Bundle
+from ..bundle.device_reports import device_reports, named
+from .baseline import Elsewhere
+
+_HERE = "torch eager FP32"
+
+
+def reported(
+    name: str, bundle: Bundle, results: Sequence[Mapping[str, Any]], files: Sequence[Elsewhere]
+) -> list[dict[str, Any]]:
+    """Return an entry a kept report: device, runtime, p50 and p99 at batch 1, and their ratio to a reference if any.
+
+    The reference is that of a given result file (a GPU's, from `bench --reference`), else PyTorch here if it was timed.
+    """
+    entries = []
+    for report in device_reports(bundle):
+        latency = report["latency"]
+        ratios = [one for file in files for one in file.ratios(name, 1, latency["p50_ms"])]
+        ratios += [
+            {
+                "against": f"{row['name']} here",
+                "p50": round(latency["p50_ms"] / row["latency_ms"]["p50"], 4),
+                "same_run": False,
+            }
+            for row in results
+            if row["name"].startswith(_HERE) and row["batch"] == 1
+        ]
+        entries.append(
+            {
+                "name": name,
+                "device": named(report["device"]),
+                "ran_with": report["ran_with"],
+                "measured_at": report["measured_at"],
+                "batch": 1,
+                "n": latency.get("n"),
+                "latency_ms": {key: latency[f"{key}_ms"] for key in ("p50", "p90", "p95", "p99")},
+                "ratio": ratios[0] if ratios else None,
+            }
+        )
+    return entries

@@ -1,0 +1,93 @@
+"""What other tools make of the same full-precision model with their defaults: what a bundle has to beat.
+
+They are given the model as edgepath folds it, so they have its folded normalisation and CLS-only last block too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..machine.packages import require
+
+NNCF = "NNCF default INT8 (OpenVINO)"
+STATIC = "ONNX Runtime static INT8"
+DYNAMIC = "ONNX Runtime dynamic INT8"
+OF = {"openvino": (NNCF,), "onnxruntime": (STATIC, DYNAMIC)}
+"""The peers in each runtime."""
+
+
+def build_peer(name: str, whole: Path, tiles: np.ndarray, folder: Path) -> Path:
+    """Quantize `whole`, a full-precision IR or ONNX file, the way `name` says and return the file; in `folder`.
+
+    `tiles`, uint8 (N, S, S, 3), are what is calibrated on. Raises MissingRuntime without the tool.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == NNCF:
+        return _nncf(whole, tiles, folder / "nncf.xml")
+    with _quiet("root"):
+        return _static(whole, tiles, folder) if name == STATIC else _dynamic(whole, folder)
+
+
+def _nncf(whole: Path, tiles: np.ndarray, path: Path) -> Path:
+    """As NNCF's documentation does for a transformer."""
+    require("nncf", "dev")
+    import nncf
+    import openvino
+
+    with _quiet("nncf"):
+        data = nncf.Dataset([tile[None] for tile in tiles])
+        graph = openvino.Core().read_model(whole)
+        quantized = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(tiles))
+    openvino.save_model(quantized, path, compress_to_fp16=False)
+    return path
+
+
+def _static(whole: Path, tiles: np.ndarray, folder: Path) -> Path:
+    """As ONNX Runtime's documentation does: its own preparation, then QDQ with every default."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left: Iterator[Mapping[str, Any]] = iter([{"tiles": tile[None]} for tile in tiles])
+
+        def get_next(self) -> Mapping[str, Any] | None:
+            return next(self._left, None)
+
+    prepared, path = folder / "prepared.onnx", folder / "static.onnx"
+    # The symbolic shape inference knows fewer operators than ONNX's own, which runs either way.
+    quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+    quantize_static(prepared, path, Reader())
+    return path
+
+
+def _dynamic(whole: Path, folder: Path) -> Path:
+    """Only what its documentation advises for transformers: MatMul (its CPU provider has no INT8 patch convolution)."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    path = folder / "dynamic.onnx"
+    quantize_dynamic(whole, path, op_types_to_quantize=["MatMul", "Gemm"])
+    return path
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keep a tool's progress and advice off the terminal; errors still raise."""
+    import warnings
+
+    talker = logging.getLogger(None if logger == "root" else logger)
+    level = talker.level
+    talker.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talker.setLevel(level)

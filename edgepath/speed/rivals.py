@@ -1,0 +1,106 @@
+"""What bundles are held against, each built once for all bundles of one model and runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ..bundle.bundle import Bundle
+from ..machine.progress import Progress
+from ..recipes.recipe import Recipe
+from . import peers
+from .contenders import (
+    RUNTIMES,
+    Contender,
+    FullModel,
+    build_full_precision,
+    file_contender,
+    full_model,
+    torch_contenders,
+)
+from .pinning import Pinning
+
+KINDS = ("fp32", "torch", "peer")
+
+
+class Rivals:
+    """Builds and loads them; `notes` say what could not be measured.
+
+    `scratch` is a folder for artifacts, `stack` closes what is loaded, `weights` are the model's where it was a file.
+    """
+
+    def __init__(
+        self, pinning: Pinning, weights: str | Path | None, scratch: Path, stack: ExitStack, say: Progress
+    ) -> None:
+        self._threads, self._weights, self._scratch = pinning.threads, weights, scratch
+        self._stack, self._say = stack, say
+        self._models: dict[str, FullModel] = {}
+        self._whole: dict[tuple[str, str], Path] = {}
+        self._loaded: dict[tuple[str, ...], list[Contender]] = {}
+        self.notes: list[str] = []
+
+    def of(self, bundle: Bundle, kinds: Sequence[str]) -> list[Contender]:
+        """Return what `bundle` is held against, of the kinds that are no bundles, in their order."""
+        found: list[Contender] = []
+        for number, kind in enumerate(kinds):
+            self._say("build", number, len(kinds))
+            key = (kind, _model_of(bundle), "" if kind == "torch" else bundle.backend)
+            if key not in self._loaded:
+                self._loaded[key] = {"fp32": self._full, "torch": self._torch, "peer": self._peers}[kind](bundle)
+            found += self._loaded[key]
+        self._say("build", len(kinds), len(kinds))
+        return found
+
+    def _full(self, bundle: Bundle) -> list[Contender]:
+        whole = self._whole_of(bundle)
+        return [self._file(bundle, full_precision_name(bundle), whole)]
+
+    def _torch(self, bundle: Bundle) -> list[Contender]:
+        loaded = torch_contenders(self._model(bundle), self._threads, self._stack)
+        if len(loaded) == 1:
+            self.notes.append("torch.compile was not measured: there is no C++ compiler here.")
+        return [replace(one, name=self._called(bundle, one.name)) for one in loaded]
+
+    def _peers(self, bundle: Bundle) -> list[Contender]:
+        whole, golden = self._whole_of(bundle), bundle.golden()[0]
+        return [
+            self._file(bundle, name, peers.build_peer(name, whole, golden, self._folder()))
+            for name in peers.OF[bundle.backend]
+        ]
+
+    def _file(self, bundle: Bundle, name: str, path: Path) -> Contender:
+        return file_contender(self._called(bundle, name), bundle.backend, path, self._threads, self._stack)
+
+    def _whole_of(self, bundle: Bundle) -> Path:
+        key = (_model_of(bundle), bundle.backend)
+        if key not in self._whole:
+            recipe = Recipe.from_json(bundle.manifest["recipe"])
+            self._whole[key] = build_full_precision(self._model(bundle).folded(), recipe, self._folder())
+        return self._whole[key]
+
+    def _model(self, bundle: Bundle) -> FullModel:
+        key = _model_of(bundle)
+        if key not in self._models:
+            self._models[key] = full_model(bundle, self._weights)
+        return self._models[key]
+
+    def _called(self, bundle: Bundle, name: str) -> str:
+        """Name a rival also by the bundle it was made for where it is not the only one of its kind."""
+        known = [one.name for few in self._loaded.values() for one in few]
+        return name if name not in known else f"{name} of {bundle.path}"
+
+    def _folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._scratch))
+
+
+def full_precision_name(bundle: Bundle) -> str:
+    """Return what a bundle's model in full precision is called, in the same runtime."""
+    return f"FP32 ({RUNTIMES.get(bundle.backend, bundle.backend)})"
+
+
+def _model_of(bundle: Bundle) -> str:
+    contract = bundle.manifest["contract"]
+    return f"{bundle.manifest['weights']['sha256']} {contract['embedding']} {contract['tokens']}"

@@ -1,0 +1,95 @@
+"""Where a tile came from, as far as its source tells: a table beside the tiles, its folder, its name.
+
+A folder may hold a `tiles.csv` (a pack does) or a `manifest.csv`, with a column `path` (below that folder) and any of
+the columns in `_ALSO`. What no table says is taken from the name: `slide1_x1120_y224.png` is of slide1, at (1120, 224).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from ..errors import PackError
+from .source import TileSource
+
+COLUMNS = (
+    *("path", "sha256_pixels", "source", "source_path", "group", "slide"),
+    *("x", "y", "mpp", "staining", "scanner", "label", "licence"),
+)
+"""The columns of a pack's tiles.csv; what is not known is empty."""
+
+_ALSO = {  # the names a column may have in a table that edgepath did not write
+    "group": ("group",),
+    "slide": ("slide", "slide_id"),
+    "x": ("x",),
+    "y": ("y",),
+    "mpp": ("mpp",),
+    "staining": ("staining", "stain"),
+    "scanner": ("scanner",),
+    "label": ("label",),
+    "licence": ("licence", "license"),
+}
+_PLACE = re.compile(r"(?:(?P<slide>.+)[_-])?x(?P<x>\d+)[_-]y(?P<y>\d+)", re.ASCII | re.IGNORECASE)
+_SCALE = re.compile(r"([\d.]+) ?mpp", re.ASCII)
+
+Row = dict[str, str]
+
+
+def origins(source: TileSource) -> dict[str, Row]:
+    """Return a row with all of `COLUMNS` for each key of a source; a tile in no known group is in that of its folder.
+
+    Raises PackError for a table that cannot be read, or that is about other tiles.
+    """
+    if source.kind == "synthetic":
+        return {key: _synthetic(key) for key in source.keys}
+    table = table_beside(source)
+    return {key: _row(key, table.get(key, {})) for key in source.keys}
+
+
+def group_of(row: Row) -> tuple[str, ...]:
+    """Return the groups of a tile, from the widest to the narrowest."""
+    return (row["source"], row["group"], row["staining"], row["scanner"], row["label"], row["slide"])
+
+
+def _row(key: str, told: Row) -> Row:
+    row = dict.fromkeys(COLUMNS, "")
+    for column, names in _ALSO.items():
+        row[column] = next((told[name] for name in names if told.get(name)), "")
+    if place := _PLACE.fullmatch(Path(key).stem):
+        row |= {name: value for name, value in place.groupdict("").items() if not row[name]}
+    if not row["mpp"] and (scale := _SCALE.search(told.get("mag", ""))):
+        row["mpp"] = scale[1]
+    if not any(row[column] for column in ("group", "staining", "scanner", "label")):
+        row["group"] = key.rpartition("/")[0]
+    return row
+
+
+def _synthetic(key: str) -> Row:
+    _, staining, scanner = key.rsplit("_", 2)
+    known = {"mpp": "0.5", "staining": staining, "scanner": scanner, "licence": "Apache-2.0"}
+    return dict.fromkeys(COLUMNS, "") | known
+
+
+def table_beside(source: TileSource) -> dict[str, Row]:
+    """Read the table beside a source's tiles, by path; column names in lower case; empty where there is none."""
+    if source.root is None:
+        return {}
+    path = next((p for p in (source.root / "tiles.csv", source.root / "manifest.csv") if p.is_file()), None)
+    if path is None:
+        return {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before UTF-8
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            rows = [dict(zip(header, map(str.strip, line), strict=False)) for line in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        raise PackError(f"{path}: cannot be read ({error}); mend it, or move it away") from error
+    if "path" not in header:
+        raise PackError(f"{path}: has no column path (found: {', '.join(header)}); name it so, or move the file away")
+    table = {row["path"].replace("\\", "/").removeprefix("./"): row for row in rows if row.get("path")}
+    if not table.keys() & set(source.keys):
+        raise PackError(
+            f"{path}: names none of the tiles; paths are needed as below that folder, like {source.keys[0]}"
+        )
+    return table

@@ -1,0 +1,147 @@
+"""How a calibration pack lies on disk, and reading it back.
+
+    pack.toml    schema, name, count, size, seed, what it was selected from, and the sha256 of tiles.csv
+    tiles.csv    a line a tile: path, sha256 of its pixels, and what is known of it
+    tiles/       the tiles: 00000.png, 00001.png, ..., one source after the other, in the order of their names there
+
+The columns of tiles.csv are explained in calibration/README.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PackError
+from .origins import COLUMNS, Row
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SCHEMA = 1
+LARGEST_SIDE = 4096  # of a tile, in pixels: what is decoded on the word of pack.toml
+_NEEDED = {"name": str, "count": int, "size": int, "seed": int, "sha256": str, "source": list}
+TILE = re.compile(r"tiles/\d{5,9}\.png", re.ASCII)
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class PackInfo:
+    """What a pack is: `count` tiles of `size` x `size`; `sha256` is of tiles.csv, and so of every pixel."""
+
+    path: Path
+    name: str
+    count: int
+    size: int
+    seed: int
+    sha256: str
+    sources: tuple[Mapping[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"path": str(self.path), "sources": [dict(source) for source in self.sources]}
+
+
+def read_pack(folder: str | Path) -> tuple[PackInfo, list[Row]]:
+    """Return what a pack is and the lines of its tiles.csv, whose hash and form are checked; no tile is looked at."""
+    folder = Path(folder)
+    who = f"pack {folder}"
+    try:
+        head = parse_pack_toml(read_file(folder, "pack.toml"), who)
+        table = read_file(folder, "tiles.csv")
+    except OSError as error:
+        raise PackError(f"{who}: cannot be read ({error.strerror}: {error.filename})") from error
+    if (found := hashlib.sha256(table).hexdigest()) != head["sha256"]:
+        said = f"sha256 {found[:12]}, pack.toml says {head['sha256'][:12]}"
+        raise PackError(f"{who}: tiles.csv was altered ({said}); copy the pack again")
+    rows = _rows(table, who)
+    if len(rows) != head["count"]:
+        raise PackError(f"{who}: tiles.csv lists {len(rows)} tiles, pack.toml says {head['count']}; build it again")
+    values = {key: head[key] for key in ("name", "count", "size", "seed", "sha256")}
+    return PackInfo(folder, **values, sources=tuple(head["source"])), rows
+
+
+def pack_table(rows: Sequence[Row]) -> bytes:
+    """Write tiles.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _rows(table: bytes, who: str) -> list[Row]:
+    try:
+        reader = csv.DictReader(io.StringIO(table.decode(), newline=""), strict=True)
+        rows = list(reader)
+    except (ValueError, csv.Error) as error:
+        raise PackError(f"{who}: tiles.csv cannot be read ({error}); build the pack again") from None
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise PackError(f"{who}: tiles.csv has the columns {reader.fieldnames}; needed are {', '.join(COLUMNS)}")
+    for number, row in enumerate(rows, 1):
+        whole = None not in row and None not in row.values()
+        if not whole or not TILE.fullmatch(row["path"]) or not _SHA256.fullmatch(row["sha256_pixels"]):
+            needed = f"a path tiles/NNNNN.png, a sha256, {len(COLUMNS)} fields"
+            raise PackError(f"{who}: tiles.csv, tile {number}: needs {needed}; build the pack again")
+    if len({row["path"] for row in rows}) < len(rows):
+        raise PackError(f"{who}: tiles.csv lists a path twice; build the pack again")
+    return rows
+
+
+def parse_pack_toml(raw: bytes, who: str) -> dict[str, Any]:
+    """Return the contents of pack.toml; PackError unless all that is needed is there."""
+    try:
+        head = tomllib.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise PackError(f"{who}: pack.toml is not valid TOML ({error})") from None
+    schema = head.get("schema")
+    if type(schema) is not int or schema != SCHEMA:
+        newer = "; a newer edgepath wrote it: update" if isinstance(schema, int) and schema > SCHEMA else ""
+        raise PackError(f"{who}: schema = {schema!r}; this edgepath reads schema {SCHEMA}{newer}")
+    for key, kind in _NEEDED.items():
+        if type(head.get(key)) is not kind:
+            raise PackError(f"{who}: pack.toml: {key} = {head.get(key)!r}; expected {kind.__name__}")
+    if not 1 <= head["size"] <= LARGEST_SIDE or not all(isinstance(source, dict) for source in head["source"]):
+        raise PackError(
+            f"{who}: pack.toml: size = {head['size']}; 1 to {LARGEST_SIDE} and tables [[source]] are needed"
+        )
+    return head
+
+
+def to_toml(head: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> bytes:
+    """Write pack.toml. TOML takes strings, numbers and lists of strings as JSON does, but for DEL."""
+    tables = [head, *sources]
+    lines = [[f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items()] for table in tables]
+    return "\n[[source]]\n".join(map("".join, lines)).replace("\x7f", "\\u007f").encode()
+
+
+def read_file(folder: Path, name: str) -> bytes:
+    """Return what is in pack.toml or tiles.csv; PackError for a folder that is no pack."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "no such folder"
+        raise PackError(f"pack {folder}: {what}; give the folder that holds pack.toml")
+    if not os.path.lexists(folder / name):
+        raise PackError(f"pack {folder}: holds no {name}; give a folder made by `edgepath calibrate build`")
+    if (folder / name).is_symlink() or not (folder / name).is_file():
+        raise PackError(f"pack {folder}: {name} is not a regular file; copy the pack again")
+    return (folder / name).read_bytes()
+
+
+def pack_files(folder: Path) -> Iterator[str]:
+    """Yield the names of a pack's files; PackError for a link, socket, pipe or device."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise PackError(f"pack {folder}: {name} is not a regular file; a pack holds files only: copy it again")
+        if path.is_file():
+            yield name

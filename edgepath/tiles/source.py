@@ -1,0 +1,146 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import TileError, UsageError
+from .images import tile_sha256
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Some tiles in order: their keys, and their pixels as uint8 (N, S, S, 3)."""
+
+    keys: tuple[str, ...]
+    pixels: np.ndarray
+
+
+@dataclass
+class TileSource:
+    """Tiles of `size` x `size`, decoded when they are asked for; `len()` counts also those that turn out to be bad.
+
+    `load` returns one tile, uint8 (S, S, 3), by its key. `root` is the folder that the keys are relative to, where
+    there is one, and never leaves this machine: `provenance()` does not hold it.
+    """
+
+    kind: str
+    name: str
+    keys: tuple[str, ...]
+    size: int
+    load: Callable[[str], np.ndarray]
+    resize: str = "refuse"
+    skip_bad: bool = False
+    root: Path | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    _bad: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert len(set(self.keys)) == len(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return (key, reason) of the tiles left out so far, with `skip_bad`."""
+        return sorted(self._bad.items())
+
+    def select(self, indices: Sequence[int]) -> TileSource:
+        """Return some of the tiles, in the order of `indices`; what is known of their pixels is kept."""
+        return replace(self, keys=tuple(self.keys[i] for i in indices), _bad={})
+
+    def batches(self, size: int = 16, *, threads: int | None = None) -> Iterator[TileBatch]:
+        """Yield all tiles in order, `size` at a time; `threads` decode ahead (default: one a core, at most 8).
+
+        At most a batch and twice `threads` tiles are held. Raises TileError naming the first tile that cannot be read
+        or that changed since it was read before; with `skip_bad`, only when no tile is left.
+        """
+        if size < 1:
+            raise UsageError(f"batch size {size}; at least 1 is needed")
+        return self._batches(size, threads or min(8, os.cpu_count() or 1))
+
+    def read(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Return all tiles, or some, at once as uint8 (N, S, S, 3)."""
+        chosen = self if indices is None else self.select(indices)
+        parts = [batch.pixels for batch in chosen.batches(64)]
+        self._bad.update(chosen._bad)
+        return np.concatenate(parts) if parts else np.empty((0, self.size, self.size, 3), np.uint8)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what these tiles are, JSON-able: kind, name, count, `sha256` over the lines `<tile sha256>  <key>`.
+
+        Decodes tiles that were not decoded before. Tiles that were skipped count as not there.
+        """
+        if any(key not in self.digests for key in self.keys):
+            for _ in self.batches():
+                pass
+        good = [key for key in self.keys if key in self.digests]
+        lines = "".join(f"{self.digests[key]}  {key}\n" for key in good)
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "count": len(good),
+            "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+            "size": self.size,
+            "resize": self.resize,
+            "skipped": len(self.keys) - len(good),
+        } | dict(self.origin)
+
+    def _batches(self, size: int, threads: int) -> Iterator[TileBatch]:
+        keys: list[str] = []
+        tiles: list[np.ndarray] = []
+        any_good = not self.keys
+        for key, tile in self._decoded(threads):
+            if isinstance(tile, TileError):
+                self._bad[key] = str(tile).removeprefix(f"{self.root}{os.sep}{key}: ")
+                continue
+            any_good = True
+            keys.append(key)
+            tiles.append(tile)
+            if len(keys) == size:
+                yield TileBatch(tuple(keys), np.stack(tiles))
+                keys, tiles = [], []
+        if keys:
+            yield TileBatch(tuple(keys), np.stack(tiles))
+        if not any_good:
+            key, reason = self.skipped[0]
+            raise TileError(f"{self.name}: none of its {len(self)} tiles can be read (the first is {key}: {reason})")
+
+    def _decoded(self, threads: int) -> Iterator[tuple[str, np.ndarray | TileError]]:
+        """Yield every tile in order; `deque` and its limit keep the order and the memory bounded."""
+        pending: deque[tuple[str, Future[np.ndarray | TileError]]] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="edgepath-tiles")
+        try:
+            for key in self.keys:
+                pending.append((key, pool.submit(self._tile, key)))
+                if len(pending) >= 2 * threads:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _tile(self, key: str) -> np.ndarray | TileError:
+        try:
+            tile = self.load(key)
+        except TileError as error:
+            if not self.skip_bad:
+                raise
+            return error
+        digest = tile_sha256(tile)
+        if self.digests.setdefault(key, digest) != digest:
+            raise TileError(f"{self.name}: {key} changed since it was first read; run again")
+        return tile

@@ -1,0 +1,674 @@
+"""What runs on the device: in an environment without edgepath and PyTorch, in one command, with a verdict."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from PIL import Image
+
+import edgepath
+from edgepath.backends.runners import tensorrt
+from edgepath.bundle.bundle import open_bundle
+from edgepath.bundle.kit import _write_kit
+from edgepath.bundle.writer import BundleWriter
+from edgepath.checks import drift
+from edgepath.machine.shipped import data_folder
+from edgepath.models.catalogue import ModelSpec
+from edgepath.recipes.recipe import find_recipe, recipes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FAMILIES = ("coreml", "jetson", "onnx", "openvino", "rtx")
+Export = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def export(known_tiny: ModelSpec, tiles: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Exports of the tiny model calibrated on 18 synthetic tiles, one a target; what uses one leaves it as it was."""
+    folder, made = tmp_path_factory.mktemp("kit"), {}
+    (folder / "tiles").mkdir()
+    for i, tile in enumerate(tiles):
+        Image.fromarray(tile).save(folder / "tiles" / f"{i:02}.png")
+
+    def exported(target: str) -> Path:
+        if target not in made:
+            made[target] = edgepath.export(
+                target,
+                model=known_tiny.name,
+                weights="random",
+                calibration=folder / "tiles",
+                calibration_tiles=16,
+                out=folder / Path(target).stem,
+            ).bundle.path
+        return made[target]
+
+    return exported
+
+
+@pytest.fixture(scope="session")
+def device_python(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with what the ONNX and OpenVINO kits ask for, and nothing else."""
+    folder = tmp_path_factory.mktemp("device")
+    python = folder / "bin" / "python"
+    kits = [data_folder("export") / family / "kit" / "requirements.txt" for family in ("onnx", "openvino")]
+    install = [python, "-m", "pip", "install", "--quiet", "-c", checkout / "constraints.txt"]
+    for command in ([sys.executable, "-m", "venv", folder], [*install, "-r", kits[0], "-r", kits[1]]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}:\n{done.stderr}"
+    for name in ("edgepath", "torch", "timm"):
+        assert subprocess.run([python, "-c", f"import {name}"], cwd=folder, capture_output=True).returncode == 1
+    return python
+
+
+@pytest.fixture
+def check() -> Iterator[ModuleType]:
+    """kit/check.py as a module, without leaving a `__pycache__` in the folder that kits are copied from."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    yield load(data_folder("export") / "kit" / "check.py")
+    sys.dont_write_bytecode = before
+
+
+@pytest.fixture
+def copy(export: Export, tmp_path: Path) -> Path:
+    """A bundle to tamper with."""
+    return shutil.copytree(export("onnx-int8"), tmp_path / "copy")
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"kit_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(python: str | Path, script: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    command = [python, script, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def refused(bundle: Path, cwd: Path, *arguments: str | Path, script: str = "check.py", python: str | Path = "") -> str:
+    """Run a kit's script that has to end in one line and exit status 2; return the line."""
+    done = run(python or sys.executable, bundle / "kit" / script, *arguments, cwd=cwd)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done
+    assert done.stderr.startswith(f"{script}: ")
+    return done.stderr.strip()
+
+
+def state(folder: Path) -> dict[str, str]:
+    """Every path below `folder`, and the hash of every file."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths}
+
+
+# --- the self-test where edgepath is not installed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8"])
+def test_kit_passes_without_edgepath(export: Export, device_python: Path, tmp_path: Path, target: str) -> None:
+    bundle = export(target)
+    before = state(bundle)
+    done = run(device_python, bundle / "kit/check.py", "--set", "threads=1", "--runs", "20", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "wrote device-report.json\n"), done
+    assert done.stdout.splitlines()[-1] == f"tiny-{target}: passed"
+    assert state(bundle) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["device-report.json"]
+
+    report = json.loads((tmp_path / "device-report.json").read_text())
+    opened = open_bundle(bundle)
+    assert report["schema"] == 1
+    assert report["bundle"] == {"name": opened.name, "target": target, "sha256": opened.digest}
+    assert report["passed"] is True
+    assert report["ran_with"].startswith({"onnx-int8": "ONNX Runtime 1.", "openvino-int8": "OpenVINO 20"}[target])
+    assert report["options"]["threads"] == 1
+    assert report["versions"].keys() >= {"python", "numpy", "openvino", "onnxruntime"}
+    assert report["device"].keys() >= {"system", "machine", "cores", "memory"}
+    assert report["reference"] == opened.manifest["reference"]
+    assert any("random" in caution for caution in report["cautions"])
+
+    latency = report["latency"]
+    assert (latency["batch"], latency["warm_up"], latency["n"], len(latency["all_ms"])) == (1, 10, 20, 20)
+    for q in (50, 90, 95, 99):
+        assert latency[f"p{q}_ms"] == np.percentile(latency["all_ms"], q)
+
+    tiles, reference = opened.golden()
+    with opened.runner(threads=1) as runner:
+        artifact = runner(tiles)
+    program = np.load(bundle / "golden" / "program.npz")["embeddings"]
+    pairs = {
+        "quantization": (reference, program),
+        "lowering": (program, artifact),
+        "total": (reference, artifact),
+    }
+    assert report["drift"].keys() == {*pairs, "noise_floor"}
+    assert report["drift"]["noise_floor"] == opened.manifest["drift"]["noise_floor"]
+    for name, pair in pairs.items():
+        expected = drift.measure(*pair, opened.manifest["held_out"]["keys"]).to_json()
+        # One runtime, version, thread and batch in both environments: the embeddings are the same to the bit.
+        assert report["drift"][name] == {key: expected[key] for key in report["drift"][name]}
+    assert report["gates"] == [
+        {"gate": key, "of": "total", "measured": report["drift"]["total"][key], "required": required, "passed": True}
+        for key, required in opened.manifest["recipe"]["accept"].items()
+        if not isinstance(required, dict)
+    ]
+
+
+@pytest.mark.slow
+def test_gate_that_cannot_be_reached_fails(export: Export, device_python: Path, tmp_path: Path) -> None:
+    recipe = (data_folder("export") / "onnx" / "onnx-int8.toml").read_text()
+    strict = recipe.replace("cosine_mean = 0.995", "cosine_mean = 1.0")
+    assert strict != recipe
+    (tmp_path / "strict.toml").write_text(strict)
+    bundle = export(str(tmp_path / "strict.toml"))
+    done = run(device_python, bundle / "kit/check.py", "--runs", "1", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "device-report.json").read_text())
+    assert report["passed"] is False
+    assert [gate["passed"] for gate in report["gates"]] == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8"])
+def test_readme_embeds_tiles_in_five_lines(export: Export, device_python: Path, target: str) -> None:
+    bundle = export(target)
+    (snippet,) = [block for block in blocks(bundle / "kit/README.md") if block.startswith("import sys")]
+    before = state(bundle)
+    given = "import numpy; tiles = numpy.load('golden/tiles.npz')['tiles']"
+    script = [given, snippet, "print(embeddings.dtype, *embeddings.shape)"]
+    done = subprocess.run([device_python, "-c", "\n".join(script)], cwd=bundle, capture_output=True, text=True)
+    assert done.stdout == "float32 6 96\n", done
+    assert state(bundle) == before
+
+
+# --- what it refuses
+
+
+def flip(bundle: Path) -> None:
+    data = bytearray((bundle / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / "model.onnx").write_bytes(data)
+
+
+def with_schema(bundle: Path, schema: object) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**manifest, "schema": schema}))
+
+
+def to_link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def compiled(bundle: Path) -> None:
+    (bundle / "kit/__pycache__").mkdir()
+    (bundle / "kit/__pycache__/runner.cpython-310.pyc").write_bytes(b"")
+
+
+TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "altered": (flip, "model.onnx was altered"),
+    "altered code": (lambda b: (b / "kit/runner.py").write_text("raise SystemExit(0)"), "kit/runner.py was altered"),
+    "missing": (lambda b: (b / "golden/tiles.npz").unlink(), "golden/tiles.npz is missing"),
+    "extra": (lambda b: (b / "kit/numpy.py").write_text("raise SystemExit(0)"), "kit/numpy.py is not in bundle.json"),
+    "compiled": (compiled, "Python wrote it: remove that folder"),
+    "linked": (lambda b: to_link(b / "model.onnx"), "model.onnx is a symbolic link"),
+    "linked manifest": (lambda b: to_link(b / "bundle.json"), "holds no bundle.json"),
+    "no manifest": (lambda b: (b / "bundle.json").unlink(), "holds no bundle.json"),
+    "newer": (lambda b: with_schema(b, 2), "schema = 2; this kit reads schema 1"),
+    "schema true": (lambda b: with_schema(b, True), "schema = True"),
+    "not JSON": (lambda b: (b / "bundle.json").write_bytes(b"\xff"), "not valid JSON"),
+    "a list": (lambda b: (b / "bundle.json").write_text("[]"), "schema = None"),
+    "nothing else": (lambda b: (b / "bundle.json").write_text('{"schema": 1}'), "does not say what every bundle says"),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_tampered_bundle_is_refused_before_anything_is_loaded(copy: Path, tmp_path: Path, how: str) -> None:
+    tamper, message = TAMPERED[how]
+    tamper(copy)
+    assert message in refused(copy, tmp_path)
+    assert not (tmp_path / "device-report.json").exists()
+
+
+MISTAKES = {
+    ("--runs", "0"): "0 is not a number of runs",
+    ("--set", "device=GPU"): "the runner has no option device; known: threads",
+    ("--set", "threads=many"): "that is no value for threads (default 0)",
+    ("--out", "copy/report.json"): "lies in the bundle",
+    ("--out", "nowhere/report.json"): "nowhere is no folder",
+    ("--out", "there.json"): "there.json exists; give --force",
+    ("--fast",): "unrecognized arguments: --fast",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
+def test_mistake_ends_in_one_line(copy: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "there.json").write_text("{}")
+    assert MISTAKES[arguments] in refused(copy, tmp_path, *arguments)
+    assert (tmp_path / "there.json").read_text() == "{}"
+
+
+def test_report_never_lands_in_the_bundle(copy: Path, tmp_path: Path) -> None:
+    for where in (copy, copy / "kit"):
+        done = run(sys.executable, copy / "kit/check.py", "--runs", "1", "--force", cwd=where)
+        assert done.returncode == 0, done
+        assert open_bundle(copy).path == copy
+        (tmp_path / "device-report.json").unlink()
+
+
+def with_runner(bundle: Path, body: str) -> None:
+    """Give a bundle another runner, hashed as it should be."""
+    source = f"""
+import numpy as np
+class Runner:
+    runtime = "none"
+    def __init__(self, artifact): pass
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def __call__(self, tiles):
+        {body}
+"""
+    (bundle / "kit/runner.py").write_text(source)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    entry = {"sha256": hashlib.sha256(source.encode()).hexdigest(), "size_bytes": len(source.encode())}
+    manifest["files"]["kit/runner.py"] = entry
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
+def test_runtime_that_fails_ends_in_one_line(copy: Path, tmp_path: Path) -> None:
+    with_runner(copy, "raise RuntimeError('out of memory\\nat line 3')")
+    assert "cannot run the artifact: RuntimeError: out of memory" in refused(copy, tmp_path)
+    with_runner(copy, "return np.full((len(tiles), 96), np.nan, np.float32)")
+    assert "is not finite or zero (6 such tiles)" in refused(copy, tmp_path, "--runs", "1")
+    with_runner(copy, "return np.ones((len(tiles), 5), np.float32)")
+    assert "returned float32 (6, 5), not float32 (6, 96)" in refused(copy, tmp_path)
+
+
+def test_stdout_is_the_result_whatever_a_runtime_prints(copy: Path, tmp_path: Path) -> None:
+    with_runner(copy, "print('[TRT] hello'); return np.ones((len(tiles), 96), np.float32)")
+    done = run(sys.executable, copy / "kit/check.py", "--runs", "1", "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["passed"]) == (1, False)
+    assert "[TRT] hello" in done.stderr
+
+
+def test_kit_names_what_is_missing(export: Export, device_python: Path, tmp_path: Path) -> None:
+    for script in ("check.py", "build.py"):
+        bundle = export("jetson-int8")
+        said = refused(bundle, tmp_path, script=script, python=device_python)
+        assert said == f"{script}: No module named 'tensorrt'; kit/README.md says what to install on the device"
+        assert open_bundle(bundle).path == bundle
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs on macOS")
+def test_core_ml_kit_names_macos(tmp_path: Path) -> None:
+    recipe = find_recipe("coreml-int8")
+    with BundleWriter(tmp_path / "apple") as writer:
+        (writer.path / "model.mlpackage").mkdir()
+        (writer.path / "model.mlpackage" / "Manifest.json").write_text("{}")
+        (writer.path / "golden").mkdir()
+        np.savez(writer.path / "golden/tiles.npz", tiles=np.zeros((1, 8, 8, 3), np.uint8))
+        for name in ("reference", "program"):
+            np.savez(writer.path / f"golden/{name}.npz", embeddings=np.ones((1, 3), np.float32))
+        _write_kit(writer.path / "kit", recipe)
+        contract = {"size": 8, "dim": 3, "tokens": False, "embedding": "cls"}
+        parts = {"recipe": recipe.to_json(), "contract": contract, "artifact": {"file": "model.mlpackage"}}
+        parts |= {"weights": {"source": "here", "sha256": "0" * 64, "random": True}, "cautions": []}
+        parts |= {"drift": {"noise_floor": {"cosine_mean": 1.0, "cosine_p01": 1.0}}, "held_out": {"keys": ["a"]}}
+        parts |= {"program": {}}
+        writer.commit({"name": "apple", "model": {"name": "none"}, **parts})
+    said = refused(tmp_path / "apple", tmp_path)
+    assert said.startswith("check.py: Core ML runs only on macOS")
+
+
+# --- figures and gates, apart from any bundle
+
+
+def test_drift_is_the_one_edgepath_measures(check: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    keys = [f"tile {i}" for i in range(50)]
+    for noise in (0.0, 1e-7, 0.1, 10.0):
+        reference = rng.standard_normal((50, 12)).astype(np.float32)
+        candidate = (reference + noise * rng.standard_normal((50, 12))).astype(np.float32)
+        expected = drift.measure(reference, candidate, keys).to_json()
+        found = check.drift(reference, candidate, keys)
+        assert found.keys() == expected.keys() - {"neighbour_overlap", "neighbours"}
+        assert found == {key: expected[key] for key in found}
+
+
+def test_gate_for_something_else_is_not_measured(check: ModuleType) -> None:
+    total = {"cosine_mean": 0.5}
+    judged = check.judge({"cosine_mean": 0.5, "robustness": 0.9}, total)
+    assert [(gate["measured"], gate["passed"]) for gate in judged] == [(0.5, True), (None, None)]
+    with pytest.raises(check.CannotRun, match="no gate that can be measured here"):
+        check.judge({"robustness": 0.9}, total)
+
+
+def test_every_recipe_has_a_gate_that_the_kit_measures(check: ModuleType) -> None:
+    for recipe in recipes().values():
+        assert set(recipe.to_json()["accept"]) & set(check.GATES)
+
+
+def test_jetson_tells_power_mode_and_clocks(check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = load(data_folder("export") / "kit" / "device.py")
+    files = {
+        "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+        "proc/cpuinfo": "processor\t: 0\n",
+        "proc/meminfo": "MemTotal:        7802072 kB\nMemFree: 1 kB\n",
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3\nmore\n",
+        "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+        "sys/class/devfreq/17000000.gpu/max_freq": "1020000000\n",
+    }
+    for core in range(2):
+        cpufreq = f"sys/devices/system/cpu/cpu{core}/cpufreq"
+        files |= {f"{cpufreq}/scaling_governor": "schedutil\n", f"{cpufreq}/scaling_min_freq": "115200\n"}
+        files |= {f"{cpufreq}/scaling_max_freq": "1728000\n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(device, "_said", lambda *command: "NV Power Mode: 25W\n1" if command[0] == "nvpmodel" else "")
+    found = device._linux(tmp_path)
+    assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert found["release"] == "# R36 (release), REVISION: 4.3"
+    assert found["memory"] == "7802072 kB"
+    assert found["power_mode"] == "NV Power Mode: 25W 1"
+    assert (found["cpu_governor"], found["cpu_khz"]) == ("schedutil", "115200 to 1728000")
+    assert found["gpu_hz"] == "306000000 to 1020000000"
+
+
+# --- the TensorRT engine
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["jetson-int8", "jetson-fp16"])
+def test_tensorrt_reads_and_builds_our_graph(export: Export, target: str) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX: pip install 'edgepath[rtx]'")
+
+    def for_another_gpu(config: Any) -> None:  # SM86: there is none here, and it is not a Jetson's
+        config.num_compute_capabilities = 1
+        assert config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+
+    artifact = open_bundle(export(target)).artifact
+    plans = tensorrt.read_plans(artifact)
+    plan = tensorrt.pick_plan(plans["plans"], "11.4.1")
+    engine = tensorrt.serialize(trt, artifact, plan, plans["shapes"], for_another_gpu)
+    assert isinstance(engine, bytes)
+    assert len(engine) > artifact.stat().st_size / 2  # holds the weights
+
+
+def test_graph_that_tensorrt_does_not_read_is_named(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX: pip install 'edgepath[rtx]'")
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(RuntimeError, match=r"cannot read model\.onnx: "):
+        tensorrt.serialize(trt, tmp_path / "model.onnx", {"strongly_typed": True, "flags": []}, {})
+
+
+PICKED = {
+    "10.3.0": ("JetPack 6.1 / 6.2", ["--fp16", "--int8"], False),
+    "10.11.0": ("JetPack 6.1 / 6.2", ["--fp16", "--int8"], False),
+    "10.12.0": ("JetPack 7.0 / 7.1", ["--stronglyTyped"], True),
+    "10.13.3.9": ("JetPack 7.0 / 7.1", ["--stronglyTyped"], True),
+    "11.0.0": ("JetPack 7.2.2 and later", [], True),
+    "11.4.1": ("JetPack 7.2.2 and later", [], True),
+    "12.0.0": ("JetPack 7.2.2 and later", [], True),
+}
+
+
+@pytest.mark.parametrize("version", PICKED)
+def test_plan_follows_the_tensorrt_that_is_found(tmp_path: Path, version: str) -> None:
+    shapes = {"min": [1, 8, 8, 3], "opt": [1, 8, 8, 3], "max": [2, 8, 8, 3]}
+    plans = [tensorrt._plan(plan, shapes) for plan in find_recipe("jetson-int8").deploy.plan]
+    plan = tensorrt.pick_plan(plans, version)
+    assert (plan["release"], plan["flags"], plan["strongly_typed"]) == PICKED[version]
+    with pytest.raises(OSError, match=r"TensorRT 8\.6\.1 is installed; 10\.3 or later is needed"):
+        tensorrt.pick_plan(plans, "8.6.1")
+
+    trt, flags = MagicMock(), []
+    trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED = 1
+    builder = trt.Builder.return_value
+    builder.build_serialized_network.return_value = b"engine"
+    builder.create_builder_config.return_value.set_flag.side_effect = flags.append
+    assert tensorrt.serialize(trt, tmp_path / "model.onnx", plan, shapes) == b"engine"
+    builder.create_network.assert_called_once_with(2 if plan["strongly_typed"] else 0)
+    builder.create_optimization_profile.return_value.set_shape.assert_called_once_with(
+        "tiles", (1, 8, 8, 3), (1, 8, 8, 3), (2, 8, 8, 3)
+    )
+    weak = [trt.BuilderFlag.FP16, trt.BuilderFlag.INT8]
+    assert flags == ([] if plan["strongly_typed"] else weak)
+
+
+def test_engine_is_built_once_for_graph_plan_version_and_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, cache, built = tmp_path / "model.onnx", tmp_path / "cache", []
+    gpu = {"name": "Orin, sm87, 8 multiprocessors"}
+    plan = {"since": [10, 3], "strongly_typed": False, "flags": []}
+    artifact.write_bytes(b"graph")
+    monkeypatch.setattr(tensorrt, "gpu", lambda: gpu["name"])
+    monkeypatch.setattr(tensorrt, "serialize", lambda trt, *_: built.append(trt.__version__) or b"engine")
+
+    def prepare(version: str = "10.3.0", **changes: Any) -> Path:
+        (tmp_path / "plan.json").write_text(json.dumps({"plans": [{**plan, **changes}], "shapes": {}}))
+        return tensorrt.prepare(MagicMock(__version__=version), artifact, cache=cache)
+
+    first = prepare()
+    assert first.read_bytes() == b"engine"
+    assert first.name.endswith("-tensorrt10.3.0-Orin-sm87-8-multiprocessors.engine")
+    assert prepare() == first
+    assert len(built) == 1
+    others = {first, prepare("10.3.1"), prepare(flags=["--fp16"])}
+    artifact.write_bytes(b"another graph")
+    others.add(prepare())
+    gpu["name"] = "Thor, sm110, 20 multiprocessors"
+    others.add(prepare())
+    assert len(others) == len(built) == 5
+    assert sorted(cache.iterdir()) == sorted(others)  # nothing was left aside
+
+
+def test_engine_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(OSError, match="disk full"):
+        tensorrt._write(tmp_path / "cache" / "a.engine", b"engine")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_engine_cache_lies_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "plan.json").write_bytes(b"")
+    monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path / "mine"))
+    assert tensorrt.engine_file(tmp_path / "model.onnx", "10.3.0", "Orin").parent == tmp_path / "mine" / "engines"
+    monkeypatch.delenv("EDGEPATH_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert (
+        tensorrt.engine_file(tmp_path / "model.onnx", "10.3.0", "Orin").parent == tmp_path / ".cache/edgepath/engines"
+    )
+
+
+class Driver:
+    """libcuda of an Orin Nano, as far as it is asked."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def cuInit(self, flags: int) -> int:
+        return self.status
+
+    def cuDeviceGet(self, number: Any, index: int) -> int:
+        number._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, number: Any) -> int:
+        name.value = b"Orin"
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, number: Any) -> int:
+        value._obj.value = {75: 8, 76: 7, 16: 8}[attribute]
+        return 0
+
+
+def test_gpu_is_named_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(0))
+    assert tensorrt.gpu() == "Orin, sm87, 8 multiprocessors"
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(100))
+    with pytest.raises(OSError, match=r"offers no GPU to this process \(CUDA error 100\)"):
+        tensorrt.gpu()
+
+
+def test_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    with pytest.raises(OSError, match="no NVIDIA driver on this machine"):
+        tensorrt.gpu()
+
+
+# --- the TensorRT-RTX engine
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU here")
+def test_rtx_kit_builds_without_a_gpu_and_runs_only_beside_one(export: Export, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX: pip install 'edgepath[rtx]'")
+    bundle, cache = export("rtx-int8"), tmp_path / "cache"
+    for script in ("check.py", "build.py"):
+        said = refused(bundle, tmp_path, script=script)
+        assert said.startswith(f"{script}: no NVIDIA driver on this machine")
+        assert said.endswith("TensorRT-RTX runs beside an RTX GPU")
+    said = refused(bundle, tmp_path, "--for", "SM1", "--cache", cache, script="build.py")
+    assert said.endswith("SM1 cannot be built for here")
+    before = state(bundle)
+    done = run(sys.executable, bundle / "kit/build.py", "--for", "SM75", "--cache", cache, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    (engine,) = cache.iterdir()
+    assert done.stdout.strip().endswith(str(engine))
+    assert engine.stat().st_size > (bundle / "model.onnx").stat().st_size
+    assert state(bundle) == before
+
+
+def test_rtx_kit_names_what_is_missing(export: Export, device_python: Path, tmp_path: Path) -> None:
+    for script in ("check.py", "build.py"):
+        said = refused(export("rtx-int8"), tmp_path, script=script, python=device_python)
+        assert said.startswith(f"{script}: No module named 'tensorrt_rtx_bindings'; kit/README.md says what")
+
+
+# --- what a kit consists of
+
+
+def blocks(readme: Path) -> list[str]:
+    """The indented blocks of a README, without their indent."""
+    parts = readme.read_text(encoding="utf-8").split("\n\n")
+    return ["\n".join(line[4:] for line in part.splitlines()) for part in parts if part.startswith("    ")]
+
+
+@pytest.fixture(scope="session")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each family's kit folder as an export writes it."""
+    folder = tmp_path_factory.mktemp("kits")
+    for family in FAMILIES:
+        _write_kit(folder / family, next(r for name, r in recipes().items() if name.startswith(family)))
+    return {family: folder / family for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_readme_names_every_file_and_only_these(kits: dict[str, Path], family: str) -> None:
+    text = (kits[family] / "README.md").read_text(encoding="utf-8")
+    files = {path.name for path in kits[family].iterdir()} - {"README.md"}
+    assert {word for word in text.split("`")[1::2] if word in files} == files
+    commands = [word for block in blocks(kits[family] / "README.md") for word in block.split() if "kit/" in word]
+    assert set(commands) >= {"kit/check.py", "kit/requirements.txt"}
+    assert {word.removeprefix("kit/") for word in commands} <= files
+    assert 15 <= len(text.splitlines()) <= 32
+    assert "python3 kit/check.py\n" in text
+    artifact = {"coreml": "model.mlpackage", "openvino": "model.xml"}.get(family, "model.onnx")
+    (snippet,) = [block for block in blocks(kits[family] / "README.md") if block.startswith("import sys")]
+    assert len(snippet.splitlines()) == 5
+    assert f'Runner(Path("{artifact}"))' in compile_310(snippet)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_requirements_agree_with_the_package(kits: dict[str, Path], checkout: Path, family: str) -> None:
+    project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    extra = {"onnx": "onnxruntime", "jetson": "tensorrt"}.get(family, family)
+    known = {Requirement(line).name: Requirement(line) for line in [*project["dependencies"], *extras[extra]]}
+    cuda = "nvidia-cuda-runtime-cu12"  # only where there is a GPU
+    known[cuda] = Requirement(f"{cuda}>=12.9")
+    lines = (kits[family] / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    named = [Requirement(line) for line in lines if not line.startswith("#")]
+    for requirement in named:
+        assert requirement.specifier == known[requirement.name].specifier
+    runtimes = {"onnx": {"onnxruntime"}, "jetson": {"polygraphy"}, "coreml": {"coremltools"}}
+    runtimes["rtx"] = {"polygraphy", cuda, "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
+    assert {requirement.name for requirement in named} - {"pillow"} == {"numpy", *runtimes.get(family, {family})}
+    assert ("pillow" in {requirement.name for requirement in named}) == (family == "coreml")
+
+
+def compile_310(source: str) -> str:
+    ast.parse(source, feature_version=(3, 10))
+    return source
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kit_needs_python_310_numpy_and_the_runtime(kits: dict[str, Path], family: str) -> None:
+    runtime = {"onnx": {"onnxruntime"}, "jetson": {"tensorrt", "polygraphy"}, "coreml": {"coremltools", "PIL"}}
+    runtime["rtx"] = {"tensorrt_rtx_bindings", "polygraphy"}
+    allowed = {*sys.stdlib_module_names, "numpy", *runtime.get(family, {family})}
+    for path in kits[family].glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+        at_build = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build"]
+        skipped = {id(n) for top in at_build for n in ast.walk(top)} if path.name == "runner.py" else set()
+        for node in ast.walk(tree):
+            if id(node) in skipped:
+                continue
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {name.partition(".")[0] for name in names} <= {*allowed, "check"}, path.name
+
+
+@pytest.mark.parametrize("script", ["check.py", "build.py"])
+def test_kit_names_the_python_it_needs(kits: dict[str, Path], script: str, tmp_path: Path) -> None:
+    path = kits["jetson"] / script
+    # No older Python is here. One that is old enough to matter reads the file, and stops before anything else.
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+    older = f"import runpy, sys; sys.version_info = (3, 9, 18); sys.path.insert(0, {str(path.parent)!r}); "
+    older += f"runpy.run_path({str(path)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-B", "-c", older], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{script}: this is Python ")
+    assert done.stderr.endswith("3.10 or later is needed\n")
+
+
+def test_kit_survives_tar(export: Export, device_python: Path, tmp_path: Path) -> None:
+    """A bundle reaches its device in an archive; that must not change what is hashed."""
+    with tarfile.open(tmp_path / "bundle.tar.gz", "w:gz") as archive:
+        archive.add(export("onnx-int8"), "there")
+    with tarfile.open(tmp_path / "bundle.tar.gz") as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        archive.extractall(tmp_path)
+    done = run(
+        device_python, tmp_path / "there/kit/check.py", "--runs", "1", "--out", tmp_path / "r.json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done

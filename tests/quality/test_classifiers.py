@@ -1,0 +1,183 @@
+"""Probes agree with scikit-learn and with a loop over pairs, and refuse what would give a figure that means nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+
+from edgepath.errors import UsageError
+from edgepath.quality import classifiers as protocols
+from edgepath.quality.classifiers import (
+    Method,
+    balanced_accuracy,
+    cross_validate,
+    retrieve,
+)
+
+LABELS = ["tumour"] * 30 + ["stroma"] * 20 + ["fat"] * 10
+
+
+def embeddings(apart: float) -> np.ndarray:
+    """60 tiles of three classes, whose centres lie `apart`."""
+    rng = np.random.default_rng(0)
+    centres = np.repeat(np.eye(3, 16), (30, 20, 10), axis=0) * apart
+    return (centres + rng.standard_normal((60, 16))).astype(np.float32)
+
+
+def test_balanced_accuracy_is_scikit_learns() -> None:
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.choice(list("abc"), 50, p=(0.7, 0.2, 0.1)), rng.choice(list("abc"), 50)
+    assert balanced_accuracy(truth, predicted) == pytest.approx(balanced_accuracy_score(truth, predicted))
+
+
+def test_neighbours_vote_as_in_scikit_learn() -> None:
+    values, truth = embeddings(2.0), np.array(LABELS)
+    expected = np.empty_like(truth)
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=3).split(values, truth):
+        expected[test] = KNeighborsClassifier(5, metric="cosine").fit(values[train], truth[train]).predict(values[test])
+    score, predicted = cross_validate(values, LABELS, method="knn", seed=3)
+    assert predicted.tolist() == expected.tolist()
+    assert score.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, expected))
+
+
+@pytest.mark.parametrize("method", ["knn", "linear", "eva"])
+def test_score_tells_classes_that_lie_apart_from_noise(method: Method) -> None:
+    apart, _ = cross_validate(embeddings(8.0), LABELS, method=method, steps=4000)
+    mixed, _ = cross_validate(embeddings(0.0), LABELS, method=method, steps=4000)
+    assert apart.balanced_accuracy > 0.95
+    assert 0.2 < mixed.balanced_accuracy < 0.5  # three classes
+    assert mixed.high - mixed.low > 0.1
+    assert apart.tiles == 60
+
+
+def test_tiles_of_a_group_stay_together() -> None:
+    # A slide's tiles are near each other and say nothing of the label: only a split within slides finds it.
+    rng = np.random.default_rng(2)
+    slides = np.repeat(np.arange(20), 6)
+    labels = [("a", "b")[slide % 2] for slide in slides]
+    values = rng.standard_normal((20, 8))[slides] * 5 + rng.standard_normal((120, 8))
+    within, _ = cross_validate(values, labels, method="knn")
+    across, _ = cross_validate(values, labels, method="knn", groups=[str(slide) for slide in slides])
+    assert within.balanced_accuracy > 0.9
+    assert across.balanced_accuracy < 0.75
+    assert across.high - across.low > within.high - within.low
+
+
+def test_retrieval_is_what_a_loop_over_places_finds() -> None:
+    rng = np.random.default_rng(4)
+    places = rng.standard_normal((15, 8))
+    scanners = {name: places + noise * rng.standard_normal((15, 8)) for name, noise in (("A", 0.2), ("B", 1), ("C", 2))}
+    found = retrieve(scanners)
+    cosines, first, ten = [], [], []
+    for one, other in itertools.permutations(scanners, 2):
+        for i, query in enumerate(scanners[one]):
+            scores = [float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)) for row in scanners[other]]
+            better = sum(score > scores[i] for score in scores)
+            cosines.append(scores[i])
+            first.append(better < 1)
+            ten.append(better < 10)
+    assert found.cosine == pytest.approx(np.mean(cosines))
+    assert found.top1 == pytest.approx(np.mean(first))
+    assert found.top10 == pytest.approx(np.mean(ten))
+    assert 0 < found.top1 < found.top10
+    assert (found.places, found.scanners) == (15, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "method", "said"),
+    [
+        (embeddings(1.0), ["a"] * 60, "knn", "all 60 tiles are a; two classes or more are needed"),
+        (embeddings(1.0), ["a"] * 57 + ["b"] * 3, "knn", "3 tiles are b; 5 folds need as many of every class"),
+        (embeddings(1.0), LABELS[1:], "knn", r"embeddings of shape \(60, 16\) for 59 labels"),
+        (embeddings(1.0) * np.float32("nan"), LABELS, "linear", "an embedding is not finite"),
+        (embeddings(1.0), LABELS, "svm", 'method "svm"; known: knn, linear'),
+    ],
+)
+def test_what_gives_no_figure_is_refused(values: np.ndarray, labels: list[str], method: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        cross_validate(values, labels, method=method)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("groups", "folds", "said"),
+    [
+        (["s1"] * 30 + ["s2"] * 30, 5, "2 groups, .* 5 folds need as many groups"),
+        (["s1"] * 30 + [f"s{i}" for i in range(2, 32)], 5, "1 of them with tumour"),
+        (["s1"] * 59, 5, "59 groups for 60 labels"),
+        (None, 1, "1 folds; at least 2"),
+    ],
+)
+def test_groups_and_folds_that_cannot_be_are_refused(groups: list[str] | None, folds: int, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        cross_validate(embeddings(1.0), LABELS, method="linear", groups=groups, folds=folds)
+
+
+def test_interval_keeps_every_class() -> None:
+    # Two pure groups: a resample with only one of them would be that class's recall, not balanced accuracy.
+    truth = np.array(["a"] * 50 + ["b"] * 5)
+    predicted = np.array(["a"] * 50 + ["b"] * 2 + ["a"] * 3)
+    low, high = protocols._interval(
+        lambda rows: balanced_accuracy(truth[rows], predicted[rows]), truth, np.array([0] * 50 + [1] * 5), seed=0
+    )
+    assert low == pytest.approx(0.7)
+    assert high == pytest.approx(0.7)
+
+
+def test_equal_tiles_are_each_others_twins() -> None:
+    rng = np.random.default_rng(0)
+    same = np.repeat(rng.standard_normal((1, 384)), 12, axis=0).astype(np.float32)
+    noisy = (same + 1e-7 * rng.standard_normal(same.shape)).astype(np.float32)
+    assert retrieve({"A": same, "B": noisy}).top1 == 1.0
+
+
+def test_embeddings_without_a_direction_are_refused() -> None:
+    with pytest.raises(UsageError, match="an embedding of B is not finite, or zero"):
+        retrieve({"A": np.ones((3, 4)), "B": np.zeros((3, 4))})
+    with pytest.raises(UsageError, match="give two or more alike"):
+        retrieve({"A": np.ones((0, 4)), "B": np.ones((0, 4))})
+
+
+def test_scanners_with_other_places_are_refused() -> None:
+    with pytest.raises(UsageError, match="give two or more alike"):
+        retrieve({"A": np.ones((3, 4))})
+    with pytest.raises(UsageError, match="give two or more alike"):
+        retrieve({"A": np.ones((3, 4)), "B": np.ones((4, 4))})
+
+
+def test_evas_head_is_the_best_it_was_on_tiles_it_did_not_train_on() -> None:
+    from edgepath.quality.eva_head import EvaHead
+
+    values, truth = embeddings(4.0), np.array(LABELS)
+    first, again = (EvaHead(steps=600, seed=1).fit(values, truth) for _ in range(2))
+    shares = first.predict_proba(values)
+    assert shares.shape == (60, 3)
+    assert np.allclose(shares.sum(1), 1)
+    assert np.array_equal(shares, again.predict_proba(values))
+    assert first.classes_.tolist() == ["fat", "stroma", "tumour"]
+    assert balanced_accuracy(truth, first.predict(values)) > 0.9
+    untrained = EvaHead(steps=1, seed=1).fit(values, truth)
+    assert balanced_accuracy(truth, untrained.predict(values)) < balanced_accuracy(truth, first.predict(values))
+
+
+def test_folds_that_nothing_could_be_fitted_on_are_refused() -> None:
+    from edgepath.quality.classifiers import split_folds
+
+    with pytest.raises(UsageError, match="with 3 folds, one would have 2 tiles and leave 4 tiles to fit on"):
+        split_folds(list("aaabbb"), folds=3)
+    groups = np.repeat(list("vwxyz"), (2, 20, 20, 3, 1)).tolist()
+    labels = np.repeat(list("abbab"), (2, 20, 20, 3, 1)).tolist()
+    with pytest.raises(UsageError, match=r"with 5 folds, one would have \d+ tiles and leave"):
+        split_folds(labels, groups, folds=5)
+
+
+def test_evas_head_learns_a_class_of_one_tile() -> None:
+    from edgepath.quality.eva_head import EvaHead
+
+    values = np.eye(4, 6, dtype=np.float32) * 9
+    assert EvaHead(steps=6000).fit(values, np.array(list("aabc"))).predict(values).tolist()[2:] == list("bc")
+    assert EvaHead(steps=6000).fit(values[:2], np.array(list("ab"))).predict(values[:2]).tolist() == list("ab")

@@ -1,0 +1,120 @@
+"""The page says the verdict first, then what it stands on, what is missing, and where everything came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_elements import EVIL, Tags
+
+from edgepath.bundle.bundle import Bundle
+from edgepath.exporting import Exported
+from edgepath.reports.page.document import (
+    KINDS,
+    Section,
+    passed,
+    to_html,
+    unmeasured,
+)
+from edgepath.reports.page.tilestrip import Picture, pictures
+
+Exports = Callable[[str], Exported]
+GOOD = Section("robustness", "Robustness", "<p>good</p>", (("cosine", "all", "+0.001", "<= 0.01", "ok"),), ("a note",))
+BAD = Section("tasks", "Tasks", "<p>bad</p>", (("auroc", "linear", "+0.2", "<= 0.01", "FAILED"),))
+
+
+@pytest.fixture(scope="module")
+def done(exports: Exports) -> Exported:
+    return exports("onnx-int8")
+
+
+def test_page_lies_in_the_bundle_and_is_hashed(done: Exported) -> None:
+    page = (done.bundle.path / "report.html").read_text(encoding="utf-8")
+    assert "report.html" in done.bundle.manifest["files"]
+    golden, _ = done.bundle.golden()
+    assert page == to_html(done.report, pictures(done.report, golden))
+    assert page.startswith("<!DOCTYPE html>")
+    assert page.count('src="data:image/jpeg;base64,') == 8
+    worst = done.report["worst"]["tiles"]
+    assert page.index(f"<b>{worst[0]['cosine']:.6f}</b>") <= page.index(f"<b>{worst[-1]['cosine']:.6f}</b>")
+    assert worst[0]["cosine"] == done.report["drift"]["total"]["cosine_min"]
+
+
+def test_verdict_comes_first_and_says_what_it_stands_on(done: Exported) -> None:
+    text = Tags(to_html(done.report, [], [GOOD])).text
+    order = (
+        "Passed: 4 of 4 gates",
+        "Gates applied: drift 3, robustness 1.",
+        "Not measured: perturbation curves, tasks",
+    )
+    places = [text.index(part) for part in (*order, "a note", "quantization", "good", "Where this came from")]
+    assert places == sorted(places)
+    for caution in done.report["cautions"]:
+        assert text.index("Gates applied") < text.index(caution) < text.index("quantization")
+
+
+def test_one_failed_gate_fails_the_page_and_stands_on_top(done: Exported) -> None:
+    page = to_html(done.report, [], [GOOD, BAD])
+    text = Tags(page).text
+    assert "FAILED: 1 of 5 gates" in text
+    assert "Passed" not in text
+    assert text.index("auroc") < text.index("quantization")
+    assert f"<title>{done.report['name']}: FAILED</title>" in page
+    assert not passed(done.report, [GOOD, BAD])
+    assert passed(done.report, [GOOD])
+    assert not passed(done.report | {"passed": False}, [GOOD])
+
+
+def test_what_was_not_measured_says_how_it_is(done: Exported) -> None:
+    page = to_html(done.report, [], [GOOD])
+    assert unmeasured([GOOD]) == [kind for kind in KINDS if kind != "robustness"]
+    for kind, (_, command) in KINDS.items():
+        assert (Tags(f"<p>{command}").text in Tags(page).text) == (kind != "robustness")
+    assert page.count("not measured; run:") == len(KINDS) - 1
+
+
+def test_several_of_a_kind_are_shown_each(done: Exported) -> None:
+    page = to_html(done.report, [], [GOOD, Section("robustness", "Robustness: scanners", "<p>more</p>")])
+    found = re.findall(r'<section id="(robustness[^"]*)">\n<h2>([^<]*)</h2>', page)
+    assert found == [("robustness", "Robustness"), ("robustness-2", "Robustness: scanners")]
+
+
+def test_page_asks_for_nothing(done: Exported) -> None:
+    page = to_html(done.report, [Picture("a.png", 0.5, "data:image/jpeg;base64,AAAA")], [GOOD])
+    read = Tags(page)
+    assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & set(read.tags)
+    assert [value for name, value in read.attributes if name in ("src", "href", "srcset")] == [
+        "data:image/jpeg;base64,AAAA"
+    ]
+    assert not re.search(r"@import|url\(", page)
+    assert "default-src 'none'" in dict(read.attributes)["content"] or "default-src &#x27;none&#x27;" in page
+
+
+def test_names_of_tiles_and_messages_stay_text(done: Exported) -> None:
+    report = json.loads(json.dumps(done.report))
+    report |= {"name": EVIL, "cautions": [EVIL], "notes": [EVIL], "skipped": [[EVIL, EVIL]]}
+    report["versions"][EVIL] = EVIL
+    report["machine"]["cpu"] = EVIL
+    report["recipe"]["summary"] = EVIL
+    report["gates"][0]["gate"] = report["gates"][0]["of"] = EVIL
+    read = Tags(to_html(report, [Picture(EVIL, 0.5, "data:,")], [], digest=EVIL))
+    assert "script" not in read.tags
+    assert "onload" not in dict(read.attributes)
+    assert read.text.count(EVIL) >= 12
+
+
+def test_hashes_are_whole(bundle: Bundle) -> None:
+    text = Tags(to_html(bundle.manifest, [], [], bundle.digest)).text
+    assert bundle.digest in text
+    assert bundle.manifest["weights"]["sha256"] in text
+    for name, entry in bundle.manifest["files"].items():
+        assert (entry["sha256"] in text) == (not name.startswith("kit/"))
+
+
+def test_style_is_for_phones_paper_and_the_dark() -> None:
+    css = (Path(__file__).parents[2] / "edgepath/page/page.css").read_text(encoding="utf-8")
+    for medium in ("@media print", "max-width: 480px", "screen and (prefers-color-scheme: dark)"):
+        assert medium in css
