@@ -81,9 +81,9 @@ def main() -> None:
             full = {method: of[FULL] for method, of in result["scores"].items()}
             found["tasks"][name].update({FULL: full, target: task(result)})
         print(f"{target}: measured", flush=True)
-    for kind, text in (("json", json.dumps(found, indent=1) + "\n"), ("svg", draw(drawn))):
-        with replacing(out / f"robustness-demo.{kind}", kind) as partial:
-            partial.write_text(text, encoding="utf-8")
+    with replacing(out / "robustness-demo.json", "figures") as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(drawn, out / "robustness-demo.svg")
 
 
 if __name__ == "__main__":

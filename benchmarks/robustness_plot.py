@@ -17,23 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
-from edgepath.machine.writing import replacing
 from edgepath.quality.robustness import ARTIFACT, FULL
-from edgepath.reports.page.elements import escape
-from edgepath.reports.page.lines import Interval, intervals
+from edgepath.reports.plots import (
+    BLUE,
+    GREY,
+    VERMILION,
+    picture,
+)
 
 GROUPS = {"scanner": "scanner only", "staining": "staining only", "both": "both"}
 FIGURES = {"cosine": "cosine of a place's two embeddings", "top1": "share of tiles whose nearest tile is their twin"}
-WIDTH, GAP, HEAD, FOOT = 400, 24, 8, 30
-STYLE = """
-text { font: 10px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: #59636e; }
-text.title { fill: #1b1f24; font-size: 11px; font-weight: 600; }
-.grid { stroke: #d8dee4; }
-line.full, circle.full { stroke: #59636e; stroke-width: 2; } circle.full { fill: #ffffff; }
-line.fp16, circle.fp16 { stroke: #0072b2; stroke-width: 2; } circle.fp16 { fill: #0072b2; }
-line.int8, circle.int8 { stroke: #c65300; stroke-width: 2; } circle.int8 { fill: #c65300; }
-"""
+COLOURS = {"full": GREY, "fp16": BLUE, "int8": VERMILION}
+Row = tuple[str, str, Sequence[Mapping[str, Any]]]
 
 
 def quartiles(pairs: Sequence[Mapping[str, Any]], group: str, figure: str) -> tuple[float, float, float]:
@@ -42,37 +39,38 @@ def quartiles(pairs: Sequence[Mapping[str, Any]], group: str, figure: str) -> tu
     return float(low), float(median), float(high)
 
 
-def draw(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the plot of results that share their slides and their full-precision model."""
+def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw results that share their slides and their full-precision model. Raises SystemExit for others."""
     first = results[0]
     for other in results[1:]:
         if other["slides"] != first["slides"] or other["figures"][FULL] != first["figures"][FULL]:
             raise SystemExit(
                 f"{other['name']} was not measured on the slides, or not with the model, of {first['name']}"
             )
-    panels, height = "", 0.0
-    for number, (figure, title) in enumerate(FIGURES.items()):
-        rows = []
-        for group, word in GROUPS.items():
-            shown = [("full precision", "full", first["pairs"][FULL])]
-            shown += [(_target(one), one["name"].rpartition("-")[2], one["pairs"][ARTIFACT]) for one in results]
-            for name, kind, pairs in shown:
-                low, median, high = quartiles(pairs, group, figure)
-                rows.append(Interval(f"{word}, {name}", kind, median, low, high))
-        start = math.floor(10 * min(row.low for row in rows)) / 10
-        svg = intervals(title, rows, start, width=WIDTH)
-        height = float(svg.split('viewBox="')[1].split('"')[0].split()[3])
-        left = GAP + number * (WIDTH + GAP)
-        at = f'<svg x="{left}" y="{HEAD}" width="{WIDTH}" height="{height:g}" overflow="visible" '
-        panels += svg.replace("<svg ", at, 1)
-    wide, high = len(FIGURES) * (WIDTH + GAP) + GAP, height + HEAD + FOOT
+    shown: list[Row] = [("full precision", "full", first["pairs"][FULL])]
+    shown += [(_target(one), str(one["name"]).rpartition("-")[2], one["pairs"][ARTIFACT]) for one in results]
     slides = first["slides"]
-    said = f"{slides['name']}: {slides['places']} places on {slides['slides']} slides; medians and quartiles over pairs"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high:g}" width="{wide}" height="{high:g}">\n'
-        f'<style>{STYLE}</style>\n<rect width="{wide}" height="{high:g}" fill="#ffffff"/>\n{panels}'
-        f'<text x="{GAP}" y="{high - 10:g}">{escape(said)}</text>\n</svg>\n'
-    )
+    what = f"{slides['places']} places on {slides['slides']} slides"
+    with picture(path, 9, 1.0 + 0.24 * len(GROUPS) * len(shown)) as figure:
+        for ax, (key, title) in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES.items(), strict=True):
+            _panel(ax, key, title, shown)
+        figure.supxlabel(f"{slides['name']}: {what}; medians and quartiles over pairs", fontsize="small")
+
+
+def _panel(ax: Axes, figure: str, title: str, shown: Sequence[Row]) -> None:
+    """Draw a figure: for each group of pairs, a row a model."""
+    names: list[str] = []
+    for group, word in GROUPS.items():
+        for name, kind, pairs in shown:
+            low, median, high = quartiles(pairs, group, figure)
+            row, colour = len(names), COLOURS.get(kind, BLUE)
+            ax.plot([low, high], [row, row], color=colour)
+            ax.plot([median], [row], "o", color=colour, markerfacecolor="white" if kind == "full" else colour)
+            names.append(f"{word}, {name}")
+    start = min(0.9, math.floor(10 * ax.dataLim.x0) / 10)
+    ax.set(xlabel=title, xlim=(start, 1 + 0.03 * (1 - start)))
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
 
 
 def _target(result: Mapping[str, Any]) -> str:
@@ -87,9 +85,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the SVG")
     options = parser.parse_args()
-    plot = draw([json.loads(path.read_text(encoding="utf-8")) for path in options.results])
-    with replacing(options.out, "plot") as partial:
-        partial.write_text(plot, encoding="utf-8")
+    draw([json.loads(path.read_text(encoding="utf-8")) for path in options.results], options.out)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ else:
 # What the package may use but must not need: everything beyond the base dependencies.
 # fmt: off
 OPTIONAL = (
-    "coremltools", "h5py", "huggingface_hub", "nncf", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino",
-    "polygraphy", "pyarrow", "safetensors", "scipy", "sklearn", "tensorrt", "tensorrt_rtx_bindings", "timm",
+    "coremltools", "h5py", "huggingface_hub", "matplotlib", "nncf", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
+    "openvino", "polygraphy", "pyarrow", "safetensors", "scipy", "sklearn", "tensorrt", "tensorrt_rtx_bindings", "timm",
     "torch", "torch_tensorrt", "torchao", "torchvision",
 )
 # fmt: on
@@ -174,6 +174,13 @@ def test_every_other_module_imports_without_the_optional_packages(checkout: Path
 def test_command_works_without_the_optional_packages(arguments: list[str], checkout: Path) -> None:
     script = WITHOUT_OPTIONAL + f"sys.argv = {['edgepath', *arguments]!r}\nfrom edgepath.cli import main\nmain()"
     assert run(sys.executable, "-W", "error", "-c", script, cwd=checkout).stdout.strip()
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "numpy"])
+def test_help_imports_nothing_heavy(package: str, checkout: Path) -> None:
+    script = "import sys\nfrom edgepath.cli import main\nsys.argv = ['edgepath', '--help']\ntry:\n    main()\n"
+    script += f"finally:\n    assert {package!r} not in sys.modules"
+    run(sys.executable, "-c", script, cwd=checkout)
 
 
 def test_help_is_quick(checkout: Path) -> None:

@@ -19,7 +19,12 @@ from ..machine.packages import require
 from ..machine.progress import Progress, counter
 from ..program.rebuilding import rebuild, same_weights
 from ..recipes.recipe import Recipe
-from ..reports.plots import Panel, draw_panels
+from ..reports.plots import (
+    GREY,
+    Line,
+    Panel,
+    draw_panels,
+)
 from ..tiles.opening import open_tiles
 
 if TYPE_CHECKING:
@@ -265,29 +270,37 @@ def block_rows(result: Mapping[str, Any]) -> list[list[str]]:
 def draw_debug(result: Mapping[str, Any], path: Path) -> None:
     """Draw layers and blocks as a PNG: where noise is made, how it adds up, how near to FP16's end values come."""
     layers, blocks = result["layers"], result["blocks"]
-    places, depth = list(range(len(layers))), [row["block"] for row in blocks]
-    ranges = [("largest", "input_max"), ("median channel", "input_median_channel")]
+    places, depth = range(len(layers)), [row["block"] for row in blocks]
+    headroom = [min(row["fp16_headroom"], _MOST_HEADROOM) for row in blocks]
+    inputs = [
+        Line(label, [max(row[key], 2**-24) for row in layers])
+        for label, key in (("its largest channel", "input_max"), ("its median channel", "input_median_channel"))
+    ]
+    limit = Line("1: FP16 overflows", [1.0] * len(blocks), colour=GREY, dashed=True)
     panels = [
+        Panel("What goes into each layer", _LAYERS, "largest value", places, inputs, log=True),
         Panel(
-            "log2 of a layer's input, in the order layers run in",
-            places,
-            [(label, [math.log2(max(row[key], 2**-24)) for row in layers]) for label, key in ranges],
-        ),
-        Panel(
-            "log2 of FP16 headroom after each block", depth, [("headroom", [_log2(r["fp16_headroom"]) for r in blocks])]
+            "Room to FP16's largest number, 65504",
+            _BLOCKS,
+            "65504 / largest value",
+            depth,
+            [Line("headroom", headroom), limit],
+            log=True,
         ),
     ]
     if all(row["sqnr_db"] is not None for row in layers + blocks):
-        noise = [
-            Panel("output SQNR of each layer alone, dB", places, [("SQNR", [row["sqnr_db"] for row in layers])]),
-            Panel("SQNR after each block, dB", depth, [("SQNR", [row["sqnr_db"] for row in blocks])]),
+        signal = "SQNR, dB (more is better)"
+        alone, after = ([Line("SQNR", [row["sqnr_db"] for row in rows])] for rows in (layers, blocks))
+        panels = [
+            Panel("Signal to quantization noise of each layer alone", _LAYERS, signal, places, alone),
+            Panel("Signal to quantization noise after each block", _BLOCKS, signal, depth, after),
+            *panels,
         ]
-        panels = [*noise, *panels]
-    draw_panels(panels, path, columns=2, width=640)
+    draw_panels(panels, path, columns=2, heading="Where an artifact's drift comes from")
 
 
-def _log2(value: float) -> float:
-    return math.log2(min(value, 2.0**40))
+_LAYERS, _BLOCKS = "layer, in the order they run in", "transformer block"
+_MOST_HEADROOM = 2.0**40
 
 
 def _db(value: float | None) -> str:

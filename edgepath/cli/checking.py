@@ -77,7 +77,7 @@ def compare(
     from ..checks.comparison import compare as run
 
     if plot is not None:
-        from ..reports.heatmap import check_plot
+        from ..reports.plots import check_plot
 
         check_plot(plot, bundles, force=force)
     with progress_bars() as progress:
@@ -125,7 +125,7 @@ def debug(
     from ..checks.debugging import debug as run
 
     if plot is not None:
-        from ..reports.heatmap import check_plot
+        from ..reports.plots import check_plot
 
         check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:

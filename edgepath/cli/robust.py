@@ -109,7 +109,7 @@ def curves(
     from ..quality.curves import curves as run
 
     if plot is not None:
-        from ..reports.heatmap import check_plot
+        from ..reports.plots import check_plot
 
         check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:

@@ -51,7 +51,7 @@ def search(
 
     wanted = parse_budget(budget)
     if plot is not None:
-        from ..reports.heatmap import check_plot
+        from ..reports.plots import check_plot
 
         check_plot(plot, [], force=force)
     with progress_bars() as progress, say_how_to_go_on(out.with_name(f"{out.name}.search.json"), "the same command"):

@@ -60,7 +60,7 @@ def bench(
 
         out = result_file(out, model, device)
     if plot is not None:
-        from ..reports.heatmap import check_plot
+        from ..reports.plots import check_plot
 
         check_plot(plot, bundles or [], force=force)
     if out is not None and (out.suffix != ".json" or out.is_dir()):

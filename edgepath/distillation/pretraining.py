@@ -66,8 +66,12 @@ COLUMNS = (
     "peak_gb",
 )  # fmt: skip
 PANELS = (
-    ("loss", ("loss",)),
-    ("class token: 1 - cosine; patches: squared error, 1 = their mean is told", ("tile", "patch")),
+    ("Loss", "sum of its parts", {"loss": "loss"}),
+    (
+        "Its parts",
+        "error (1: no better than the mean patch)",
+        {"tile": "class token, 1 - cosine", "patch": "patches, squared error"},
+    ),
 )
 
 

@@ -16,9 +16,10 @@ from torch import nn
 
 from .._version import __version__
 from ..errors import UsageError
+from ..machine.packages import require
 from ..machine.writing import beside, dead_leftovers
 from ..models.catalogue import ModelSpec
-from ..reports.plots import Panel, draw_panels
+from ..reports.plots import Line, Panel, draw_panels
 from .checkpoint import NAME as CHECKPOINT
 from .networks import width
 
@@ -29,14 +30,19 @@ COLUMNS = (
     "tiles_per_s", "waiting_share", "seconds", "peak_gb",
 )  # fmt: skip
 PANELS = (
-    ("loss on class tokens (cross-entropy, nats)", ("dino",)),
-    ("loss on patch tokens (cross-entropy, nats)", ("ibot",)),
-    ("agreement with the teacher (share of equal nearest prototypes)", ("cls_agreement", "patch_agreement")),
+    ("Loss on class tokens", "cross-entropy, nats", {"dino": "class tokens"}),
+    ("Loss on patch tokens", "cross-entropy, nats", {"ibot": "patch tokens"}),
+    (
+        "Agreement with the teacher: same nearest prototype",
+        "share of tokens",
+        {"cls_agreement": "class tokens", "patch_agreement": "patch tokens"},
+    ),
 )
 
 
 def prepare_run(folder: Path, *, resume: bool, force: bool) -> None:
     """Make the run's folder, or see that it is a run to resume or replace. Raises UsageError where it is in the way."""
+    require("matplotlib", "plots")  # the run ends with a picture
     if resume and force:
         raise UsageError(f"{folder}: both to resume and to replace; choose one")
     if folder.exists() and not folder.is_dir():
@@ -125,13 +131,16 @@ def read_log(folder: Path) -> list[dict[str, float]]:
         raise UsageError(f"{path}: not a whole log ({error}); move it away, and the run begins another") from None
 
 
-def draw_log(folder: Path, panels: Sequence[tuple[str, Sequence[str]]] = PANELS) -> None:
-    """Draw columns of a run's log over its steps, one panel (title, columns) over the other, as its `loss.png`."""
+def draw_log(folder: Path, panels: Sequence[tuple[str, str, Mapping[str, str]]] = PANELS) -> None:
+    """Draw a run's log over its steps as its `loss.png`: panels of a title, a unit, and columns with their labels."""
     rows = read_log(folder)
     if not rows:
         raise UsageError(f"{folder}: {LOG} has no rows, so there is no {PLOT} to draw; the weights are written")
     steps = [row["step"] for row in rows]
-    drawn = [Panel(title, steps, [(name, [row[name] for row in rows]) for name in names]) for title, names in panels]
+    drawn = []
+    for title, unit, columns in panels:
+        lines = [Line(label, [row[name] for row in rows]) for name, label in columns.items()]
+        drawn.append(Panel(title, "training step", unit, steps, lines))
     draw_panels(drawn, folder / PLOT)
 
 

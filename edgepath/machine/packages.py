@@ -23,6 +23,7 @@ EXTRAS = {
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
     "tensorrt": ("polygraphy", "torch-tensorrt"),
     "features": ("h5py", "pyarrow"),
+    "plots": ("matplotlib",),
     "probe": ("scikit-learn", "scipy"),
 }
 # fmt: on

@@ -18,13 +18,18 @@ from ..machine.packages import require
 from ..machine.progress import Progress, counter
 from ..program.rebuilding import same_weights
 from ..recipes.recipe import Recipe
-from ..reports.plots import Panel, draw_panels
+from ..reports.plots import (
+    BLUE,
+    VERMILION,
+    Line,
+    Panel,
+    draw_panels,
+)
 from ..tiles.opening import open_tiles
 from .perturbations import PERTURBATIONS, perturb
 from .robustness import ARTIFACT, FULL
 
 MOST = 256
-_COLUMNS, _WIDTH = 2, 620
 
 
 def curves(
@@ -104,18 +109,23 @@ def curve_rows(result: Mapping[str, Any]) -> list[list[str]]:
 def draw_curves(result: Mapping[str, Any], path: Path) -> None:
     """Draw all curves as a PNG, a panel each."""
     every = [degree[key] for c in result["curves"] for of in c["figures"].values() for degree in of for key in degree]
-    low = min(0.9, *every)
-    panels = []
+    low, panels = min(0.9, *every), []
     for curve in result["curves"]:
-        lines = []
-        for key, word in (("cosine", "cosine"), ("own", "own nearest")):
-            for name in (FULL, ARTIFACT):
-                lines.append((f"{word}, {name}", [degree[key] for degree in curve["figures"][name]]))
-        title = f"{curve['name']} ({curve['unit']})"
-        panels.append(Panel(title, curve["degrees"], lines, low=low, high=1.0, broad=(0, 2)))
+        lines = [
+            Line(f"{word}, {name}", [degree[key] for degree in curve["figures"][name]], colour, broad, dashed)
+            for key, word, colour, dashes in _SHOWN
+            for name, broad, dashed in ((FULL, True, False), (ARTIFACT, False, dashes))
+        ]
+        panels.append(Panel(curve["name"], curve["unit"], "cosine or share", curve["degrees"], lines, low, 1.0))
     source = result["source"]
-    heading = f"{result['name']} on {source['count']} tiles of {source['name']}"
-    draw_panels(panels, path, columns=_COLUMNS, width=_WIDTH, heading=heading)
+    heading = f"{result['name']}: {source['count']} tiles of {source['name']}, made worse by degrees"
+    draw_panels(panels, path, columns=2, heading=heading)
+
+
+_SHOWN = (
+    ("cosine", "cosine to the tile as it is", BLUE, False),
+    ("own", "share whose nearest tile is their own", VERMILION, True),
+)
 
 
 def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from .plots import BLUE, picture
 
-from ..machine.writing import replacing
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HEADER = ["batch", "what", "p50 ms", "p90", "p95", "p99", "n", "tiles/s"]
 RATIO_HEADER = ["batch", "what", "times (median)", "of"]
@@ -90,33 +91,27 @@ def draw_latency(result: Mapping[str, Any], path: Path) -> None:
     """Draw p50 as bars, to p99 as a line, a panel a batch, as a PNG. Raises UsageError where it cannot be written."""
     batches = list(dict.fromkeys(row["batch"] for row in result["results"]))
     panels = [[row for row in result["results"] if row["batch"] == batch] for batch in batches]
-    image = Image.new("RGB", (_WIDTH, sum(_TOP + _BAR * len(rows) for rows in panels) + _TOP), "white")
-    draw, down = ImageDraw.Draw(image), 0
-    for batch, rows in zip(batches, panels, strict=True):
-        _bars(draw, f"batch {batch}: p50 in ms, line to p99; {rows[0]['threads']} threads", rows, down)
-        down += _TOP + _BAR * len(rows)
-    draw.text((_LEFT, down + 12), result["machine"]["cpu"], fill="#666666", font=ImageFont.load_default(12))
-    with replacing(path, "plot") as partial:
-        image.save(partial, "PNG")
+    heights = [1.0 + 0.28 * len(rows) for rows in panels]
+    with picture(path, 9, sum(heights) + 0.6) as figure:
+        axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights).flat
+        for batch, rows, ax in zip(batches, panels, axes, strict=True):
+            _bars(ax, rows)
+            title = f"batch {batch}, {rows[0]['threads']} threads"
+            ax.set(title=title, xlabel="ms a call: bar to the median, line to the 99th percentile")
+        figure.suptitle(f"Latency on {result['machine']['cpu']}")
 
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BAR = 1000, 330, 150, 40, 26
-_OURS, _THEIRS = "#2471a3", "#bbbbbb"
-
-
-def _bars(draw: ImageDraw.ImageDraw, title: str, rows: Sequence[Mapping[str, Any]], down: int) -> None:
-    font = ImageFont.load_default(13)
-    draw.text((_LEFT, down + 14), title, fill="black", font=font)
-    scale = (_WIDTH - _LEFT - _RIGHT) / max(row["latency_ms"]["p99"] for row in rows)
-    for number, row in enumerate(rows):
-        top, middle = down + _TOP + number * _BAR, down + _TOP + number * _BAR + _BAR // 2 - 3
-        p50, p99 = (row["latency_ms"][key] for key in ("p50", "p99"))
-        colour = _OURS if row["ratio"] else _THEIRS
-        draw.text((_LEFT - 8, middle), row["name"][-44:], fill="black", font=font, anchor="rm")
-        draw.rectangle([_LEFT, top, _LEFT + p50 * scale, top + _BAR - 7], fill=colour)
-        draw.line([(_LEFT + p50 * scale, middle), (_LEFT + p99 * scale, middle)], fill="#222222", width=2)
-        said = f"{p50:.1f}" + (f"  ({row['ratio']['p50']:.2f} x)" if row["ratio"] else "")
-        draw.text((_LEFT + p99 * scale + 8, middle), said, fill="black", font=font, anchor="lm")
+def _bars(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    p50, p99 = ([row["latency_ms"][key] for row in rows] for key in ("p50", "p99"))
+    ax.barh(range(len(rows)), p50, 0.7, color=[BLUE if row["ratio"] else "#bbbbbb" for row in rows])
+    ax.hlines(range(len(rows)), p50, p99, color="#222222")
+    for place, (row, end) in enumerate(zip(rows, p99, strict=True)):
+        beside = f"  ({row['ratio']['p50']:.2f} x {row['ratio']['against']})" if row["ratio"] else ""
+        ax.annotate(f"{p50[place]:.1f}{beside}", (end, place), (6, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(rows)), [row["name"][-44:] for row in rows])
+    ax.set_xlim(0, 1.35 * max(p99))
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
 
 
 def _ratio(one: Mapping[str, Any]) -> list[str]:

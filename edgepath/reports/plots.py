@@ -1,85 +1,143 @@
-"""Lines over steps or severities as a picture, drawn with Pillow: no plotting library is needed."""
+"""Pictures for people, drawn with matplotlib (extra `plots`): lines over steps, degrees or layers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
-
+from ..errors import UsageError
+from ..machine.packages import require
 from ..machine.writing import replacing
 
-WIDTH, HEIGHT, HEAD, LEFT, RIGHT, TOP, BOTTOM = 900, 330, 30, 70, 20, 48, 40
-_COLOURS = ("#222222", "#c0392b", "#2471a3", "#b9770e")
-_GREY = "#bbbbbb"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe & Ito, https://jfly.uni-koeln.de/color: told apart under all common kinds of colour blindness.
+BLUE, VERMILION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#59636e"
+_COLOURS = (BLUE, VERMILION, GREEN, "#cc79a7")
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "figure.titlesize": 11,
+    "font.size": 9,
+    "grid.color": "#d8dee4",
+    "legend.frameon": False,
+    "savefig.dpi": 120,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "edgepath",  # the same figures are the same bytes
+    "text.parse_math": False,  # a bundle's name may hold dollar signs
+}
+_UNDATED = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line's label and values; one that is `broad` lies pale under the others, so that an equal one hides it not."""
+
+    label: str
+    values: Sequence[float]
+    colour: str | None = None
+    broad: bool = False
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over the same places: a title, the places, and (label, values) a line.
-
-    `low`, `high` fix the axis. Lines are drawn in their order; those of `broad`, by number, so that one drawn over them
-    does not hide them.
-    """
+    """Lines over the same places; `down` and `across` label the axes, `low` and `high` fix the one upwards."""
 
     title: str
+    across: str
+    down: str
     at: Sequence[float]
-    lines: Sequence[tuple[str, Sequence[float]]]
+    lines: Sequence[Line]
     low: float | None = None
     high: float | None = None
-    broad: Sequence[int] = ()
+    log: bool = False
 
 
-def draw_panels(
-    panels: Sequence[Panel], path: Path, *, columns: int = 1, width: int = WIDTH, heading: str = ""
-) -> None:
-    """Draw panels in rows of `columns`, each `width` pixels wide, as a PNG. Raises UsageError where it cannot."""
-    rows, head = -(-len(panels) // columns), HEAD if heading else 0
-    image = Image.new("RGB", (width * columns, head + HEIGHT * rows), "white")
-    draw = ImageDraw.Draw(image)
-    draw.text((LEFT, 10), heading, fill="black", font=ImageFont.load_default(15))
-    for number, panel in enumerate(panels):
-        _draw(draw, panel, width * (number % columns), head + HEIGHT * (number // columns), width)
-    with replacing(path, "plot") as partial:
-        image.save(partial, "PNG")
+def check_plot(path: Path, bundles: Sequence[Path], *, force: bool) -> None:
+    """Refuse a picture that cannot be drawn or written, or that would lie in a bundle.
+
+    Raises UsageError, and MissingRuntime without matplotlib.
+    """
+    require("matplotlib", "plots")
+    final = path.resolve()
+    try:
+        usable = path.suffix == ".png" and final.parent.is_dir() and not final.is_dir()
+        exists = final.exists()
+    except OSError as error:
+        raise UsageError(f"plot {path}: cannot be written ({error.strerror})") from None
+    if not usable:
+        raise UsageError(f"plot {path}: give a file that ends in .png, in a folder that exists")
+    for bundle in bundles:
+        if final.is_relative_to(bundle.resolve()):
+            raise UsageError(f"plot {path} lies in the bundle {bundle}, which holds nothing else; write it elsewhere")
+    if exists and not force:
+        raise UsageError(f"{path} exists; give --force to replace it, or another name")
 
 
-def _draw(draw: ImageDraw.ImageDraw, panel: Panel, left: int, down: int, width: int) -> None:
-    font = ImageFont.load_default(13)
-    values = [value for _, line in panel.lines for value in line]
-    low = min(values) if panel.low is None else panel.low
-    high = max(values) if panel.high is None else panel.high
-    high = high if high > low else low + 1
-    first, last = panel.at[0], max(panel.at[-1], panel.at[0] + 1e-9)
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure of this size in inches; write it as a PNG or SVG. Raises UsageError where it cannot."""
+    require("matplotlib", "plots")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    def place(at: float, value: float) -> tuple[float, float]:
-        across = left + LEFT + (at - first) / (last - first) * (width - LEFT - RIGHT)
-        return across, down + HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    for value in _ticks(low, high):
-        height = place(first, value)[1]
-        draw.line([(left + LEFT, height), (left + width - RIGHT, height)], fill=_GREY)
-        draw.text((left + LEFT - 8, height), f"{value:.6g}", fill="black", font=font, anchor="rm")
-    for at in _ticks(first, last) if len(panel.at) > 1 else [first]:
-        across = place(at, low)[0]
-        draw.line([(across, down + HEIGHT - BOTTOM), (across, down + HEIGHT - BOTTOM + 4)], fill=_GREY)
-        draw.text((across, down + HEIGHT - BOTTOM + 6), f"{at:.6g}", fill="black", font=font, anchor="mt")
-    draw.text((left + LEFT, down + 8), panel.title, fill="black", font=font)
-    right = left + width - RIGHT
-    for number, (_, line) in enumerate(panel.lines):
-        points = [place(at, value) for at, value in zip(panel.at, line, strict=True)]
-        thick = 6 if number in panel.broad else 2
-        draw.line(points if len(points) > 1 else points * 2, fill=_COLOURS[number % len(_COLOURS)], width=thick)
-    for number, (label, _) in reversed(list(enumerate(panel.lines))):
-        draw.text((right, down + 22), label, fill=_COLOURS[number % len(_COLOURS)], font=font, anchor="ra")
-        right -= int(font.getlength(label)) + 16
+    kind = path.suffix[1:]
+    with rc_context(_STYLE), replacing(path, "plot") as partial:
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.savefig(partial, format=kind, metadata=_UNDATED[kind])
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Return the round numbers from low to high, three to six of them."""
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= 0.999 * rough)
-    return [step * count for count in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+def draw_panels(panels: Sequence[Panel], path: Path, *, columns: int = 1, heading: str = "") -> None:
+    """Draw panels in rows of `columns` as a PNG. Raises UsageError where it cannot."""
+    rows = -(-len(panels) // columns)
+    with picture(path, 8 if columns == 1 else 5.5 * columns, 2.9 * rows + 0.4) as figure:
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        shared = len(panels) > 1 and len({tuple(line.label for line in panel.lines) for panel in panels}) == 1
+        for panel, ax in zip(panels, axes, strict=False):
+            _draw(ax, panel)
+            if len(panel.lines) > 1 and not shared:
+                ax.legend()
+        for unused in axes[len(panels) :]:
+            unused.remove()
+        if shared and len(panels[0].lines) > 1:
+            figure.legend(handles=figure.axes[0].lines, loc="outside lower center", ncols=2)
+        figure.suptitle(heading)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Write an axis' numbers out, without a common factor or offset beside it."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _draw(ax: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    for number, line in enumerate(panel.lines):
+        colour, style = line.colour or _COLOURS[number % len(_COLOURS)], "--" if line.dashed else "-"
+        width, strength = (6.0, 0.35) if line.broad else (1.6, 1.0)
+        mark = "o" if len(panel.at) == 1 else None
+        ax.plot(panel.at, line.values, style, color=colour, lw=width, alpha=strength, marker=mark, label=line.label)
+    if panel.log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    if all(float(at).is_integer() for at in panel.at):
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    plain_numbers(ax.xaxis)
+    plain_numbers(ax.yaxis)
+    ax.set(title=panel.title, xlabel=panel.across, ylabel=panel.down)
+    room = 0.0 if panel.low is None or panel.high is None else 0.02 * (panel.high - panel.low)
+    ax.set_ylim(None if panel.low is None else panel.low - room, None if panel.high is None else panel.high + room)

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..searching import FIGURES
-from .plots import Panel, draw_panels
+from .plots import (
+    BLUE,
+    VERMILION,
+    Line,
+    Panel,
+    draw_panels,
+)
 
 HEADER = ["kept in floating point", "INT8 share of multiply-adds", "cosine mean", "1 %", "budget"]
 
@@ -24,18 +30,23 @@ def point_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def draw_search(result: Mapping[str, Any], path: Path) -> None:
     """Draw the front, and each layer's drift alone, as a PNG."""
-    points, layers = result["points"], result["layers"]
-    share = [100 * point["int8_share"] for point in reversed(points)]
-    lines = [(key, [1 - point[key] for point in reversed(points)]) for key in FIGURES]
-    lines += [(f"budget {key}", [1 - least] * len(points)) for key, least in result["budget"].items()]
+    points, layers = result["points"][::-1], result["layers"]
+    share = [100 * point["int8_share"] for point in points]
+    lines = [Line(_WORDS[key], [1 - point[key] for point in points], colour) for key, colour in _COLOURS.items()]
+    lines += [
+        Line(f"budget, {_WORDS[key]}", [1 - least] * len(points), _COLOURS[key], dashed=True)
+        for key, least in result["budget"].items()
+    ]
+    drift, order = [Line("drift", [layer["drift"] for layer in layers])], range(1, len(layers) + 1)
+    far = "1 - cosine (0: no drift)"
     draw_panels(
         [
-            Panel("1 - cosine over the share of multiply-adds in INT8, %", share, lines),
-            Panel(
-                "1 - cosine of each layer alone in INT8, in the order they are kept",
-                list(range(1, len(layers) + 1)),
-                [("drift", [layer["drift"] for layer in layers])],
-            ),
+            Panel("Drift by how much is INT8", "multiply-adds in INT8, %", far, share, lines),
+            Panel("Drift of each layer alone in INT8", "layer, in the order they are kept", far, order, drift),
         ],
         path,
     )
+
+
+_WORDS = {"cosine_mean": "mean over tiles", "cosine_p01": "worst tile of a hundred"}
+_COLOURS = {"cosine_mean": BLUE, "cosine_p01": VERMILION}

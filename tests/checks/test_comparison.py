@@ -15,7 +15,8 @@ from edgepath.checks.comparison import HEADER, pair_rows, twins
 from edgepath.checks.drift import measure
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
-from edgepath.reports.heatmap import check_plot, draw_pairs
+from edgepath.reports.heatmap import draw_pairs
+from edgepath.reports.plots import check_plot
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]

@@ -75,6 +75,6 @@ def test_picture_has_a_bar_for_each(tmp_path: Path) -> None:
     showing.draw_latency(result(), tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or ()}
-    assert {(0x24, 0x71, 0xA3), (0xBB, 0xBB, 0xBB)} <= colours
+    assert {(0x00, 0x72, 0xB2), (0xBB, 0xBB, 0xBB)} <= colours
     with pytest.raises(UsageError, match=r"plot .*cannot be written"):
         showing.draw_latency(result(), tmp_path / "none" / "p.png")

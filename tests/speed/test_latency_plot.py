@@ -21,11 +21,17 @@ def plot(checkout: Path) -> Any:
     return module
 
 
-def test_every_contender_has_a_dot_at_its_median(plot: Any) -> None:
+def moves(path: ElementTree.Element) -> list[tuple[float, float]]:
+    """Return the points of a path, in the picture's units."""
+    numbers = [float(word) for word in path.attrib["d"].split() if word not in "MLz"]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def test_every_contender_has_a_line_from_its_median(plot: Any, tmp_path: Path) -> None:
     ms = {
-        "openvino-int8": {"p50": 50.0, "p95": 60.0},
-        "onnx-fp32": {"p50": 100.0, "p95": 110.0},
-        "torch eager & co": {"p50": 200.0, "p95": 400.0},
+        "openvino-int8": {"p50": 51.0, "p95": 61.0},
+        "onnx-fp32": {"p50": 102.0, "p95": 112.0},
+        "torch eager & co": {"p50": 204.0, "p95": 404.0},
     }
     figures = {
         "model": "h0-mini, random weights",
@@ -34,20 +40,21 @@ def test_every_contender_has_a_dot_at_its_median(plot: Any) -> None:
         "latency, batch 1": {"n": 9, "ms": ms},
         "another figure": 1,
     }
-    drawn = ElementTree.fromstring(plot.draw(figures))
+    plot.draw(figures, tmp_path / "plot.svg")
+    drawn = ElementTree.parse(tmp_path / "plot.svg")
     texts = [text.text for text in drawn.iter(f"{SVG}text")]
-    assert texts[:3] == list(ms)
-    assert [text for text in texts if text and text.startswith("batch")] == [
-        "batch 1: ms a tile (n = 9)",
-        "batch 4: ms a tile (n = 3)",
-    ]
-    assert texts.count("50") == texts.count("100") == texts.count("200") == 2  # four tiles take four times as long
-    dots = [float(circle.get("cx", "nan")) for circle in drawn.iter(f"{SVG}circle")]
-    assert (dots[2] - plot.LABELS) / (dots[0] - plot.LABELS) == pytest.approx(4, rel=0.01)
-    assert [circle.get("fill") for circle in drawn.iter(f"{SVG}circle")][:3] == list(plot.KINDS.values())
-    assert texts[-1] == "h0-mini, random weights; CPU (avx2), 2 threads; in turn"
+    assert [text for text in texts if text in ms] == list(ms)
+    assert [text for text in texts if text and text.startswith("batch")] == ["batch 1 (n = 9)", "batch 4 (n = 3)"]
+    assert texts.count("51") == texts.count("102") == texts.count("204") == 2  # four tiles take four times as long
+    lines = {name: drawn.find(f".//{SVG}g[@id='1 {name}']/{SVG}path") for name in ms}
+    (fast, fast_end), (mid, _), (slow, slow_end) = (moves(line) for line in lines.values() if line is not None)
+    assert (slow[0] - fast[0]) / (mid[0] - fast[0]) == pytest.approx(3, rel=0.01)  # 51, 102 and 204 ms
+    assert (slow_end[0] - slow[0]) / (fast_end[0] - fast[0]) == pytest.approx(20, rel=0.01)
+    styles = [line.attrib["style"] for line in lines.values() if line is not None]
+    assert [colour in style for colour, style in zip(plot.KINDS.values(), styles, strict=True)] == [True] * 3
+    assert any(str(text).startswith("h0-mini, random weights; CPU (avx2), 2 threads; timed in turn") for text in texts)
 
 
-def test_figures_without_latencies_are_refused(plot: Any) -> None:
+def test_figures_without_latencies_are_refused(plot: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="hold no latencies"):
-        plot.draw({"model": "demo"})
+        plot.draw({"model": "demo"}, tmp_path / "plot.svg")

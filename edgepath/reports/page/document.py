@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from ..tables import (
     DRIFT_HEADER,
@@ -15,35 +17,37 @@ from ..tables import (
     fact_rows,
     gate_rows,
 )
-from .elements import (
-    escape,
-    paragraph,
-    remarks,
-    section,
-    side_by_side,
-    table,
-    transposed,
-    verdict,
-)
-from .tilestrip import Picture, draw_strip
+from .rendering import render
+from .tilestrip import Picture
 
-# A page that asks for anything but what is in it gets nothing, whatever a tile is called.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_NO_DEVICE = (
-    "edgepath is no medical device. This page says how far the artifact lies from the full-precision model it was made "
-    "of, not whether either is right about a patient."
-)
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate in words, and its verdict."""
+
+    words: tuple[str, ...]
+    passed: bool
+
+    @property
+    def row(self) -> tuple[str | bool, ...]:
+        """Its row of a table."""
+        return (*self.words, self.passed)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One measurement: its `kind` (a key of `KINDS`), HTML, and its gates as rows that end in "ok" or "FAILED"."""
+    """One measurement: its `kind` (a key of `KINDS`), HTML, and its gates."""
 
     kind: str
     title: str
-    body: str
-    gates: tuple[tuple[str, ...], ...] = ()
+    body: Markup
+    gates: tuple[Gate, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def judged(rows: Iterable[Sequence[str]], gates: Iterable[Mapping[str, Any]]) -> tuple[Gate, ...]:
+    """Return gates with the rows that tell them, whose last cell is the verdict in words."""
+    return tuple(Gate(tuple(row[:-1]), bool(gate["passed"])) for row, gate in zip(rows, gates, strict=True))
 
 
 KINDS = {
@@ -68,27 +72,30 @@ def to_html(
     `digest` is the sha256 of `bundle.json`, empty in the page that lies in the bundle (and is hashed there itself).
     """
     everything = [_drift(report), *sections]
-    name = report["name"]
-    parts = [_head(report, everything), *(_body(kind, everything) for kind in ("drift", *KINDS))]
-    if worst := draw_strip(shown, report["worst"]["of"] if shown else "", len(report["held_out"]["keys"])):
-        parts.append(section("worst", "Tiles that drifted most", worst))
-    parts += [_provenance(report, digest), f"<footer>{paragraph(_NO_DEVICE)}</footer>\n"]
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    state = "passed" if passed(report, sections) else "FAILED"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(name)}: {state}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "".join(parts)
-        + "</main>\n</body>\n</html>\n"
+    gates = [gate for one in everything for gate in one.gates]
+    recipe = report["recipe"]
+    page = render(
+        "page.html.j2",
+        name=report["name"],
+        model=f"{report['model']['name']} for {recipe['target']}: {recipe['summary']}",
+        passed=passed(report, sections),
+        gates=gates,
+        failed=[gate for gate in gates if not gate.passed],
+        counted=Counter(_word(one) for one in everything for _ in one.gates),
+        missing=[KINDS[kind][0].lower() for kind in unmeasured(everything)],
+        remarks=list(dict.fromkeys([*report["cautions"], *(note for one in everything for note in one.notes)])),
+        contents=[part for kind in ("drift", *KINDS) for part in _parts(kind, everything)],
+        pictures=shown,
+        tiles=len(report["held_out"]["keys"]),
+        worst_of=report["worst"]["of"] if shown else "",
+        **_provenance(report, digest),
     )
+    return str(page)
 
 
 def passed(report: Mapping[str, Any], sections: Sequence[Section]) -> bool:
     """Tell whether every gate passed: the export's, and those of what else was measured."""
-    return bool(report["passed"]) and all(gate[-1] != verdict(False) for one in sections for gate in one.gates)
+    return bool(report["passed"]) and all(gate.passed for one in sections for gate in one.gates)
 
 
 def unmeasured(sections: Sequence[Section]) -> list[str]:
@@ -96,72 +103,50 @@ def unmeasured(sections: Sequence[Section]) -> list[str]:
     return [kind for kind in KINDS if kind not in {one.kind for one in sections}]
 
 
-def _head(report: Mapping[str, Any], everything: Sequence[Section]) -> str:
-    """The verdict, what it stands on, what failed, and what a reader must know before trusting a figure."""
-    gates = [gate for one in everything for gate in one.gates]
-    failed = [gate for gate in gates if gate[-1] == verdict(False)]
-    word = f"FAILED: {len(failed)} of {len(gates)} gates" if failed else f"Passed: {len(gates)} of {len(gates)} gates"
-    judged = [f"{title} {count}" for title, count in _counted(everything).items()]
-    missing = [KINDS[kind][0].lower() for kind in unmeasured(everything)]
-    stands_on = f"Gates applied: {', '.join(judged)}." + (f" Not measured: {', '.join(missing)}." if missing else "")
-    recipe = report["recipe"]
-    model = f"{report['model']['name']} for {recipe['target']}: {recipe['summary']}"
-    mark, kind = ("✗", "failed") if failed else ("✓", "ok")
-    said = list(dict.fromkeys([*report["cautions"], *(note for one in everything for note in one.notes)]))
-    return (
-        f'<header>\n<p class="of">{escape(model)}</p>\n<h1>{escape(report["name"])}</h1>\n'
-        f'<p class="verdict {kind}"><span>{mark}</span> {escape(word)}</p>\n'
-        + paragraph(stands_on)
-        + (table(["failed gate", "of", "measured or lost", "asked for", ""], failed, kind="gates") if failed else "")
-        + remarks(said)
-        + "</header>\n"
-    )
-
-
-def _counted(everything: Sequence[Section]) -> dict[str, int]:
-    """Gates a kind, in order."""
-    found: dict[str, int] = {}
-    for one in everything:
-        title = KINDS[one.kind][0].lower() if one.kind in KINDS else one.title.lower()
-        if one.gates:
-            found[title] = found.get(title, 0) + len(one.gates)
-    return found
+def _word(section: Section) -> str:
+    """What a section is called where gates are counted."""
+    return (KINDS[section.kind][0] if section.kind in KINDS else section.title).lower()
 
 
 def _drift(report: Mapping[str, Any]) -> Section:
     rows = [[row[0].replace("_", " "), *row[1:]] for row in gate_rows(report["gates"])]
-    figures = transposed(DRIFT_HEADER, drift_rows(report["drift"]))
-    body = side_by_side(figures, table(GATE_HEADER, rows, kind="gates")) + paragraph(DRIFT_LEGEND, "legend")
-    return Section("drift", "Drift", body, tuple(map(tuple, rows)), tuple(report["notes"]))
+    gates = judged(rows, report["gates"])
+    header, *turned = zip(DRIFT_HEADER, *drift_rows(report["drift"]), strict=True)
+    shown = {"header": header, "rows": turned, "gate_header": GATE_HEADER, "gates": gates, "legend": DRIFT_LEGEND}
+    return Section("drift", "Drift", render("drift.html.j2", **shown), gates, tuple(report["notes"]))
 
 
-def _body(kind: str, everything: Sequence[Section]) -> str:
-    """A kind's sections; where there is none, the one line that says how to get it."""
+def _parts(kind: str, everything: Sequence[Section]) -> list[dict[str, Any]]:
+    """A kind's sections; where there is none, the one that says how to get it."""
     of = [one for one in everything if one.kind == kind]
     if not of:
         title, command = KINDS[kind]
-        line = f'<p class="missing">not measured; run: <code>{escape(command)}</code></p>\n'
-        return section(kind, title, line)
+        return [{"id": kind, "title": title, "section": None, "command": command}]
     names = [kind, *(f"{kind}-{number}" for number in range(2, len(of) + 1))]
-    return "".join(section(name, one.title, one.body) for name, one in zip(names, of, strict=True))
+    return [{"id": name, "title": one.title, "section": one} for name, one in zip(names, of, strict=True)]
 
 
-def _provenance(report: Mapping[str, Any], digest: str) -> str:
+def _provenance(report: Mapping[str, Any], digest: str) -> dict[str, Any]:
     """Where everything came from: facts, machine, versions, hashes."""
-    calibration, machine = report["calibration"], report["machine"]
+    machine = report["machine"]
     features = ", ".join(machine["cpu_features"]) or "none named"
     here = f"{machine['cpu']} ({features}), {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
-    hashes = [["weights", report["weights"]["sha256"]]]
-    hashes += [["calibration tiles", calibration["sha256"]]] if calibration and "sha256" in calibration else []
-    hashes += [["golden tiles", report["held_out"]["sha256"]]] if "sha256" in report["held_out"] else []
-    hashes += [["bundle.json", digest]] if digest else []
+    return {
+        "facts": [*fact_rows(report), ["exported on", here]],
+        "skipped": report["skipped"],
+        "versions": [f"{name} {version}" for name, version in report["versions"].items()],
+        "hashes": _hashes(report, digest),
+        "digest": digest,
+    }
+
+
+def _hashes(report: Mapping[str, Any], digest: str) -> list[tuple[str, str]]:
     files = report.get("files", {})
-    hashes += [[name, files[name]["sha256"]] for name in sorted(files) if not name.startswith("kit/")]
-    body = table(["", ""], [*fact_rows(report), ["exported on", here]], kind="facts")
-    if report["skipped"]:
-        body += table(["tile left out", "why"], report["skipped"], kind="names")
-    body += "<h3>Versions</h3>\n" + paragraph(", ".join(f"{name} {of}" for name, of in report["versions"].items()))
-    body += "<h3>Hashes (SHA-256)</h3>\n" + table(["", ""], hashes, kind="hashes")
-    if not digest:
-        body += paragraph("bundle.json lists the hash of every file of the bundle, of this page too.", "legend")
-    return section("provenance", "Where this came from", body)
+    hashes = {
+        "weights": report["weights"]["sha256"],
+        "calibration tiles": (report["calibration"] or {}).get("sha256"),
+        "golden tiles": report["held_out"].get("sha256"),
+        "bundle.json": digest,
+        **{name: files[name]["sha256"] for name in sorted(files) if not name.startswith("kit/")},
+    }
+    return [(name, sha256) for name, sha256 in hashes.items() if sha256]

@@ -7,17 +7,16 @@ such a gate failed. Where stainings are not named, or there is one only, a cell 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .colours import (
-    BLUES,
-    ORANGE_TO_PURPLE,
+    Scale,
+    ink,
     shade,
-    style,
+    written,
 )
-from .elements import escape
 
 
 @dataclass(frozen=True)
@@ -58,34 +57,43 @@ def less(full: Matrix, artifact: Matrix) -> Matrix:
     return Matrix(full.rows, full.columns, values, full.looks)
 
 
-def draw_scores(found: Matrix, title: str, low: float, high: float) -> str:
+@dataclass(frozen=True)
+class Cell:
+    """A value in words, on its colour."""
+
+    text: str
+    ground: str
+    ink: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """What `heat_map` in parts.html.j2 draws; a row is its name and its cells, None where nothing was measured."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, list[Cell | None]], ...]
+
+
+def map_scores(found: Matrix, title: str, low: float, high: float) -> HeatMap:
     """Return a heat map of scores, light at `low` and dark at `high`."""
     spread = high - low or 1.0
-    return _draw(found, title, lambda value: (f"{value:.2f}", style(shade(BLUES, (value - low) / spread))))
+    return _map(found, title, lambda value: _cell(f"{value:.2f}", "Blues", (value - low) / spread))
 
 
-def draw_differences(found: Matrix, title: str, allowed: float) -> str:
+def map_differences(found: Matrix, title: str, allowed: float) -> HeatMap:
     """Return a heat map of differences in hundredths: orange was lost, darkest at twice what is `allowed`."""
-    return _draw(
-        found, title, lambda value: (_signed(value), style(shade(ORANGE_TO_PURPLE, 0.5 + value / (4 * allowed or 1.0))))
-    )
+    return _map(found, title, lambda value: _cell(_signed(value), "PuOr", 0.5 + value / (4 * allowed or 1.0)))
 
 
-def _draw(found: Matrix, title: str, cell: Any) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in found.columns)
-    lines = [f"<caption>{escape(title)}</caption>", f"<tr><td></td>{head}</tr>"]
-    for name, values in zip(found.rows, found.values, strict=True):
-        cells = "".join(_cell(value, cell) for value in values)
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-    wide = " many" if len(found.columns) > 9 else ""
-    return f'<div class="wide"><table class="heat{wide}">\n' + "\n".join(lines) + "\n</table></div>\n"
+def _map(found: Matrix, title: str, cell: Callable[[float], Cell]) -> HeatMap:
+    rows = [[None if value is None else cell(value) for value in values] for values in found.values]
+    return HeatMap(title, found.columns, tuple(zip(found.rows, rows, strict=True)))
 
 
-def _cell(value: float | None, cell: Any) -> str:
-    if value is None:
-        return "<td></td>"
-    text, look = cell(value)
-    return f'<td style="{look}">{text}</td>'
+def _cell(text: str, scale: Scale, share: float) -> Cell:
+    ground = shade(scale, share)
+    return Cell(text, written(ground), ink(ground))
 
 
 def _signed(value: float) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jinja2 import UndefinedError
+
 from ...bundle.bundle import Bundle, open_bundle
 from ...bundle.device_reports import device_reports
 from ...errors import BundleError, UsageError
@@ -32,7 +34,7 @@ from .tilestrip import pictures
 
 _LARGEST = 256 << 20  # all 4,095 pairs of PLISM's slides, twice, are some 2 MB
 
-_NOT_WHOLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
+_NOT_WHOLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, UndefinedError)
 _OF_BUNDLE = {"name": str, "bundle": str, "notes": list, "ran_with": dict}
 _NEEDED: dict[str, dict[str, type]] = {
     "robustness": {**_OF_BUNDLE, "slides": dict, "figures": dict, "pairs": dict, "gates": list},

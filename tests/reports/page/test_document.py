@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_elements import EVIL, Tags
+from markupsafe import Markup
+from test_rendering import EVIL, Tags
 
 from edgepath.bundle.bundle import Bundle
 from edgepath.exporting import Exported
 from edgepath.reports.page.document import (
     KINDS,
+    Gate,
     Section,
+    judged,
     passed,
     to_html,
     unmeasured,
@@ -22,8 +25,10 @@ from edgepath.reports.page.document import (
 from edgepath.reports.page.tilestrip import Picture, pictures
 
 Exports = Callable[[str], Exported]
-GOOD = Section("robustness", "Robustness", "<p>good</p>", (("cosine", "all", "+0.001", "<= 0.01", "ok"),), ("a note",))
-BAD = Section("tasks", "Tasks", "<p>bad</p>", (("auroc", "linear", "+0.2", "<= 0.01", "FAILED"),))
+HELD = Gate(("cosine", "all", "+0.001", "<= 0.01"), passed=True)
+MISSED = Gate(("auroc", "linear", "+0.2", "<= 0.01"), passed=False)
+GOOD = Section("robustness", "Robustness", Markup("<p>good</p>"), (HELD,), ("a note",))
+BAD = Section("tasks", "Tasks", Markup("<p>bad</p>"), (MISSED,))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,14 @@ def test_one_failed_gate_fails_the_page_and_stands_on_top(done: Exported) -> Non
     assert not passed(done.report | {"passed": False}, [GOOD])
 
 
+@pytest.mark.parametrize("verdict", [True, False])
+def test_a_verdict_is_the_gates_value_whatever_its_words(verdict: bool, done: Exported) -> None:
+    (gate,) = judged([["FAILED", "ok", "FAILED", "ok", "ok" if not verdict else "FAILED"]], [{"passed": verdict}])
+    section = Section("tasks", "Tasks", Markup(""), (gate,))
+    assert passed(done.report, [section]) is verdict
+    assert ("FAILED: 1 of 4 gates" in Tags(to_html(done.report, [], [section])).text) is not verdict
+
+
 def test_what_was_not_measured_says_how_it_is(done: Exported) -> None:
     page = to_html(done.report, [], [GOOD])
     assert unmeasured([GOOD]) == [kind for kind in KINDS if kind != "robustness"]
@@ -77,9 +90,19 @@ def test_what_was_not_measured_says_how_it_is(done: Exported) -> None:
 
 
 def test_several_of_a_kind_are_shown_each(done: Exported) -> None:
-    page = to_html(done.report, [], [GOOD, Section("robustness", "Robustness: scanners", "<p>more</p>")])
+    page = to_html(done.report, [], [GOOD, Section("robustness", "Robustness: scanners", Markup("<p>more</p>"))])
     found = re.findall(r'<section id="(robustness[^"]*)">\n<h2>([^<]*)</h2>', page)
     assert found == [("robustness", "Robustness"), ("robustness-2", "Robustness: scanners")]
+
+
+def test_worst_tiles_are_shown_in_order_with_their_names_as_text(done: Exported) -> None:
+    shown = [Picture("<b>.png", 0.5, "data:,"), Picture("c.png", 0.75, "data:,")]
+    page = to_html(done.report, shown)
+    assert page.index("<b>0.500000</b>") < page.index("<b>0.750000</b>")
+    assert "<b>.png" not in page
+    assert "&lt;b&gt;.png" in page
+    assert f"2 of {len(done.report['held_out']['keys'])} golden tiles with the smallest cosine (total drift)" in page
+    assert 'id="worst"' not in to_html(done.report, [])
 
 
 def test_page_asks_for_nothing(done: Exported) -> None:
@@ -90,7 +113,7 @@ def test_page_asks_for_nothing(done: Exported) -> None:
         "data:image/jpeg;base64,AAAA"
     ]
     assert not re.search(r"@import|url\(", page)
-    assert "default-src 'none'" in dict(read.attributes)["content"] or "default-src &#x27;none&#x27;" in page
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in read.attributes
 
 
 def test_names_of_tiles_and_messages_stay_text(done: Exported) -> None:
@@ -115,6 +138,6 @@ def test_hashes_are_whole(bundle: Bundle) -> None:
 
 
 def test_style_is_for_phones_paper_and_the_dark() -> None:
-    css = (Path(__file__).parents[3] / "edgepath/reports/page/page.css").read_text(encoding="utf-8")
+    css = (Path(__file__).parents[3] / "edgepath/reports/page/templates/page.css").read_text(encoding="utf-8")
     for medium in ("@media print", "max-width: 480px", "screen and (prefers-color-scheme: dark)"):
         assert medium in css

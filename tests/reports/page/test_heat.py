@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from edgepath.reports.page.heat import (
-    draw_differences,
-    draw_scores,
+    Cell,
+    HeatMap,
     less,
+    map_differences,
+    map_scores,
     matrix,
 )
+from edgepath.reports.page.rendering import templates
 
 LOOKS = {f"{a}_{b}": [a, b] for a in ("GMH", "KR") for b in ("AT2", "S60", "P")}
 RNG = np.random.default_rng(0)
 PAIRS = [{"of": list(of), "cosine": float(RNG.uniform())} for of in combinations(LOOKS, 2)]
+
+
+def found_cells(drawn: HeatMap) -> list[Cell]:
+    return [cell for _, cells in drawn.rows for cell in cells if cell is not None]
 
 
 def test_a_look_is_the_mean_over_its_pairs() -> None:
@@ -48,23 +54,22 @@ def test_differences_say_what_was_lost_in_hundredths() -> None:
     drawn = less(full, artifact)
     assert drawn.values[1][1] == pytest.approx(-0.02)
     assert drawn.values[0][0] == pytest.approx(-0.02 / 5)  # one of its five pairs
-    cells = re.findall(r'<td style="background:#(\w+);color:#\w+">([^<]+)', draw_differences(drawn, "difference", 0.01))
-    assert cells[4] == ("7f3b08", "\N{MINUS SIGN}2.0")  # the darkest orange
-    assert {text for _, text in cells if text != cells[4][1]} == {"\N{MINUS SIGN}0.4"}
+    cells = found_cells(map_differences(drawn, "difference", 0.01))
+    assert (cells[4].ground, cells[4].text) == ("#7f3b08", "\N{MINUS SIGN}2.0")  # the darkest orange
+    assert {cell.text for cell in cells if cell != cells[4]} == {"\N{MINUS SIGN}0.4"}
 
 
 def test_scores_are_light_to_dark_on_a_common_scale() -> None:
-    cells = re.findall(
-        r"background:#(\w+);color:#\w+\">([^<]+)", draw_scores(matrix(PAIRS, LOOKS, "cosine"), "a", 0, 1)
-    )
+    cells = found_cells(map_scores(matrix(PAIRS, LOOKS, "cosine"), "a", 0, 1))
     assert len(cells) == 6
-    by_value = sorted((float(text), int(colour[:2], 16)) for colour, text in cells)
+    by_value = sorted((float(cell.text), int(cell.ground[1:3], 16)) for cell in cells)
     assert [red for _, red in by_value] == sorted((red for _, red in by_value), reverse=True)
 
 
 def test_names_stay_text_and_empty_cells_empty() -> None:
     looks = {name: ["", name] for name in ("<b>", "c")}
-    html = draw_scores(matrix([{"of": ["<b>", "c"], "cosine": 0.5}], looks, "cosine"), "<i>", 0.5, 0.5)
+    drawn = map_scores(matrix([{"of": ["<b>", "c"], "cosine": 0.5}], looks, "cosine"), "<i>", 0.5, 0.5)
+    html = templates().get_template("parts.html.j2").module.heat_map(drawn)  # type: ignore[attr-defined]
     assert "<b>" not in html
     assert "<i>" not in html
     assert html.count("&lt;b&gt;") == 2

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import pytest
 
 from edgepath.reports.page.lines import (
+    Curve,
     Interval,
+    Intervals,
     Line,
-    curve,
-    intervals,
-    key,
 )
+from edgepath.reports.page.rendering import templates
+
+SVG: Any = templates().get_template("svg.html.j2").module
 
 
 def test_points_lie_where_their_values_are() -> None:
     drawn = ElementTree.fromstring(
-        curve("a <b>", "degree & unit", [0, 1, 2], [Line("cosine full", [1.0, 0.75, 0.5])], 0.5)
+        SVG.curve(Curve("a <b>", "degree & unit", [0, 1, 2], [Line("cosine full", [1.0, 0.75, 0.5])], 0.5))
     )
     (line,) = drawn.findall("polyline")
     points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
@@ -30,7 +33,7 @@ def test_points_lie_where_their_values_are() -> None:
 
 
 def test_values_below_the_axis_stay_on_it() -> None:
-    drawn = ElementTree.fromstring(curve("a", "b", [0, 1], [Line("c", [-1.0, 2.0])], 0.5))
+    drawn = ElementTree.fromstring(SVG.curve(Curve("a", "b", [0, 1], [Line("c", [-1.0, 2.0])], 0.5)))
     points = drawn.find("polyline").attrib["points"].split()  # type: ignore[union-attr]
     low, high = (float(point.split(",")[1]) for point in points)
     assert (high, low) == (24.0, 122.0)
@@ -38,7 +41,7 @@ def test_values_below_the_axis_stay_on_it() -> None:
 
 def test_an_interval_is_a_dot_between_two_ends() -> None:
     rows = [Interval("full <x>", "full", 0.75, 0.7, 0.8), Interval("artifact", "artifact", 1.0, 0.5, 1.0)]
-    drawn = ElementTree.fromstring(intervals("AUROC", rows, 0.5))
+    drawn = ElementTree.fromstring(SVG.intervals(Intervals("AUROC", rows, 0.5)))
     first, second = [line for line in drawn.findall("line") if line.attrib["class"] != "grid"]
     dots = [float(dot.attrib["cx"]) for dot in drawn.findall("circle")]
     assert float(first.attrib["x1"]) < dots[0] < float(first.attrib["x2"])
@@ -47,6 +50,6 @@ def test_an_interval_is_a_dot_between_two_ends() -> None:
 
 
 def test_key_shows_each_line_as_it_is_drawn() -> None:
-    html = key({"cosine full": "cosine, <full>", "own artifact": "own"})
+    html = SVG.key({"cosine full": "cosine, <full>", "own artifact": "own"})
     assert html.count("<svg") == 2
     assert "cosine, &lt;full&gt;" in html

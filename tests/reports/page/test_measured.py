@@ -7,10 +7,9 @@ import re
 from typing import Any
 
 import pytest
-from test_elements import EVIL, Tags
+from test_rendering import EVIL, Tags
 
 from edgepath.checks.gates import loss_gate
-from edgepath.reports.page.elements import verdict
 from edgepath.reports.page.measured import (
     curves_section,
     devices_section,
@@ -34,7 +33,7 @@ def test_robustness_shows_medians_maps_and_every_gate(measured: Measured) -> Non
             assert f"{group['top10']['median']:.4f}" in text
     assert made.body.count('<table class="heat">') == 6
     assert len(made.gates) == len(result["gates"])
-    assert [gate[-1] == "ok" for gate in made.gates] == [gate["passed"] for gate in result["gates"]]
+    assert [gate.passed for gate in made.gates] == [gate["passed"] for gate in result["gates"]]
     looks = result["slides"]["looks"]
     assert looks == {f"{a}_{b}": [a, b] for a in ("GMH", "KR") for b in ("AT2", "S60")}
 
@@ -81,8 +80,8 @@ def test_genes_show_both_models_by_task_and_every_gate(measured: Measured) -> No
             assert f"{score['pearson']:.4f} ± {score['std']:.4f}" in read.text
         assert f"{full['pearson'] - artifact['pearson']:+.4f}" in read.text
     assert read.tags.count("circle") == 3 * len(result["tasks"])  # two models, and what was lost
-    assert [gate[1] for gate in made.gates] == [gate["of"] for gate in result["gates"]]
-    assert [gate[-1] == "ok" for gate in made.gates] == [gate["passed"] for gate in result["gates"]]
+    assert [gate.words[1] for gate in made.gates] == [gate["of"] for gate in result["gates"]]
+    assert [gate.passed for gate in made.gates] == [gate["passed"] for gate in result["gates"]]
     assert set(result["notes"]) == set(made.notes)
 
 
@@ -126,12 +125,12 @@ def test_latency_tells_what_bench_measured_and_its_gates(measured: Measured) -> 
     text = Tags(made.body).text
     row = result["results"][0]
     assert f"{row['ratio']['p50']:.2f} of {row['ratio']['against']}" in text
-    assert [gate[0] for gate in made.gates] == [gate["gate"] for gate in result["gates"]]
+    assert [gate.words[0] for gate in made.gates] == [gate["gate"] for gate in result["gates"]]
     for passed in (True, False):
         gates = [gate | {"passed": passed} for gate in result["gates"]]
         compared = {"baseline": "b.json", "worse": 1.1, "passed": passed, "rows": [{"times": 1.25}]}
         made = latency_section(result | {"gates": gates, "compared": compared})
-        assert {gate[-1] for gate in made.gates} == {verdict(passed)}
+        assert {gate.passed for gate in made.gates} == {passed}
         assert len(made.gates) == 2
         assert "1.250" in Tags(made.body).text
 
@@ -156,8 +155,12 @@ def test_a_device_that_failed_is_a_failed_gate(passed: bool) -> None:
         "passed": passed,
     }
     made = devices_section([report])
-    assert [gate[-1] for gate in made.gates] == ["ok" if passed else "FAILED"]
+    assert [gate.passed for gate in made.gates] == [passed]
     assert "&lt;a board&gt;" in made.body
+    assert ('<td class="ok">✓ ok</td>' in made.body, '<td class="failed">✗ FAILED</td>' in made.body) == (
+        passed,
+        not passed,
+    )
 
 
 @pytest.mark.parametrize(("top1", "top10", "shown"), [(0.05, 0.4, "Top-10"), (0.7, 1.0, "Top-1")])

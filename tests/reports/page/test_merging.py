@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_elements import Tags
+from test_rendering import Tags
 from typer.testing import CliRunner
 
 from edgepath.bundle.bundle import Bundle, open_bundle
