@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -38,9 +36,8 @@ OPTIONAL = (
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
 NEED_TORCH = (
     *("edgepath.passes", "edgepath.lowering", "edgepath.weights", "edgepath.weightfiles", "edgepath.mil"),
-    *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "losses", "networks", "processes")),
-    *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "imitator", "pretraining", "run")),
-    *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
+    *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "loop", "losses", "networks")),
+    *(f"edgepath.distillation.{name}" for name in ("dryrun", "processes", "run", "runfolder", "training")),
     *("edgepath.adapters", "edgepath.evahead", "edgepath.robust.metrics"),
 )
 WITHOUT_OPTIONAL = f"""
@@ -169,18 +166,6 @@ def test_every_other_module_imports_without_the_optional_packages(checkout: Path
 def test_command_works_without_the_optional_packages(arguments: list[str], checkout: Path) -> None:
     script = WITHOUT_OPTIONAL + f"sys.argv = {['edgepath', *arguments]!r}\nfrom edgepath.cli import main\nmain()"
     assert run(sys.executable, "-W", "error", "-c", script, cwd=checkout).stdout.strip()
-
-
-def test_help_is_quick(checkout: Path) -> None:
-    command = shutil.which("edgepath", path=str(Path(sys.executable).parent))
-    assert command, "no edgepath command beside this Python: run pip install -e ."
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run(command, "--help", cwd=checkout)
-        seconds.append(time.perf_counter() - start)
-    # The budget is 0.5 s on two quiet cores; a machine that does something else besides may take twice as long.
-    assert min(seconds) <= 1.0, f"edgepath --help took {min(seconds):.2f} s at best"
 
 
 def requirements(project: dict[str, Any]) -> list[tuple[str, Requirement]]:
