@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import FP32, REAL, SECONDS, THREADS, Bundles, Record
+from roofline import roofline
 
 import edgepath
 from edgepath.backends.runners import openvino
 from edgepath.speed import fresh, peers
 from edgepath.speed.contenders import Contender
 from edgepath.speed.operations import operations
-from edgepath.speed.roofline import roofline
 from edgepath.speed.timing import in_turn, percentiles, ratio
 from edgepath.tiles.source import TileSource
 

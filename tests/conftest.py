@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from edgepath.bundle.bundle import Bundle, open_bundle
 from edgepath.exporting import Exported, export
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set what libraries read when they are first imported, so before any test module is."""
     cache = tempfile.TemporaryDirectory(prefix="edgepath-tests-")
     config.add_cleanup(cache.cleanup)
+    # An example may take what it takes on a busy machine.
+    settings.register_profile("edgepath", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("edgepath")
     # The user's caches stay out of the tests, and the tests out of the user's caches and off the network.
     os.environ.update(EDGEPATH_CACHE=cache.name, HF_HOME=f"{cache.name}/huggingface", HF_HUB_OFFLINE="1")
     # A number of threads that does not depend on the machine keeps sums, and so the figures compared, the same.

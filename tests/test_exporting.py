@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -265,10 +264,10 @@ def test_what_does_not_exist_is_named(tmp_path: Path, arguments: dict[str, str],
 
 def test_existing_output_is_refused_before_any_work(exports: Exports) -> None:
     bundle = exports("onnx-fp32").bundle
-    start = time.perf_counter()
+    said: list[tuple[str, int, int]] = []
     with pytest.raises(UsageError, match="exists; give --force"):
-        edgepath.export("onnx-fp32", model="tiny", out=bundle.path.parent)
-    assert time.perf_counter() - start < 5
+        edgepath.export("onnx-fp32", model="tiny", out=bundle.path.parent, progress=lambda *now: said.append(now))
+    assert said == []
     assert edgepath.open_bundle(bundle.path).digest == bundle.digest
 
 
@@ -307,7 +306,7 @@ def test_export_that_is_cut_off_leaves_no_half_bundle(tmp_path: Path, how: signa
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until(process, "lower")
         process.send_signal(how)
-        process.wait(timeout=60)
+        process.wait()
     assert process.returncode in (-how, 128 + how)
     assert not (tmp_path / "tiny-onnx-int8").exists()
     left = [path.name for path in tmp_path.iterdir()]

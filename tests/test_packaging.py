@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -43,9 +41,8 @@ NEED_TORCH = (
     ),
     *(f"edgepath.program.{name}" for name in ("scores", "sensitivity", "smooth", "split_projections", "tune")),
     *("edgepath.models.weights", "edgepath.models.weightfiles", "edgepath.backends.mil_program"),
-    *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "losses", "networks", "processes")),
-    *(f"edgepath.distillation.{name}" for name in ("dryrun", "imagenet", "imitator", "pretraining", "run")),
-    *(f"edgepath.distillation.{name}" for name in ("runfolder", "training")),
+    *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "loop", "losses", "networks")),
+    *(f"edgepath.distillation.{name}" for name in ("dryrun", "processes", "run", "runfolder", "training")),
     *("edgepath.adapters", "edgepath.quality.eva_head", "edgepath.quality.plism"),
 )
 WITHOUT_OPTIONAL = f"""
@@ -181,18 +178,6 @@ def test_help_imports_nothing_heavy(package: str, checkout: Path) -> None:
     script = "import sys\nfrom edgepath.cli import main\nsys.argv = ['edgepath', '--help']\ntry:\n    main()\n"
     script += f"finally:\n    assert {package!r} not in sys.modules"
     run(sys.executable, "-c", script, cwd=checkout)
-
-
-def test_help_is_quick(checkout: Path) -> None:
-    command = shutil.which("edgepath", path=str(Path(sys.executable).parent))
-    assert command, "no edgepath command beside this Python: run pip install -e ."
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run(command, "--help", cwd=checkout)
-        seconds.append(time.perf_counter() - start)
-    # The budget is 0.5 s on two quiet cores; a machine that does something else besides may take twice as long.
-    assert min(seconds) <= 1.0, f"edgepath --help took {min(seconds):.2f} s at best"
 
 
 def requirements(project: dict[str, Any]) -> list[tuple[str, Requirement]]:

@@ -85,7 +85,7 @@ def distill(
     student: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
     tiles: Annotated[str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic:COUNT`.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    recipe: Annotated[str, typer.Option(help="`recipe`, `demo`, or a TOML file with what differs.")] = "recipe",
+    recipe: Annotated[str, typer.Option(help="`recipe`, or a TOML file with what differs.")] = "recipe",
     change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in training.steps=200.")] = None,
     teacher_weights: Annotated[str, typer.Option(help="A file, a hub snapshot folder, or `random`.")] = "",
     student_weights: Annotated[str, typer.Option(help="What the student starts from; default: untrained.")] = "",

@@ -137,7 +137,7 @@ def _print(result: dict[str, Any]) -> None:
     from ..reports import latency as showing
     from ..reports.tables import gate_rows
     from ..speed import baseline as elsewhere
-    from ..speed import operations, roofline
+    from ..speed import operations
 
     said = [*result["cautions"], *result["notes"]]
     say_cautions(said)
@@ -154,9 +154,6 @@ def _print(result: dict[str, Any]) -> None:
     for name, found in result["operations"].items():
         print(f"{name}: operations at batch {found['batch']}, profiled")
         print_table(operations.HEADER, operations.operation_rows(found))
-    if result["roofline"]:
-        print_table(roofline.HEADER, roofline.roofline_rows(result["roofline"]))
-        print(roofline.peaks_line(result["roofline"]))
     if result["gates"]:
         print_table(showing.GATE_HEADER, gate_rows(result["gates"]))
     if "compared" in result:

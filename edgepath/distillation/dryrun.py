@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from ..machine.hardware import device_name, pick_device
+from ..machine.progress import Progress
 from ..models.catalogue import ModelSpec
 from ..tiles.opening import open_tiles
 from .options import DEFAULT, load_options
 from .processes import forget_most_memory, join_processes, most_memory
-from .run import Distillation, Progress
+from .run import Distillation
 from .training import view_loader
 
 
@@ -50,7 +51,7 @@ def dry_run(
             views = tuple(crops[:, :count] for crops in next(steps))
             forget_most_memory(processes.device)
             start = time.perf_counter()
-            figures = run.train(views)
+            figures, _ = run.train(views)
             if processes.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)

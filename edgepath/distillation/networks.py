@@ -27,17 +27,11 @@ class Tokens(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, crops: Tensor, blocks: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return both kinds of tokens, no registers; of the first `blocks` only, where given."""
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both kinds of tokens, no registers."""
         vit: Any = self.vit
-        pixels = self.normalize(crops)
-        if blocks is None:
-            tokens = vit.forward_features(pixels)
-            return tokens[:, 0], tokens[:, vit.num_prefix_tokens :]
-        ((patches, prefix),) = vit.forward_intermediates(
-            pixels, [blocks - 1], True, norm=True, stop_early=True, output_fmt="NLC", intermediates_only=True
-        )
-        return prefix[:, 0], patches
+        tokens = vit.forward_features(self.normalize(crops))
+        return tokens[:, 0], tokens[:, vit.num_prefix_tokens :]
 
     def normalize(self, crops: Tensor) -> Tensor:
         """Return float32 pixels (N, 3, S, S), as the model wants them."""
@@ -129,18 +123,6 @@ def width(vit: nn.Module) -> int:
     """Return how many features a token has."""
     model: Any = vit
     return int(model.embed_dim)
-
-
-def patch_size(vit: nn.Module) -> int:
-    """Return how many pixels a patch has along one side."""
-    model: Any = vit
-    return int(model.patch_embed.patch_size[0])
-
-
-def depth(vit: nn.Module) -> int:
-    """Return how many blocks a model has."""
-    model: Any = vit
-    return len(model.blocks)
 
 
 def grid(vit: nn.Module) -> int:

@@ -18,7 +18,18 @@ _INSTEAD = {"run.threads": "processes make views now: set run.workers"}
 
 
 @dataclass(frozen=True)
-class Views:
+class Colours:
+    """How much of staining, scanner and focus is drawn anew (see `views`)."""
+
+    stain_strength: float
+    stain_hue: float
+    scanner: float
+    blur_probability: float
+    blur_pixels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Views(Colours):
     """Crops and augmentations (see `views`). Global crops have the model's size; scales are shares of a tile's area."""
 
     global_count: int
@@ -26,11 +37,6 @@ class Views:
     local_size: int
     global_scale: tuple[float, ...]
     local_scale: tuple[float, ...]
-    stain_strength: float
-    stain_hue: float
-    scanner: float
-    blur_probability: float
-    blur_pixels: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Training:
-    """The optimizer and its schedules, in steps. `batch` is global: all processes together."""
+class Steps:
+    """The optimizer and its schedule, in steps. `batch` is global: all processes together."""
 
     steps: int
     batch: int
@@ -77,8 +83,14 @@ class Training:
     learning_rate_end: float
     warmup: int
     weight_decay: float
-    weight_decay_end: float
     clip: float
+
+
+@dataclass(frozen=True)
+class Training(Steps):
+    """And what changes besides the learning rate."""
+
+    weight_decay_end: float
     ema: float
     ema_end: float
     freeze_prototypes: int
@@ -115,7 +127,7 @@ class Options:
 
 
 def load_options(recipe: str = DEFAULT, overrides: Mapping[str, Any] | None = None) -> Options:
-    """Return the options of a recipe that ships with edgepath, by name, or of a file of one's own (`*.toml`).
+    """Return the options of the recipe that ships with edgepath, or of a file of one's own (`*.toml`).
 
     A file holds what differs from the default recipe; `overrides` come last ({"training.steps": 100}). Raises
     RecipeError naming the key that is unknown or out of range, UsageError for an unknown recipe.
@@ -161,10 +173,9 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
 def _path(recipe: str) -> Path:
     if recipe.endswith(".toml"):
         return Path(recipe)
-    known = {name: _HERE / f"{name}.toml" for name in (DEFAULT, "demo")}
-    if recipe not in known:
-        raise UsageError(f'distillation recipe "{recipe}" is not known; {did_you_mean(recipe, known)}, or a .toml file')
-    return known[recipe]
+    if recipe != DEFAULT:
+        raise UsageError(f'distillation recipe "{recipe}" is not known; give "{DEFAULT}", or a .toml file')
+    return _HERE / f"{DEFAULT}.toml"
 
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any], named: str) -> None:

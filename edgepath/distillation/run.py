@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UsageError
+from ..machine.progress import Progress
 from ..models.catalogue import ModelSpec, find_model
 from ..models.weights import load_model
 from ..tiles.source import TileSource
 from .checkpoint import require_finite
 from .loader import Views
+from .loop import Figures, descend, gradients
 from .losses import (
     MeanCenter,
     dino_loss,
@@ -36,7 +38,6 @@ from .options import Options
 from .processes import Processes, from_first, sum_over_processes
 from .schedules import cosine, linear
 
-Progress = Callable[[str, int, int], None]
 FIGURES = ("loss", "dino", "ibot", "cls_agreement", "patch_agreement")
 
 
@@ -67,7 +68,7 @@ class Distillation:
             "teacher": {"name": teacher_spec.name, **weights.to_json()},
             "student": {"name": self.spec.name, "start": start},
         }
-        device = processes.device
+        self.device = device = processes.device
         self.teacher = Teacher(frozen, teacher_spec, options).to(device)
         self.student = Student(vit, self.spec, options, self.teacher).to(device).train()
         from_first(self.student)
@@ -97,7 +98,7 @@ class Distillation:
         parts: list[tuple[Tensor, Tensor]] = []
         for batch in chosen.batches(16):
             with torch.no_grad(), self._autocast():
-                cls, patches = self.teacher.tokens(torch.from_numpy(batch.pixels).to(self.processes.device))
+                cls, patches = self.teacher.tokens(torch.from_numpy(batch.pixels).to(self.device))
             parts.append((cls.float(), patches.flatten(0, 1).float()))
             say("fit teacher", sum(len(part[0]) for part in parts), count)
         from_tokens = self.options.heads.teacher_prototypes == "tokens"
@@ -106,16 +107,31 @@ class Distillation:
         from_first(self.teacher.cls_head)
         from_first(self.teacher.patch_head)
 
-    def train(self, data: Views) -> dict[str, float]:
-        """Take one step, and return its figures, the mean over all processes."""
-        views, count = data[0].shape[:2]
-        large, small = (torch.from_numpy(crops).to(self.processes.device).flatten(0, 1) for crops in data)
-        rates = self._schedules()
-        loss, options = self.options.loss, self.options.training
+    def train(self, views: Views) -> tuple[Figures, Figures]:
+        """Take one step; return its figures, the mean over all processes, and its rates."""
+        large, small = (torch.from_numpy(crops).to(self.device).flatten(0, 1) for crops in views)
+        rates, options = self._schedules(), self.options.training
+        total, figures = self._losses(large, small, views[0].shape[:2], rates["teacher_temperature"])
+        means = (sum_over_processes(figures.detach()) / self.processes.world).tolist()
+        require_finite(self.step + 1, loss=means[0])
+        norm = gradients(total, self.student, options.clip, self.step + 1)
+        if self.step < options.freeze_prototypes:
+            for name, value in self.student.named_parameters():
+                if name.endswith("_head.prototypes"):
+                    value.grad = None
+        descend(self.optimizer, rates["learning_rate"], rates["weight_decay"])
+        update_average(self.ema, self.student, rates["ema"])
+        self.step += 1
+        return dict(zip(FIGURES, means, strict=True)) | {"gradient_norm": norm}, rates
+
+    def _losses(
+        self, large: Tensor, small: Tensor, shape: tuple[int, int], temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of crops, `shape` of them (views, tiles) large ones, and `FIGURES` as one tensor."""
+        loss, (views, count) = self.options.loss, shape
         with self._autocast():
             seen = self.teacher(large)
             cls_logits, patch_logits = self.forward(large, small)
-        temperature = rates["teacher_temperature"]
         cls_targets = self._targets("cls", seen[0], temperature)
         patch_targets = self._targets("patch", seen[1], temperature)
         k = cls_logits.shape[-1]
@@ -131,28 +147,10 @@ class Distillation:
             (cls_logits[: views * count].argmax(-1) == cls_targets.argmax(-1)).float().mean(),
             (patch_logits.argmax(-1) == patch_targets.argmax(-1)).float().mean(),
         )
-        means = sum_over_processes(torch.stack([total, dino, ibot, *equal]).detach()) / self.processes.world
-        require_finite(self.step + 1, loss=float(means[0]))
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.student.parameters(), options.clip)
-        require_finite(self.step + 1, gradient=float(norm))
-        if self.step < options.freeze_prototypes:
-            for name, value in self.student.named_parameters():
-                if name.endswith("_head.prototypes"):
-                    value.grad = None
-        for group in self.optimizer.param_groups:
-            group["lr"] = rates["learning_rate"]
-            group["weight_decay"] = rates["weight_decay"] if group["decays"] else 0.0
-        self.optimizer.step()
-        update_average(self.ema, self.student, rates["ema"])
-        self.step += 1
-        figures = dict(zip(FIGURES, means.tolist(), strict=True))
-        return figures | rates | {"gradient_norm": float(norm)}
+        return total, torch.stack([total, dino, ibot, *equal])
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs to go on as if nothing had happened."""
-        device = self.processes.device
         return {
             "step": self.step,
             "identity": self.identity,
@@ -163,7 +161,7 @@ class Distillation:
             "centers": self.centers.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
-            "device_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -175,8 +173,8 @@ class Distillation:
         self.centers.load_state_dict(state["centers"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        if state["device_rng"] is not None and self.processes.device.type == "cuda":
-            torch.cuda.set_rng_state(state["device_rng"], self.processes.device)
+        if state["device_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_rng"], self.device)
 
     def _targets(self, which: str, logits: Tensor, temperature: float) -> Tensor:
         loss = self.options.loss
@@ -202,7 +200,7 @@ class Distillation:
     def _autocast(self) -> Any:
         if self.precision is torch.float32:
             return nullcontext()
-        return torch.autocast(self.processes.device.type, dtype=self.precision)
+        return torch.autocast(self.device.type, dtype=self.precision)
 
 
 @torch.no_grad()

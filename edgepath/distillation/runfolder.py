@@ -110,10 +110,12 @@ class Log:
             *(",".join(_number(row.get(column, math.nan)) for column in columns) for row in rows),
         ]
         _write(self._path, "\n".join(lines) + "\n")
-        self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
+        self._seconds = float(rows[-1]["seconds"]) if rows else 0.0
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append a row; it is on its way to the disk when this returns."""
+        """Append a row, whose seconds are added to those before; it is on its way to the disk when this returns."""
+        self._seconds += row["seconds"]
+        row = {**row, "seconds": self._seconds}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(",".join(_number(row[column]) for column in self._columns) + "\n")
 

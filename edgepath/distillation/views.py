@@ -7,7 +7,7 @@ the generator that is passed in, so a seed fixes a view to the byte.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +19,7 @@ from ..tiles.synthetic.looks import (
     RUIFROK_EOSIN,
     RUIFROK_HAEMATOXYLIN,
 )
-from .options import Views
-
-
-class Colours(Protocol):
-    """How much of staining, scanner and focus is drawn anew; see recipe.toml."""
-
-    @property
-    def stain_strength(self) -> float: ...
-    @property
-    def stain_hue(self) -> float: ...
-    @property
-    def scanner(self) -> float: ...
-    @property
-    def blur_probability(self) -> float: ...
-    @property
-    def blur_pixels(self) -> tuple[float, ...]: ...
-
+from .options import Colours, Views
 
 F32: TypeAlias = NDArray[np.float32]
 U8: TypeAlias = NDArray[np.uint8]

@@ -8,7 +8,7 @@ comes out is an ordinary quantized program: same layers, same Q/DQ, other number
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -32,16 +32,16 @@ from .linear import (
 )
 
 Progress = Callable[[int], None]
+Seen = tuple[Tensor, Tensor]
+"""Embeddings (N, D), and the tokens that enter the last block (N, T, width)."""
+Loss = Callable[[Seen, Seen], Tensor]
+"""From what the teacher sees and what the student does."""
 VALIDATED = 8  # every eighth tile is not trained on and decides which checkpoint is kept
 
 
 @dataclass(frozen=True)
 class Options:
-    """How long, how fast, and by which loss.
-
-    `embedding`: squared distance to the teacher's, relative to its length, of the embedding and of all tokens that
-    enter the last block. `prototypes`: DINO's and iBOT's cross-entropies of the same two, through fixed heads that
-    teacher and student share (`distillation.heads`).
+    """How long and how fast.
 
     The rates are for weights of 4 bits. Others' are in proportion to the step that weights of their bits are rounded
     to: at 8 bits these would move weights by more than rounding does, and win nothing back.
@@ -52,9 +52,6 @@ class Options:
     learning_rate: float = 1e-4
     step_size_rate: float = 1e-3
     evaluate_every: int = 25
-    loss: Literal["embedding", "prototypes"] = "embedding"
-    prototypes: int = 1024
-    temperature: float = 0.07
     seed: int = 0
 
 
@@ -129,6 +126,11 @@ def fake_quantize(x: Tensor, scale: Tensor, largest: int, *, lowest: int) -> Ten
     return (steps + (steps.round() - steps).detach()) * scale
 
 
+def relative_distance(wanted: Seen, found: Seen) -> Tensor:
+    """Return the squared distances, relative to the teacher's length, of embeddings and of tokens, added."""
+    return _relative(wanted[0], found[0]) + _relative(wanted[1], found[1])
+
+
 def repair(
     net: EdgeModel,
     ranges: Ranges,
@@ -136,6 +138,7 @@ def repair(
     teacher: EdgeModel,
     options: Options,
     *,
+    loss: Loss = relative_distance,
     weight_bits: int = 8,
     keep: Sequence[str] = (),
     class_token: Literal["int8", "float"] = "int8",
@@ -162,11 +165,32 @@ def repair(
     student = student.to(device)
     teacher = teacher.to(device).requires_grad_(False)
     wanted, _ = _see(teacher, held, device)
-    loss = _loss(options, teacher, pixels, device)
-    optimizer = torch.optim.AdamW(_groups(student, options, 2.0 ** (4 - weight_bits)), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     best = before = _drift(student, held, wanted, device)
     best_step, state = 0, copy.deepcopy(student.state_dict())
+    optimizer = torch.optim.AdamW(_groups(student, options, 2.0 ** (4 - weight_bits)), weight_decay=0.0)
+    for step in _steps(student, teacher, pixels, loss, optimizer, options, device):
+        if step % options.evaluate_every == 0 or step == options.steps:
+            drift = _drift(student, held, wanted, device)
+            if drift < best:
+                best, best_step, state = drift, step, copy.deepcopy(student.state_dict())
+        if progress is not None:
+            progress(1)
+    student.load_state_dict(state)
+    facts = Repaired(options.steps, best_step, before, best, len(pixels), len(held))
+    return _freeze(student.to("cpu")), facts
+
+
+def _steps(
+    student: EdgeModel,
+    teacher: EdgeModel,
+    pixels: np.ndarray,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    options: Options,
+    device: str,
+) -> Iterator[int]:
+    """Train the student, and yield the number of every step that was taken."""
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     order = np.random.default_rng(options.seed)
     for step in range(1, options.steps + 1):
         batch = pixels[order.choice(len(pixels), min(options.batch, len(pixels)), replace=False)]
@@ -183,15 +207,7 @@ def repair(
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % options.evaluate_every == 0 or step == options.steps:
-            drift = _drift(student, held, wanted, device)
-            if drift < best:
-                best, best_step, state = drift, step, copy.deepcopy(student.state_dict())
-        if progress is not None:
-            progress(1)
-    student.load_state_dict(state)
-    facts = Repaired(options.steps, best_step, before, best, len(pixels), len(held))
-    return _freeze(student.to("cpu")), facts
+        yield step
 
 
 def _prepare(net: EdgeModel, ranges: Ranges, weight_bits: int, keep: Sequence[str]) -> EdgeModel:
@@ -223,8 +239,7 @@ def _groups(net: nn.Module, options: Options, share: float) -> list[dict[str, An
     ]
 
 
-def _tokens(net: EdgeModel, tiles: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
-    """Return embeddings (N, D) and the tokens that enter the last block (N, T, width)."""
+def _tokens(net: EdgeModel, tiles: np.ndarray, device: str) -> Seen:
     seen: list[Tensor] = []
     hook = net.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
@@ -234,7 +249,7 @@ def _tokens(net: EdgeModel, tiles: np.ndarray, device: str) -> tuple[Tensor, Ten
     return (found if isinstance(found, Tensor) else found[0]), seen[0]
 
 
-def _see(net: EdgeModel, tiles: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
+def _see(net: EdgeModel, tiles: np.ndarray, device: str) -> Seen:
     with torch.no_grad():
         parts = [_tokens(net, tiles[start : start + 8], device) for start in range(0, len(tiles), 8)]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
@@ -243,32 +258,6 @@ def _see(net: EdgeModel, tiles: np.ndarray, device: str) -> tuple[Tensor, Tensor
 def _drift(net: EdgeModel, tiles: np.ndarray, wanted: Tensor, device: str) -> float:
     found, _ = _see(net, tiles, device)
     return float(1 - F.cosine_similarity(found.double(), wanted.double()).mean())
-
-
-def _loss(
-    options: Options, teacher: EdgeModel, pixels: np.ndarray, device: str
-) -> Callable[[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], Tensor]:
-    """Return the loss between what the teacher and the student see, each embeddings and tokens."""
-    if options.loss == "embedding":
-        return lambda wanted, found: _relative(wanted[0], found[0]) + _relative(wanted[1], found[1])
-    from ..distillation.heads import TeacherHead
-
-    embeddings, tokens = _see(teacher, pixels[: 4 * options.batch], device)
-    heads = []
-    for seed, values in enumerate((embeddings, tokens.flatten(0, 1))):
-        head = TeacherHead(values.shape[-1], min(256, values.shape[-1]), options.prototypes, seed=seed).to(device)
-        head.fit(values, from_tokens=False, seed=seed)
-        heads.append(head)
-
-    def cross_entropy(wanted: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> Tensor:
-        total = torch.zeros((), device=device)
-        for head, target, value in zip(heads, wanted, found, strict=True):
-            shares = (head(target.flatten(0, -2)) / options.temperature).softmax(-1)
-            logits = head.compare(value.flatten(0, -2)) / options.temperature
-            total = total - (shares * logits.log_softmax(-1)).sum(-1).mean()
-        return total
-
-    return cross_entropy
 
 
 def _relative(wanted: Tensor, found: Tensor) -> Tensor:

@@ -15,6 +15,5 @@ the ratios within a round. What only a fresh process shows (cold start, peak mem
     device       what devices reported
     gpu          `bench --reference`: PyTorch in every precision, from one tile to 256
     operations   where the time goes
-    roofline     how near that is to what OpenVINO can multiply here
     showing      tables and picture
 """

@@ -26,7 +26,6 @@ from .fresh import cold_starts, peak_memory
 from .operations import operations
 from .pinning import Pinning, pinned
 from .rivals import KINDS, Rivals, full_precision_name
-from .roofline import roofline
 from .timing import in_turn, percentiles, ratio
 
 SCHEMA = 1
@@ -58,7 +57,7 @@ def bench(
     For each of `batches` there are at most `rounds` rounds, fewer when `seconds` for each contender are used up (at
     least three), after `warm_up` calls of each. `threads` of 0 are all cores. `cold` is how many fresh processes each
     measure cold start; 0 leaves cold start and memory out. With `profile`, `operations` says where each bundle's time
-    goes, and `roofline` how near OpenVINO's artifacts come to the peak of its kernels.
+    goes.
 
     Against `fp32`, an INT8 bundle is judged at batch 1 by its recipe's `accept.latency.of_full_precision`. Bundles of
     devices that are not here are not timed; what they reported is in `devices`.
@@ -88,7 +87,11 @@ def bench(
             found = _time(every, ours, tiles, batch, pinning, rounds, seconds, warm_up, say)
             results += _results(found, held, files, batch, pinning.threads)
             streamed += found[1]
-        inside = _inside(named, ours, tiles, pinning, seconds) if profile else {"operations": {}, "roofline": None}
+        inside = {
+            name: operations(one.backend, one.artifact, tiles[:1], pinning.threads)
+            for name, one in (ours if profile else {}).items()
+            if one.artifact is not None
+        }
         fresh = _fresh(every.values() if cold else (), tiles.shape[1], pinning, cold, batches, say)
     gates = _gates(named, results)
     return {
@@ -100,7 +103,7 @@ def bench(
         "results": results,
         "throughput": streamed,
         **fresh,
-        **inside,
+        "operations": inside,
         "size_bytes": {name: one.size_bytes for name, one in every.items() if one.size_bytes is not None},
         "runtimes": {name: one.runtime for name, one in every.items()},
         "devices": [row for name, bundle in named.items() for row in reported(name, bundle, results, files)],
@@ -249,18 +252,6 @@ def _fresh(
         memory += peak_memory(one.name, one.backend, one.artifact, size=size, threads=pinning.threads, batches=batches)
         say("fresh processes", number + 1, len(files))
     return {"cold_start": starts, "memory": memory}
-
-
-def _inside(
-    named: Mapping[str, Bundle], ours: Mapping[str, Contender], tiles: np.ndarray, pinning: Pinning, seconds: float
-) -> dict[str, Any]:
-    found = {}
-    for name, one in ours.items():
-        assert one.artifact is not None
-        found[name] = operations(one.backend, one.artifact, tiles[:1], pinning.threads)
-    # The peaks are OpenVINO's kernels': ONNX Runtime's own are others, and its threads spin into the next call.
-    both = {name: (named[name], one) for name, one in ours.items() if one.backend == "openvino"}
-    return {"operations": found, "roofline": roofline(both, tiles, pinning.threads, seconds=seconds) if both else None}
 
 
 def _gates(named: Mapping[str, Bundle], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

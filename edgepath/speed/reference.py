@@ -96,7 +96,6 @@ def reference_suite(
         "memory": [{"name": row["name"], "batch": row["batch"], "peak_bytes": row["peak_bytes"]} for row in results],
         "size_bytes": {},
         "operations": {},
-        "roofline": None,
         "devices": [],
         "gates": [],
         "passed": True,

@@ -23,6 +23,7 @@ def in_turn(
     seconds: float = math.inf,
     warm_up: int = 5,
     progress: Callable[[int, int], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Any, np.ndarray]:
     """Time one call of each of `runs`, then of each again: milliseconds, float64 (n,) by name, the same n for all.
 
@@ -30,19 +31,19 @@ def in_turn(
     least three. Before, each is called `warm_up` times, fewer when that takes a fifth of its seconds. Before a timed
     call comes a short pause, and an untimed call of the same where that takes under 50 ms.
     """
-    settle = {name: _warm_up(run, warm_up, seconds / 5) < SETTLED_S for name, run in runs.items()}
+    settle = {name: _warm_up(run, warm_up, seconds / 5, clock) < SETTLED_S for name, run in runs.items()}
     times: dict[Any, list[float]] = {name: [] for name in runs}
-    begun, limit = time.perf_counter(), seconds * len(runs)
+    begun, limit = clock(), seconds * len(runs)
     for done in range(rounds):
-        started = time.perf_counter()
+        started = clock()
         for name, run in runs.items():
             time.sleep(_PAUSE_S)
             if settle[name]:
                 run()
-            start = time.perf_counter()
+            start = clock()
             run()
-            times[name].append((time.perf_counter() - start) * 1e3)
-        ended = time.perf_counter()
+            times[name].append((clock() - start) * 1e3)
+        ended = clock()
         if progress is not None:
             progress(done + 1, rounds)
         if done + 1 >= FEWEST and ended - begun + (ended - started) > limit:
@@ -63,13 +64,14 @@ def ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.median(ours / theirs))
 
 
-def _warm_up(run: Callable[[], object], calls: int, seconds: float) -> float:
+def _warm_up(run: Callable[[], object], calls: int, seconds: float, clock: Callable[[], float]) -> float:
     """Call at least once; return what the last call took, in seconds."""
-    begun = ended = time.perf_counter()
+    begun = ended = clock()
     took = 0.0
     for _ in range(max(1, calls)):
         run()
-        took, ended = time.perf_counter() - ended, time.perf_counter()
+        now = clock()
+        took, ended = now - ended, now
         if ended - begun > seconds:
             break
     return took

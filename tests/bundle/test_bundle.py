@@ -419,7 +419,7 @@ with BundleWriter(sys.argv[1], force=True) as writer:
     fill(writer.path)
     if not die_after:
         print(writer.path, flush=True)
-        time.sleep(60)
+        time.sleep(600)
     writer.commit(manifest() | {{"name": "second"}})
 """
 
@@ -436,7 +436,7 @@ def stop(process: subprocess.Popen[str], how: int | None) -> str:
     if how is not None:
         assert Path(partial).is_dir(), process.communicate()
         process.send_signal(how)
-    process.communicate(timeout=20)
+    process.communicate()
     return partial
 
 

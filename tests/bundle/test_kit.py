@@ -106,7 +106,7 @@ def load(path: Path) -> ModuleType:
 def run(python: str | Path, script: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     command = [python, script, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def refused(bundle: Path, cwd: Path, *arguments: str | Path, script: str = "check.py", python: str | Path = "") -> str:

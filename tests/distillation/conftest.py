@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import SMALL, STUDENT, TEACHER
+from small_models import RECIPE, SMALL, STUDENT, TEACHER
 
 from edgepath.distillation.training import distill
 
@@ -30,6 +30,6 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "tiles": "synthetic:8",
             "out": tmp_path / "run",
         }
-        return distill(**(words | {"recipe": "demo", "device": "cpu", "options": options} | changes))
+        return distill(**(words | {"recipe": RECIPE, "device": "cpu", "options": options} | changes))
 
     return distilled

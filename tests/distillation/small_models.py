@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-
-from edgepath.distillation.imagenet import TIMM_NAME, Stem, cut_stem
 from edgepath.models.catalogue import ModelSpec, find_model
 
+RECIPE = str(Path(__file__).resolve().parents[2] / "tools/demo_model/demo.toml")
 # Everything as small as it goes; the methods stay those of the recipes.
 SMALL = {
     "views.global_count": 2,
@@ -39,10 +37,3 @@ def vit(name: str, dim: int, **changes: Any) -> ModelSpec:
 
 
 TEACHER, STUDENT = vit("large", 96), vit("small", 48)
-WIDE = vit("wide", 192)
-
-
-def untrained_stem() -> Stem:
-    """Return the stem of `imagenet` before training: no download, the same layers."""
-    torch.manual_seed(0)
-    return cut_stem(timm.create_model(TIMM_NAME))

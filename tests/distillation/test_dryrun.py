@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_models import SMALL, STUDENT, TEACHER
+from small_models import RECIPE, SMALL, STUDENT, TEACHER
 
 from edgepath.distillation import dryrun
 from edgepath.distillation.dryrun import dry_run, to_rows
@@ -15,7 +15,7 @@ WHOLE = SMALL | {"training.batch": 64, "training.steps": 1000}
 
 
 def test_counts_and_estimates_follow_from_the_models() -> None:
-    found = dry_run(TEACHER, STUDENT, recipe="demo", options=WHOLE, device="cpu")
+    found = dry_run(TEACHER, STUDENT, recipe=RECIPE, options=WHOLE, device="cpu")
     parameters = {
         name: sum(p.numel() for p in build(spec).parameters()) for name, spec in (("t", TEACHER), ("s", STUDENT))
     }
@@ -37,7 +37,7 @@ def test_counts_and_estimates_follow_from_the_models() -> None:
 def test_estimate_is_the_peak_and_what_more_tiles_take(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     peaks = iter([1e9, 2e9, 2e9, last * 1e7])
     monkeypatch.setattr(dryrun, "most_memory", lambda device: next(peaks))
-    found = dry_run(TEACHER, STUDENT, recipe="demo", options=WHOLE, device="cpu")
+    found = dry_run(TEACHER, STUDENT, recipe=RECIPE, options=WHOLE, device="cpu")
     a_tile = 6e8 if last == 260 else (2e9 - found["fixed_bytes"]) / 2
     assert found["tile_bytes"] == round(a_tile)
     assert found["estimate"]["process_bytes"] == round(2e9 + 63 * a_tile)
@@ -45,4 +45,4 @@ def test_estimate_is_the_peak_and_what_more_tiles_take(monkeypatch: pytest.Monke
 
 def test_pairs_that_cannot_be_are_refused_as_in_a_real_run() -> None:
     with pytest.raises(UsageError, match=r"choose two of one patch size|patch tokens"):
-        dry_run("timm:vit_tiny_patch16_224", STUDENT, recipe="demo", options=SMALL, device="cpu")
+        dry_run("timm:vit_tiny_patch16_224", STUDENT, recipe=RECIPE, options=SMALL, device="cpu")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import RECIPE
 
 from edgepath.distillation.loader import workers_told
 from edgepath.distillation.options import Options, load_options
@@ -20,7 +21,7 @@ from edgepath.tiles.opening import open_tiles
 
 @pytest.fixture
 def options(small: dict[str, object]) -> Options:
-    return load_options("demo", small)
+    return load_options(RECIPE, small)
 
 
 def test_an_epoch_holds_each_tile_once_in_an_order_of_its_own(options: Options) -> None:
@@ -49,7 +50,7 @@ def test_starting_later_skips_and_changes_nothing(options: Options) -> None:
 def test_workers_make_what_this_process_would(options: Options, small: dict[str, object]) -> None:
     source = open_tiles("synthetic:8")
     here = list(view_loader(source, options).steps(0))
-    ahead = list(view_loader(source, load_options("demo", small | {"run.workers": 2, "run.prefetch": 3})).steps(0))
+    ahead = list(view_loader(source, load_options(RECIPE, small | {"run.workers": 2, "run.prefetch": 3})).steps(0))
     assert len(here) == len(ahead) == 4
     for mine, theirs in zip(here, ahead, strict=True):
         assert all(np.array_equal(one, other) for one, other in zip(mine, theirs, strict=True))
@@ -59,7 +60,7 @@ def test_workers_make_what_this_process_would(options: Options, small: dict[str,
 def test_a_bad_tile_is_the_one_line_it_is_elsewhere(tmp_path: Path, small: dict[str, object], workers: int) -> None:
     for number in range(4):
         Image.new("RGB", (224, 224)).save(tmp_path / f"{number}.png")
-    loader = view_loader(open_tiles(tmp_path), load_options("demo", small | {"run.workers": workers}))
+    loader = view_loader(open_tiles(tmp_path), load_options(RECIPE, small | {"run.workers": workers}))
     (tmp_path / "2.png").write_bytes(b"no picture")
     with pytest.raises(TileError) as caught:
         list(loader.steps(0))
@@ -68,7 +69,7 @@ def test_a_bad_tile_is_the_one_line_it_is_elsewhere(tmp_path: Path, small: dict[
 
 
 def test_a_killed_worker_is_told_in_one_line(small: dict[str, object]) -> None:
-    many = load_options("demo", small | {"run.workers": 1, "training.steps": 1000})
+    many = load_options(RECIPE, small | {"run.workers": 1, "training.steps": 1000})
     steps = view_loader(open_tiles("synthetic:8"), many).steps(0)
     next(steps)
     for child in multiprocessing.active_children():
@@ -83,7 +84,7 @@ def test_a_killed_worker_is_told_in_one_line(small: dict[str, object]) -> None:
 
 
 def test_a_closed_loader_leaves_no_process(small: dict[str, object]) -> None:
-    steps = view_loader(open_tiles("synthetic:8"), load_options("demo", small | {"run.workers": 1})).steps(0)
+    steps = view_loader(open_tiles("synthetic:8"), load_options(RECIPE, small | {"run.workers": 1})).steps(0)
     next(steps)
     assert multiprocessing.active_children()
     steps.close()
@@ -92,7 +93,7 @@ def test_a_closed_loader_leaves_no_process(small: dict[str, object]) -> None:
 
 def test_no_more_workers_than_cores_that_may_be_used(small: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    steps = view_loader(open_tiles("synthetic:8"), load_options("demo", small | {"run.workers": 2})).steps(0)
+    steps = view_loader(open_tiles("synthetic:8"), load_options(RECIPE, small | {"run.workers": 2})).steps(0)
     next(steps)  # more would be a warning of PyTorch's
     assert len(multiprocessing.active_children()) == 1
     steps.close()

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_models import RECIPE
 
 from edgepath.distillation.options import differences, load_options, parse_changes
 from edgepath.errors import RecipeError, UsageError
 
 
-def test_shipped_recipes_load_and_demo_changes_what_it_names() -> None:
-    recipe, demo = load_options(), load_options("demo")
+def test_recipes_load_and_the_demos_changes_what_it_names() -> None:
+    recipe, demo = load_options(), load_options(RECIPE)
     assert demo.training.steps != recipe.training.steps
     assert demo.training.clip == recipe.training.clip
     assert demo.loss.student_temperature == demo.loss.teacher_temperature == demo.loss.teacher_temperature_start
@@ -49,18 +50,18 @@ def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], said: st
 
 
 def test_unknown_recipe_and_malformed_change() -> None:
-    with pytest.raises(UsageError, match='did you mean "demo"'):
-        load_options("demos")
+    with pytest.raises(UsageError, match=r'"recipes" is not known; give "recipe", or a \.toml file'):
+        load_options("recipes")
     with pytest.raises(UsageError, match=r"give TABLE\.KEY=VALUE"):
         parse_changes(["steps=3"])
 
 
 def test_threads_of_an_earlier_version_are_told_what_to_set() -> None:
     with pytest.raises(RecipeError, match=r"run\.threads is not a key; .* set run\.workers"):
-        load_options("demo", {"run.threads": 2})
+        load_options(RECIPE, {"run.threads": 2})
 
 
 def test_differences_name_options_but_not_those_that_change_no_weight() -> None:
-    before = load_options("demo").to_json()
-    now = load_options("demo", {"loss.dino": 2.0, "run.workers": 7}).to_json()
+    before = load_options(RECIPE).to_json()
+    now = load_options(RECIPE, {"loss.dino": 2.0, "run.workers": 7}).to_json()
     assert differences(now, before) == ["loss.dino is 2.0, was 1.0"]

@@ -71,7 +71,7 @@ def test_without_matplotlib_the_extra_is_named_before_any_work(checkout: Path, t
 
 def test_drawing_touches_no_figures_of_others(checkout: Path, tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom edgepath.plot import Line, Panel, draw_panels\n"
+        "import sys\nfrom pathlib import Path\nfrom edgepath.reports.plots import Line, Panel, draw_panels\n"
         f"draw_panels([Panel('a', 'b', 'c', [0, 1], [Line('d', [0, 1])])], Path({str(tmp_path / 'p.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

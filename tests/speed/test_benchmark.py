@@ -94,8 +94,10 @@ def test_against_another_bundle_and_an_earlier_result(result: dict[str, Any], ex
         [exports("onnx-int8").bundle],
         against=[other, tmp_path / "earlier.json"],
         batches=[1],
+        profile=True,
         **QUICK,  # type: ignore[arg-type]
     )
+    assert set(found["operations"]) == {"tiny-onnx-int8"}
     ours, theirs = found["results"]
     assert theirs["name"] == "tiny-onnx-fp32"
     here, before = ours["ratios"]

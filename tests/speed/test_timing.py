@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
 import numpy as np
@@ -17,29 +16,51 @@ from edgepath.speed.timing import (
 )
 
 
-def test_each_is_called_in_turn_and_every_sample_is_kept() -> None:
-    calls: list[str] = []
+class Clock:
+    """A clock that only goes on by what calls are said to take: no test waits, nor depends on the machine's speed."""
 
-    def run(name: str) -> None:
-        calls.append(name)
-        time.sleep(SETTLED_S + 0.01)  # long enough to be timed without an untimed call before
+    def __init__(self) -> None:
+        self.now, self.calls = 0.0, list[str]()
 
-    found = in_turn({name: partial(run, name) for name in "ab"}, rounds=4, warm_up=2)
-    assert calls == ["a", "a", "b", "b", *"abababab"]
-    assert {name: len(samples) for name, samples in found.items()} == {"a": 4, "b": 4}
-    assert all((samples >= SETTLED_S * 1e3).all() for samples in found.values())
+    def __call__(self) -> float:
+        return self.now
 
-
-def test_a_short_call_is_settled_by_an_untimed_one() -> None:
-    calls: list[str] = []
-    in_turn({name: partial(calls.append, name) for name in "ab"}, rounds=3, warm_up=1)
-    assert calls == ["a", "b", *"aabb" * 3]
+    def run(self, name: str, seconds: float) -> None:
+        self.calls.append(name)
+        self.now += seconds
 
 
-def test_budget_ends_rounds_but_leaves_three() -> None:
-    slow = partial(time.sleep, 0.06)
-    assert len(in_turn({"slow": slow}, rounds=40, seconds=0.01)["slow"]) == FEWEST
-    assert FEWEST < len(in_turn({"slow": slow}, rounds=40, seconds=0.6)["slow"]) < 40
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_each_is_called_in_turn_and_every_sample_is_kept(clock: Clock) -> None:
+    runs = {"a": partial(clock.run, "a", 0.0625), "b": partial(clock.run, "b", 0.125)}
+    assert min(0.0625, 0.125) > SETTLED_S  # so no untimed call comes before
+    found = in_turn(runs, rounds=4, warm_up=2, clock=clock)
+    assert clock.calls == ["a", "a", "b", "b", *"abababab"]
+    assert {name: samples.tolist() for name, samples in found.items()} == {"a": [62.5] * 4, "b": [125.0] * 4}
+
+
+def test_a_short_call_is_settled_by_an_untimed_one(clock: Clock) -> None:
+    found = in_turn({name: partial(clock.run, name, 0.03125) for name in "ab"}, rounds=3, warm_up=1, clock=clock)
+    assert clock.calls == ["a", "b", *"aabb" * 3]
+    assert found["a"].tolist() == [31.25] * 3
+
+
+def test_budget_ends_rounds_but_leaves_three(clock: Clock) -> None:
+    slow = {"slow": partial(clock.run, "slow", 0.0625)}
+    assert len(in_turn(slow, rounds=40, seconds=0.01, clock=clock)["slow"]) == FEWEST
+    assert len(in_turn(slow, rounds=40, seconds=1.0, clock=clock)["slow"]) == 16
+    assert len(in_turn(slow, rounds=12, seconds=1.0, clock=clock)["slow"]) == 12
+
+
+def test_warm_up_takes_a_fifth_of_the_seconds_and_at_least_one_call(clock: Clock) -> None:
+    for seconds, calls in ((10.0, 5), (1.0, 4), (0.01, 1)):
+        clock.calls.clear()
+        in_turn({"slow": partial(clock.run, "slow", 0.0625)}, rounds=3, seconds=seconds, warm_up=5, clock=clock)
+        assert len(clock.calls) == calls + 3
 
 
 def test_ratio_is_the_median_of_ratios_in_a_round() -> None:

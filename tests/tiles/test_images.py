@@ -8,7 +8,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -275,23 +274,21 @@ def large(kind: str, side: int) -> bytes:
 def test_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.png").write_bytes(large(kind, 60_000))
     script = (
-        "import resource, sys, time\n"
+        "import resource, sys\n"
         "from edgepath.errors import TileError\n"
         "from edgepath.tiles.images import read_image\n"
-        "before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for resize in ('refuse', 'squash', 'crop'):\n"
         "    try: read_image(sys.argv[1], 224, resize)\n"
         "    except TileError as error: print(error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.monotonic() - start)"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     command = [sys.executable, "-W", "error", "-c", script, str(tmp_path / "a.png")]
     *messages, cost = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(messages) == 3
     assert all("60000 x 60000 pixels, 224 x 224 are needed" in message for message in messages)
     assert "--resize" not in messages[0]  # no resize would help
-    kilobytes, seconds = map(float, cost.split())
-    assert kilobytes < 20_000  # decoded, it would take 10.8 GB
-    assert seconds < 1
+    assert int(cost) < 20_000  # kB; decoded, it would take 10.8 GB
 
 
 def test_largest_image_that_is_resized_is_bounded(tmp_path: Path) -> None:
@@ -398,11 +395,3 @@ def test_descriptor_tells_fine_from_coarse_texture() -> None:
     assert middle[9] == pytest.approx(0, abs=1e-6)
     assert coarse[10] == pytest.approx(jump / 2, rel=1e-4)
     assert coarse[6] < middle[6] < fine[6]
-
-
-def test_descriptor_is_quick() -> None:
-    tile = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    start = time.perf_counter()
-    for _ in range(10):
-        describe(tile)
-    assert time.perf_counter() - start < 1  # 5 ms each on one core; a pack is selected from thousands

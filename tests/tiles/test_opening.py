@@ -204,10 +204,11 @@ def test_batches_of_none_are_refused(folder: Path) -> None:
 
 
 class Counting:
-    """A source that knows how many of its tiles were asked for, and takes longer for the first ones."""
+    """A source that knows how many of its tiles were asked for, and whose first three wait for each other."""
 
     def __init__(self, count: int) -> None:
         self.asked, self.most, self.busy, self.lock = 0, 0, 0, threading.Lock()
+        self.together = threading.Barrier(3)
         self.source = TileSource("made", "made", tuple(f"{i:03d}" for i in range(count)), SIZE, self.load)
 
     def load(self, key: str) -> np.ndarray:
@@ -215,7 +216,9 @@ class Counting:
             self.asked += 1
             self.busy += 1
             self.most = max(self.most, self.busy)
-        time.sleep(0.01 if int(key) % 4 == 0 else 0.002)
+        if int(key) < 3:
+            self.together.wait()
+        time.sleep(0.01 if int(key) % 4 == 0 else 0.002)  # so that later tiles are there before earlier ones
         with self.lock:
             self.busy -= 1
         return np.full((SIZE, SIZE, 3), int(key), np.uint8)

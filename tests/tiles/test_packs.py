@@ -587,7 +587,7 @@ os.rename = rename_and_die
 def progress(done, total):
     if done == total and how == "in the middle":
         print("writing", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 
 build_pack(["synthetic:2:1"], out, 2, force=True, progress=progress)
 """
@@ -604,7 +604,7 @@ def start(how: str, out: Path) -> subprocess.Popen[str]:
 def test_killed_build_leaves_no_half_pack_and_the_next_one_works(tmp_path: Path) -> None:
     process = start("in the middle", tmp_path / "pack")
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate()
     assert contents(tmp_path) == {f".pack.{process.pid}.partial"}
     assert "no such folder" in refused(tmp_path / "pack")
     assert check_pack(small(tmp_path).path).count == 1
@@ -614,7 +614,7 @@ def test_killed_build_leaves_no_half_pack_and_the_next_one_works(tmp_path: Path)
 def test_terminated_build_cleans_up(tmp_path: Path) -> None:
     process = start("in the middle", tmp_path / "pack")
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert contents(tmp_path) == set()
 
@@ -623,7 +623,7 @@ def test_terminated_build_cleans_up(tmp_path: Path) -> None:
 def test_killed_between_the_renames(tmp_path: Path, when: int, count: int) -> None:
     small(tmp_path)
     process = start(f"after rename {when}", tmp_path / "pack")
-    process.communicate(timeout=20)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(UsageError, match="exists; give --force"):  # found again, and put back where it was
         small(tmp_path)
@@ -657,20 +657,18 @@ def test_partial_pack_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
         assert contents(tmp_path) == {"pack", f".pack.{process.pid}.partial"}
     finally:
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate()
 
 
 def test_terminated_command_cleans_up(lab: Path, tmp_path: Path) -> None:
     command = "import sys; from edgepath.cli import main; sys.argv[0] = 'edgepath'; main()"
     arguments = ["calibrate", "build", "synthetic:5000", "--out", str(tmp_path / "pack"), "-n", "4000"]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE)
-    for _ in range(2000):
-        if contents(tmp_path) or process.poll() is not None:
-            break
+    while not contents(tmp_path) and process.poll() is None:
         signal.sigtimedwait([], 0.01)
     assert contents(tmp_path) == {f".pack.{process.pid}.partial"}
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert contents(tmp_path) == set()
 

@@ -386,12 +386,3 @@ def test_what_cannot_be_drawn_is_refused(arguments: dict[str, object], said: str
 def test_no_look_before_the_first_tile(index: int, seed: int) -> None:
     with pytest.raises(UsageError, match="give 0 or more for both"):
         look_of(index, seed)
-
-
-def test_one_core_draws_dozens_of_tiles_a_second() -> None:
-    script = (
-        "import time\nfrom edgepath.tiles.synthetic import synthesize\nsynthesize(1)\n"
-        "start = time.process_time()\nsynthesize(45, start=91)\nprint(45 / (time.process_time() - start))"
-    )
-    # The aim is 50; half of that passes, because other work on the same cores takes cache and clock from this one.
-    assert float(python(script)) > 25

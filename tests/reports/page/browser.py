@@ -87,7 +87,7 @@ class Browser:
     def close(self) -> None:
         """End the browser."""
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait()
         os.close(self._write)
         os.close(self._read)
 

@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepath.distillation.scoring import (
-    HEADER,
-    LABELLED,
-    REGISTERED,
-    colour_histogram,
-    evaluate,
-    table,
-)
 from edgepath.tiles.opening import open_tiles
 from edgepath.tiles.source import TileSource
+from tools.demo_model.scoring import HEADER, LABELLED, REGISTERED, colour_histogram, evaluate, table
 
 CLASSES = {"osteosarcoma": ("Viable", "Non-Tumor"), "oral_oscc": ("Normal", "OSCC")}
 

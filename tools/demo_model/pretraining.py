@@ -8,9 +8,7 @@ It learns in stages (teacher.toml): its first blocks from small views, then more
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,49 +16,37 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
-from ..machine.hardware import device_name, pick_device
-from ..models.catalogue import ModelSpec
-from ..tiles.opening import open_tiles
-from ..tiles.source import TileSource
-from .checkpoint import (
-    check_same_options,
-    check_same_run,
-    load_checkpoint,
-    require_finite,
-    save_checkpoint,
+from edgepath.distillation.checkpoint import require_finite
+from edgepath.distillation.loader import Loader
+from edgepath.distillation.loader import Views as Made
+from edgepath.distillation.loop import (
+    Figures,
+    begin,
+    descend,
+    gradients,
+    open_run,
+    train,
 )
-from .imagenet import Stem
-from .imitator import Imitator
-from .interrupt import finish_steps
-from .loader import Loader, workers_told
-from .networks import optimizer_groups
-from .processes import most_memory
-from .runfolder import (
-    Log,
-    draw_log,
-    prepare_run,
-    read_log,
-    write_run,
-    write_student,
-)
-from .schedules import cosine
-from .teacheroptions import (
-    Options,
-    Stage,
-    Views,
-    check_options,
-    load_options,
-)
-from .views import (
+from edgepath.distillation.networks import optimizer_groups
+from edgepath.distillation.runfolder import draw_log, read_log, write_student
+from edgepath.distillation.schedules import cosine
+from edgepath.distillation.views import (
     blur,
     crop,
     recolour,
     turn,
 )
+from edgepath.machine.hardware import device_name, pick_device
+from edgepath.machine.progress import Progress
+from edgepath.models.catalogue import ModelSpec
+from edgepath.tiles.opening import open_tiles
+from edgepath.tiles.source import TileSource
 
-Progress = Callable[[str, int, int], None]
+from .imagenet import Stem
+from .imitator import Imitator
+from .options import Options, Stage, Views, check_options, load_options
+
 COLUMNS = (
     "step", "loss", "tile", "patch", "learning_rate", "gradient_norm", "tiles_per_s", "waiting_share", "seconds",
     "peak_gb",
@@ -96,24 +82,16 @@ def pretrain(
     chosen, folder = load_options(options), Path(out)
     check_options(chosen, spec)
     say = progress or (lambda stage, done, total: None)
-    prepare_run(folder, resume=resume, force=force)
-    state = load_checkpoint(folder) if resume else None
-    if state is not None:
-        check_same_options(folder, state, asdict(chosen))  # before anything is made by other ones
+    state = open_run(folder, asdict(chosen), resume=resume, force=force)
     source = open_tiles(tiles, size=spec.size)
-    run = _Pretraining(spec, stem, chosen, source.provenance()["sha256"], torch.device(pick_device(device)))
+    about = source.provenance()
+    run = _Pretraining(spec, stem, chosen, about["sha256"], torch.device(pick_device(device)))
     loaders = [(stage, _loader(source, chosen, stage, until)) for stage, until in _ends(chosen)]
-    if state is not None:
-        check_same_run(folder, state, run.identity)
-        run.restore(state)
-    else:
-        run.fit(source)
-    facts = {"model": {"name": spec.name}, "tiles": source.provenance(), "options": asdict(chosen)}
-    write_run(folder, facts | {"processes": {"count": 1, "device": device_name(run.device.type)}})
-    if not resume:
-        save_checkpoint(folder, run.state())
-    with workers_told(), closing(_views(run, loaders)) as steps, finish_steps(alone=True) as stopped:
-        _loop(run, steps, folder, say, stopped)
+    facts = {"model": {"name": spec.name}, "tiles": about, "options": asdict(chosen)}
+    facts |= {"processes": {"count": 1, "device": device_name(run.device.type)}}
+    begin(run, state, folder, facts, fit=lambda: run.fit(source))
+    how = (chosen.training, chosen.run)
+    train(run, _views(run, loaders), folder, *how, stage="pretrain", columns=COLUMNS, say=say)
     write_student(folder, run.net.tokens.vit, spec)
     draw_log(folder, PANELS)
     return {"path": str(folder), "steps": run.step, "tiles": len(source), "last": read_log(folder)[-1]}
@@ -170,30 +148,23 @@ class _Pretraining:
             features.append(self.net.stem(clean, self.net.patch))
         self.net.fit(torch.cat(seen), torch.cat(features))
 
-    def train(self, seen: Tensor, clean: Tensor) -> dict[str, float]:
-        """Take one step on views, uint8 (V, N, C, C, 3), and return its figures."""
+    def train(self, views: Made) -> tuple[Figures, Figures]:
+        """Take one step on views, uint8 (V, N, C, C, 3) as seen and as they are; return its figures and its rate."""
         training, weight = self.options.training, self.options.loss
-        rate = cosine(self.step, training.steps, training.learning_rate, training.learning_rate_end, training.warmup)
-        views, clean = seen.to(self.device).flatten(0, 1), clean.to(self.device).flatten(0, 1)
-        cls, patches = self.net(views)
+        seen, clean = (torch.from_numpy(part).to(self.device).flatten(0, 1) for part in views)
+        cls, patches = self.net(seen)
         wanted = self.net.targets(clean)
         tile_loss = 1 - F.cosine_similarity(cls, wanted[0]).mean()
         patch_loss = F.mse_loss(patches, wanted[1])
         total = weight.tile * tile_loss + weight.patch * patch_loss
-        require_finite(self.step + 1, loss=float(total.detach()))
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), training.clip)
-        require_finite(self.step + 1, gradient=float(norm))
-        for group in self.optimizer.param_groups:
-            group["lr"], group["weight_decay"] = rate, training.weight_decay if group["decays"] else 0.0
-        self.optimizer.step()
+        losses = {"loss": total, "tile": tile_loss, "patch": patch_loss}
+        figures = {name: float(value.detach()) for name, value in losses.items()}
+        require_finite(self.step + 1, loss=figures["loss"])
+        figures["gradient_norm"] = gradients(total, self.net, training.clip, self.step + 1)
+        rate = cosine(self.step, training.steps, training.learning_rate, training.learning_rate_end, training.warmup)
+        descend(self.optimizer, rate, training.weight_decay)
         self.step += 1
-        figures = {"loss": total, "tile": tile_loss, "patch": patch_loss}
-        return {name: float(value.detach()) for name, value in figures.items()} | {
-            "learning_rate": rate,
-            "gradient_norm": float(norm),
-        }
+        return figures, {"learning_rate": rate}
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""
@@ -212,46 +183,10 @@ class _Pretraining:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _views(run: _Pretraining, loaders: list[tuple[Stage, Loader]]) -> Generator[tuple[np.ndarray, ...], None, None]:
+def _views(run: _Pretraining, loaders: list[tuple[Stage, Loader]]) -> Generator[Made, None, None]:
     """Yield the views of every step that is to come, and let the model have its stage's blocks for them."""
     while loaders:
         stage, loader = loaders.pop(0)  # a loader holds tiles, which nobody needs once its stage is over
         for views in loader.steps(run.step):
             run.net.blocks = stage.blocks
             yield views
-
-
-def _loop(
-    run: _Pretraining,
-    steps: Iterator[tuple[np.ndarray, ...]],
-    folder: Path,
-    say: Progress,
-    stopped: Callable[[], bool],
-) -> None:
-    """Train to the last step, or until `stopped`; log, save and show how far it is."""
-    options = run.options
-    log = Log(folder, run.step, COLUMNS)
-    rows: list[dict[str, float]] = []
-    before, waited = time.perf_counter(), 0.0
-    while True:
-        asked = time.perf_counter()
-        data = next(steps, None)
-        if data is None:
-            return
-        waited += time.perf_counter() - asked
-        rows.append(run.train(*map(torch.from_numpy, data)))
-        last = run.step == options.training.steps
-        if run.step % options.run.log_every == 0 or last:
-            seconds = time.perf_counter() - before
-            log.seconds += seconds
-            means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-            speed = {"tiles_per_s": len(rows) * options.training.batch / seconds, "waiting_share": waited / seconds}
-            peak = most_memory(run.device) / 1e9
-            log.add(means | speed | {"step": run.step, "seconds": log.seconds, "peak_gb": peak})
-            rows, before, waited = [], time.perf_counter(), 0.0
-        stop = stopped() and not last
-        if run.step % options.run.checkpoint_every == 0 or last or stop:
-            save_checkpoint(folder, run.state())
-        say("pretrain", run.step, options.training.steps)
-        if stop:
-            raise KeyboardInterrupt

@@ -1,5 +1,7 @@
 """How near an OpenVINO artifact comes to what its runtime can multiply: its multiply-adds over the measured peaks.
 
+    python benchmarks/roofline.py BUNDLE ... [--threads N] [--seconds S]
+
 A peak is one large product through OpenVINO's own kernels (oneDNN's, MLAS's), timed in turn with the artifact, so that
 clock and neighbours are the same for both. Another runtime's kernels have other peaks. What runs in INT8 is counted at
 the INT8 peak, the rest at FP32's.
@@ -7,17 +9,29 @@ the INT8 peak, the rest at FP32's.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import openvino
+import torch
+import torch.nn.functional as F
+from openvino import opset13 as ops
+from torch.overrides import TorchFunctionMode
 
-from ..bundle.bundle import Bundle
-from ..machine.packages import require
-from .contenders import Contender
-from .timing import in_turn, ratio
+from edgepath.bundle.bundle import Bundle, open_bundle
+from edgepath.models.catalogue import ModelSpec
+from edgepath.models.weights import random_model
+from edgepath.program.fold import fold
+from edgepath.program.sensitivity import multiply_adds
+from edgepath.reports.console import print_table
+from edgepath.speed.contenders import Contender, bundle_contender
+from edgepath.speed.pinning import pinned
+from edgepath.speed.timing import in_turn, ratio
 
 SIDE = 1024
 """Rows, columns and depth of the product that is a peak."""
@@ -40,16 +54,6 @@ class Work:
 
 def count_work(bundle: Bundle) -> Work:
     """Count a bundle's multiply-adds on its folded model; weights play no part, so none are loaded."""
-    require("torch", "export")
-    import torch
-    import torch.nn.functional as F
-    from torch.overrides import TorchFunctionMode
-
-    from ..models.catalogue import ModelSpec
-    from ..models.weights import random_model
-    from ..program.fold import fold
-    from ..program.sensitivity import multiply_adds
-
     contract, spec = bundle.manifest["contract"], ModelSpec.from_json(bundle.manifest["model"])
     net = fold(random_model(spec), spec, embedding=contract["embedding"], tokens=contract["tokens"])
     work, program = multiply_adds(net), bundle.manifest["program"]
@@ -80,7 +84,6 @@ def roofline(
     `peaks` are multiply-adds a second; of each bundle `limit` is the time at the peaks over the time measured, 1 when
     nothing else took any time.
     """
-    require("openvino", "openvino")
     runs: dict[Any, Callable[[], object]] = {name: partial(one.run, tiles[:1]) for name, (_, one) in bundles.items()}
     runs |= {("peak", precision): _product(precision, threads) for precision in ("f32", "i8")}
     times = in_turn(runs, seconds=seconds, warm_up=3)
@@ -125,9 +128,6 @@ def peaks_line(found: Mapping[str, Any]) -> str:
 
 def _product(precision: str, threads: int) -> Callable[[], object]:
     """Return a call of one product of SIDE x SIDE with weights, in OpenVINO's kernel for a precision."""
-    import openvino
-    from openvino import opset13 as ops
-
     draw = np.random.default_rng(0)
     x = ops.parameter([SIDE, SIDE], np.float32)
     if precision == "i8":
@@ -142,3 +142,24 @@ def _product(precision: str, threads: int) -> Callable[[], object]:
     request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     given = draw.standard_normal((SIDE, SIDE)).astype(np.float32)
     return lambda: request.infer({0: given}, share_inputs=True)
+
+
+def main() -> None:
+    """Print how near bundles come to the peaks, and the peaks."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="folders of bundles for OpenVINO")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads and cores; 0 = all cores")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each bundle and peak, at most")
+    given = parser.parse_args()
+    bundles = [open_bundle(path) for path in given.bundles]
+    if others := [bundle.name for bundle in bundles if bundle.backend != "openvino"]:
+        parser.error(f"{', '.join(others)}: not for OpenVINO, whose kernels the peaks are")
+    with pinned(given.threads) as pinning, ExitStack() as stack:
+        timed = {one.name: (one, bundle_contender(one, one.name, pinning.threads, stack)) for one in bundles}
+        found = roofline(timed, bundles[0].golden()[0], pinning.threads, seconds=given.seconds)
+    print_table(HEADER, roofline_rows(found))
+    print(peaks_line(found))
+
+
+if __name__ == "__main__":
+    main()

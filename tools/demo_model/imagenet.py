@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from edgepath.errors import WeightsError
 
 STRIDE = 16
 """Pixels of the network's input that become one patch."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..quality.classifiers import cross_validate, retrieve
-from ..tiles.source import TileSource
+from edgepath.quality.classifiers import cross_validate, retrieve
+from edgepath.tiles.source import TileSource
 
 Embed = Callable[[np.ndarray], np.ndarray]
 LABELLED = ("osteosarcoma", "oral_oscc")
@@ -29,7 +29,7 @@ def evaluate(embedders: Mapping[str, Embed], source: TileSource) -> dict[str, di
     neighbours and of a linear probe, 5-fold, with 95 % intervals; on the registered one: cosine and retrieval of the
     same place under another scanner.
     """
-    return {name: _figures(_embed(embed, source), source.keys) for name, embed in embedders.items()}
+    return {name: _figures(embed_all(embed, source), source.keys) for name, embed in embedders.items()}
 
 
 def colour_histogram(tiles: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 HEADER = ["", *(f"{folder} {way}" for folder in LABELLED for way in ("kNN-5", "linear")), "cosine", "top-1", "top-10"]
 
 
-def _embed(embed: Embed, source: TileSource) -> np.ndarray:
+def embed_all(embed: Embed, source: TileSource) -> np.ndarray:
     return np.concatenate([embed(batch.pixels) for batch in source.batches(_BATCH)])
 
 

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import WIDE, untrained_stem, vit
+from small_teacher import WIDE, untrained_stem, vit
 
-from edgepath.distillation.imagenet import DEEP, WIDTH, Stem
-from edgepath.distillation.imitator import Imitator, summarize
 from edgepath.distillation.networks import build_student
-from edgepath.distillation.pretraining import cut, pretrain
 from edgepath.distillation.runfolder import read_log
-from edgepath.distillation.teacheroptions import load_options
 from edgepath.errors import EdgepathError, RecipeError, UsageError
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import load_model
 from edgepath.recipes.toml import read_toml
 from edgepath.tiles.synthetic import synthesize
+from tools.demo_model.imagenet import DEEP, WIDTH, Stem
+from tools.demo_model.imitator import Imitator, summarize, tokens_after
+from tools.demo_model.options import load_options
+from tools.demo_model.pretraining import cut, pretrain
 
 SMALL = {
     "stages": [{"share": 1.0, "blocks": 1, "crop": 84}],
@@ -110,7 +110,7 @@ def test_the_first_blocks_are_the_model_of_that_depth(blocks: int) -> None:
     views = torch.from_numpy(synthesize(2, seed=1)[:, :56, :56].copy())
     with torch.no_grad():
         tokens = shallow.forward_features(net.tokens.normalize(views))
-        cls, patches = net.tokens(views, blocks)
+        cls, patches = tokens_after(net.tokens, views, blocks)
     assert torch.allclose(cls, tokens[:, 0], atol=1e-6)
     assert torch.allclose(patches, tokens[:, 5:], atol=1e-6)
 

@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.distillation.demo import (
-    SYNTHETIC,
-    TEACHER,
-    _training,
-    split,
-    write_half,
-    write_start,
-    write_training_tiles,
-)
 from edgepath.errors import UsageError
 from edgepath.models.catalogue import find_model
 from edgepath.models.weights import load_model
 from edgepath.tiles.opening import open_tiles
 from edgepath.tiles.source import TileSource
+from tools.demo_model.making import SYNTHETIC, TEACHER, split, training, write_half, write_start, write_training_tiles
 
 KEYS = (
     "cmu1/tissue/cmu1_x1120_y1120.png",
@@ -65,11 +57,11 @@ def test_tiles_of_another_layout_are_refused() -> None:
 def test_a_teacher_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("schema = 1\n\n[options.training]\nbatch = 8\n")
     with pytest.raises(UsageError, match=r"an earlier edgepath .* give another OUT"):
-        _training(tmp_path)
+        training(tmp_path)
 
 
 def test_training_tiles_are_written_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgepath.distillation.demo.SYNTHETIC", 3)
+    monkeypatch.setattr("tools.demo_model.making.SYNTHETIC", 3)
     train, _ = split(source(KEYS))
     write_training_tiles(train, tmp_path / "tiles")
     written = open_tiles(tmp_path / "tiles")

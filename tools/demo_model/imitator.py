@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from ..models.catalogue import ModelSpec
-from .imagenet import DEEP, WIDTH, Stem
-from .networks import (
+from edgepath.distillation.networks import (
     Tokens,
     build_student,
     grid,
-    patch_size,
     width,
 )
+from edgepath.models.catalogue import ModelSpec
+
+from .imagenet import DEEP, WIDTH, Stem
 
 
 class Imitator(nn.Module):
@@ -50,7 +50,7 @@ class Imitator(nn.Module):
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Return class tokens (N, D) and the patches' standardised features (N, P, 384) of uint8 (N, C, C, 3)."""
-        cls, patches = self.tokens(views, self.blocks)
+        cls, patches = tokens_after(self.tokens, views, self.blocks)
         return cls, self.patch_head(patches)
 
     @torch.no_grad()
@@ -75,6 +75,21 @@ class Imitator(nn.Module):
         principal = torch.linalg.svd((tiles - self.tile_mean) / self.tile_spread, full_matrices=False).Vh[:count]
         self.directions.zero_()[:, :count] = principal.T
         _whiten(self.tokens.vit, self.tokens.normalize(seen))
+
+
+def tokens_after(net: Tokens, views: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
+    """Return class (N, D) and patch tokens (N, P, D) of the first `blocks` of a model, of uint8 (N, C, C, 3)."""
+    vit: Any = net.vit
+    ((patches, prefix),) = vit.forward_intermediates(
+        net.normalize(views), [blocks - 1], True, norm=True, stop_early=True, output_fmt="NLC", intermediates_only=True
+    )
+    return prefix[:, 0], patches
+
+
+def patch_size(vit: nn.Module) -> int:
+    """Return how many pixels a patch has along one side."""
+    model: Any = vit
+    return int(model.patch_embed.patch_size[0])
 
 
 def summarize(features: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgepath.distillation.card import to_card
-from edgepath.distillation.scoring import LABELLED, REGISTERED
 from edgepath.models.catalogue import find_model
 from edgepath.models.weights import load_model, shipped_weights
+from tools.demo_model.card import to_card
+from tools.demo_model.scoring import LABELLED, REGISTERED
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_card_is_made_of_the_figures_that_ship(folder: Path) -> None:
     facts = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card == to_card(facts)
-    for said in ("Not for clinical use", "CC BY 3.0", "Apache-2.0", "python -m edgepath.distillation.demo", "seed 0"):
+    for said in ("Not for clinical use", "CC BY 3.0", "Apache-2.0", "python -m tools.demo_model", "seed 0"):
         assert said in card
     for name in ("teacher", "student", "random weights", "colour histogram"):
         of = facts["figures"][name]
@@ -55,11 +55,11 @@ def test_card_is_made_of_the_figures_that_ship(folder: Path) -> None:
 
 
 def test_figures_are_the_weights_own(folder: Path, real_tiles: Path) -> None:
-    from edgepath.distillation.demo import split
-    from edgepath.distillation.scoring import _embed
     from edgepath.models.reference import Runner
     from edgepath.quality.classifiers import retrieve
     from edgepath.tiles.opening import open_tiles
+    from tools.demo_model.making import split
+    from tools.demo_model.scoring import embed_all
 
     facts = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     vit, spec, _ = load_model(find_model("demo"))
@@ -67,7 +67,7 @@ def test_figures_are_the_weights_own(folder: Path, real_tiles: Path) -> None:
     rows = [i for i, key in enumerate(test.keys) if key.startswith(REGISTERED)]
     registered = test.select(rows)
     with Runner(vit, spec.mean, spec.std) as run:
-        embeddings = _embed(run, registered)
+        embeddings = embed_all(run, registered)
     scanners = sorted({key.split("/")[1] for key in registered.keys})
     by_scanner = {name: embeddings[[key.split("/")[1] == name for key in registered.keys]] for name in scanners}
     found = retrieve(by_scanner)

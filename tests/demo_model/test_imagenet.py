@@ -10,10 +10,10 @@ import pytest
 import timm
 import torch
 
-from edgepath.distillation import imagenet
-from edgepath.distillation.imagenet import TIMM_NAME, cut_stem, load_stem
 from edgepath.errors import WeightsError
 from edgepath.tiles.synthetic import synthesize
+from tools.demo_model import imagenet
+from tools.demo_model.imagenet import TIMM_NAME, cut_stem, load_stem
 
 
 def net() -> Any:

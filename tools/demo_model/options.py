@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
-from ..models.catalogue import ModelSpec
-from ..recipes.toml import build_table, read_toml
-from .options import Run
+from edgepath.distillation.networks import build_student
+from edgepath.distillation.options import Colours, Run, Steps
+from edgepath.errors import RecipeError
+from edgepath.models.catalogue import ModelSpec
+from edgepath.recipes.toml import build_table, read_toml
+
+from .imitator import patch_size
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(Colours):
     """What is cut out of a tile and what is done to it; see teacher.toml."""
 
     zoom: tuple[float, ...]
-    stain_strength: float
-    stain_hue: float
-    scanner: float
-    blur_probability: float
-    blur_pixels: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,9 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Training:
-    """The optimizer and its schedule, in steps."""
+class Training(Steps):
+    """The optimizer and its schedule, and how many tiles the features' means are taken from."""
 
-    steps: int
-    batch: int
-    seed: int
-    learning_rate: float
-    learning_rate_end: float
-    warmup: int
-    weight_decay: float
-    clip: float
     fit_tiles: int
 
 
@@ -88,10 +78,8 @@ def load_options(overrides: Mapping[str, Any] | None = None) -> Options:
 
 def check_options(options: Options, spec: ModelSpec) -> None:
     """Refuse numbers that would end in a traceback, or in a loss that means nothing."""
-    from .networks import build_student, depth, patch_size
-
-    vit = build_student(spec)
-    patch, most = patch_size(vit), depth(vit)
+    vit: Any = build_student(spec)
+    patch, most = patch_size(vit), len(vit.blocks)
     for number, stage in enumerate(options.stages, 1):
         where = f"teacher recipe: stage {number}:"
         if stage.crop % patch or not 2 * patch <= stage.crop <= spec.size:
