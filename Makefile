@@ -2,7 +2,8 @@
 #
 #   make demo    export the demo model for Intel in INT8, verify the bundle, embed 64 synthetic tiles
 #   make test    run every test
-#   make lint    check style and format (ruff)
+#   make test-devices  run the wheel and the device kits on Python 3.10 to 3.13, without PyTorch (ARGS="-k 3.10" for one)
+#   make lint    check style and format (ruff), spelling (codespell) and the order of rooms (import-linter)
 #   make types   check types (mypy, strict)
 #   make check   lint, types and test
 #   make bench   run the speed suites of benchmarks/ (ARGS=benchmarks for all)
@@ -18,7 +19,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types check bench clean
+.PHONY: help venv demo test test-devices lint types check bench clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -40,9 +41,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
+test-devices: $(STAMP)
+	$(BIN)/python -m pytest tests/devices.py $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports --no-cache
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 import edgepath
 from edgepath.machine.shipped import data_folder
@@ -25,6 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # What the package may use but must not need: everything beyond the base dependencies.
 # fmt: off
 OPTIONAL = (
@@ -188,17 +188,29 @@ def requirements(project: dict[str, Any]) -> list[tuple[str, Requirement]]:
     return [(extra, need) for extra, need in parsed if need.name != "edgepath"]
 
 
+def on(python: str) -> dict[str, str]:
+    return {"python_version": python, "python_full_version": f"{python}.0"}
+
+
+def test_every_tested_python_is_named(project: dict[str, Any]) -> None:
+    named = {line.rpartition(" ")[2] for line in project["project"]["classifiers"] if " :: 3." in line}
+    assert named == set(PYTHONS)
+
+
 def test_constraints_pin_every_direct_dependency(project: dict[str, Any], checkout: Path) -> None:
     lines = (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)] == []
-    pins = {canonicalize_name(name): Version(pin) for name, pin in (line.split("==") for line in lines)}
-    assert len(pins) == len(lines), "a package is pinned twice"
-    for extra, need in requirements(project):
-        if "python_version" in str(need.marker):
-            continue  # only for a Python older than the one the pins were tested with
-        pin = pins.get(canonicalize_name(need.name))
-        assert pin is not None, f"extra {extra!r}: {need} is not pinned"
-        assert pin in need.specifier, f"extra {extra!r}: {need} does not allow the tested {pin}"
+    form = r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+(; python_version (<|>=) '3\.11')?"
+    assert [line for line in lines if not re.fullmatch(form, line)] == []
+    for python in PYTHONS:
+        here = [line for line in map(Requirement, lines) if line.marker is None or line.marker.evaluate(on(python))]
+        pins = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
+        assert len(pins) == len(here), f"Python {python}: a package is pinned twice"
+        for extra, need in requirements(project):
+            if "python_version" in str(need.marker) and not need.marker.evaluate(on(python)):
+                continue
+            pin = pins.get(canonicalize_name(need.name))
+            assert pin is not None, f"extra {extra!r}, Python {python}: {need} is not pinned"
+            assert pin in need.specifier, f"extra {extra!r}, Python {python}: {need} does not allow the tested {pin}"
 
 
 def test_all_is_every_extra_from_the_public_registry(project: dict[str, Any]) -> None:
@@ -225,8 +237,8 @@ def test_no_tracked_file_names_a_machine_or_a_package_index(tracked: list[str], 
 
 def test_every_make_target_is_documented(checkout: Path) -> None:
     text = (checkout / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]\w*):", text, flags=re.MULTILINE))
-    assert set(re.findall(r"^#   make (\w+) +\S", text, flags=re.MULTILINE)) == targets
+    targets = set(re.findall(r"^([a-z][\w-]*):", text, flags=re.MULTILINE))
+    assert set(re.findall(r"^#   make ([\w-]+) +\S", text, flags=re.MULTILINE)) == targets
     (phony,) = re.findall(r"^\.PHONY: (.+)", text, flags=re.MULTILINE)
     assert set(phony.split()) == targets
-    assert set(re.findall(r"^make (\w+)", run("make", "help", cwd=checkout).stdout, flags=re.MULTILINE)) == targets
+    assert set(re.findall(r"^make ([\w-]+)", run("make", "help", cwd=checkout).stdout, flags=re.MULTILINE)) == targets

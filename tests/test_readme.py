@@ -16,7 +16,7 @@ from edgepath.recipes.recipe import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "CONTRIBUTING.md", "calibration/README.md", "benchmarks/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "calibration/README.md", "benchmarks/README.md")
 
 
 def commands(text: str, name: str) -> list[list[str]]:
@@ -44,7 +44,7 @@ def test_both_first_commands_and_all_verbs_are_shown() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_make_targets_exist(page: str, checkout: Path) -> None:
-    known = set(re.findall(r"^([a-z]\w*):", (checkout / "Makefile").read_text(), flags=re.MULTILINE))
+    known = set(re.findall(r"^([a-z][\w-]*):", (checkout / "Makefile").read_text(), flags=re.MULTILINE))
     assert {words[0] for words in commands((checkout / page).read_text(encoding="utf-8"), "make")} <= known
 
 
