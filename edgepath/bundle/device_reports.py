@@ -28,6 +28,8 @@ _NEEDED = {
     "measured_at": str,
 }
 
+_SHOWN = (("total", "cosine_mean"), ("total", "cosine_p01"), ("lowering", "cosine_mean"))  # of drift, in tables
+
 
 def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any]:
     """Keep a `device-report.json` that `kit/check.py` wrote on a device, and return it; the same one once only.
@@ -77,22 +79,7 @@ def reports_file(bundle: Bundle) -> Path:
     return folder.with_name(f"{folder.name}.devices.json")
 
 
-HEADER = ["measured", "device", "ran with", "cosine mean", "1 %", "lowering", "p50 ms", "p99 ms", ""]
-
-
-def report_rows(reports: list[dict[str, Any]]) -> list[list[str]]:
-    """Return a row a device, as `HEADER` names the columns: drift to full precision and to the program, latency."""
-    rows = []
-    for one in reports:
-        total, lowering, latency = one["drift"]["total"], one["drift"]["lowering"], one["latency"]
-        cosines = [f"{figures:.6f}" for figures in (total["cosine_mean"], total["cosine_p01"], lowering["cosine_mean"])]
-        times = [f"{latency[key]:.2f}" for key in ("p50_ms", "p99_ms")]
-        verdict = "ok" if one["passed"] else "FAILED"
-        rows.append([one["measured_at"], named(one["device"]), one["ran_with"], *cosines, *times, verdict])
-    return rows
-
-
-def named(device: Mapping[str, Any]) -> str:
+def device_name(device: Mapping[str, Any]) -> str:
     """Name a device by what its report says of it."""
     said = [str(device[key]) for key in ("board", "gpu", "processor", "power_mode") if device.get(key)]
     return ", ".join(said)[:80] or "not named"
@@ -117,6 +104,9 @@ def _check(found: Any, path: Path) -> None:
         if type(found.get(key)) is not kind:
             raise UsageError(f"report {path}: {key} is {found.get(key)!r}; kit/check.py writes a {kind.__name__}")
     try:
-        report_rows([found])
+        for drift, figure in _SHOWN:
+            float(found["drift"][drift][figure])
+        for figure in ("p50_ms", "p99_ms"):
+            float(found["latency"][figure])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"report {path}: is not whole ({error!r}); kit/check.py writes one") from None

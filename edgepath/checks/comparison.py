@@ -22,7 +22,6 @@ from .drift import measure
 from .summary import FEW, notes
 
 _TIE = 1e-9  # cosines that differ by less are equal
-HEADER = ["bundle", "and", "cosine mean", "1 %", "min", "finds its twin", "top-10"]
 
 
 def compare(
@@ -80,16 +79,6 @@ def compare(
         "noise_floor": max(1 - floor for floor in floors),
         "pairs": [_pair(one, other, embeddings) for one, other in combinations(names, 2)],
     }
-
-
-def pair_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row a pair, as `HEADER` names its columns."""
-    rows = []
-    for pair in result["pairs"]:
-        cosines = [f"{pair[key]:.6f}" for key in ("cosine_mean", "cosine_p01", "cosine_min")]
-        overlap = f"{pair['neighbour_overlap']:.3f}" if pair["neighbours"] == 10 else "-"
-        rows.append([*pair["of"], *cosines, f"{pair['twins']:.3f}", overlap])
-    return rows
 
 
 def twins(one: np.ndarray, other: np.ndarray) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,6 @@ from ..machine.packages import require
 from ..machine.progress import Progress, counter
 from ..program.rebuilding import rebuild, same_weights
 from ..recipes.recipe import Recipe
-from ..reports.plots import (
-    GREY,
-    Line,
-    Panel,
-    draw_panels,
-)
 from ..tiles.opening import open_tiles
 
 if TYPE_CHECKING:
@@ -34,10 +27,6 @@ FP16_MAX = 65504.0
 OUTLIER = 6.0
 """A channel is an outlier when its largest magnitude is so many times the median channel's."""
 MOST = 64
-# Said of artifacts whose layers are not the program's one by one, so that there is nothing to hold them against.
-_OTHER_FORM = re.compile(
-    r"(with weights|norms), the program has|weights of shape|: (not )?quantized$|its input is (not )?rounded$"
-)
 PROVED = 2
 """On so many tiles every layer of an artifact is run alone."""
 
@@ -89,7 +78,7 @@ def debug(
     products, norms = named_parts(lowered)
     differing = differences(lowered, bundle.artifact)
     proofs = {}
-    if program is not None and not any(map(_OTHER_FORM.search, differing)):
+    if program is not None and not any(one.kind == "form" for one in differing):
         shown = pixels[:PROVED]
         proofs = prove(lowered, bundle.artifact, shown, counter(say, "proof", len(shown)))
     for row in layers:
@@ -105,7 +94,7 @@ def debug(
         "parts": {
             "products": len(products),
             "norms": len(norms),
-            "differences": differing,
+            "differences": [str(one) for one in differing],
         },
         "unproved": [name for name, proof in proofs.items() if not proof.holds],
     }
@@ -221,87 +210,3 @@ def _block_figures(index: int, of: _Block, count: int, quantized: bool) -> dict[
 def _decibels(signal: float, noise: float) -> float | None:
     """Return 10 log10(signal / noise); None without noise."""
     return 10 * math.log10(signal / noise) if noise and signal else None
-
-
-LAYER_HEADER = ["layer", "output SQNR", "largest input", "median channel", "outlier channels"]
-LAYER_HEADER += ["integers differ", "output error", "kernels' error"]
-BLOCK_HEADER = ["after block", "SQNR", "1 - cosine of class token", "largest", "FP16 headroom"]
-
-
-def layer_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row a layer, the noisiest first; in the order they run in where nothing is quantized."""
-    rows = sorted(result["layers"], key=lambda row: math.inf if row["sqnr_db"] is None else row["sqnr_db"])
-    return [
-        [
-            row["layer"].removeprefix("vit."),
-            _db(row["sqnr_db"]),
-            f"{row['input_max']:.3g}",
-            f"{row['input_median_channel']:.3g}",
-            f"{row['outlier_channels']} of {row['channels']}",
-            *_proof_cells(row["proof"]),
-        ]
-        for row in rows
-    ]
-
-
-def _proof_cells(proof: Mapping[str, Any] | None) -> list[str]:
-    """Say what the artifact's own layer made of the program's input; steps are the smallest change of an output."""
-    if proof is None:
-        return ["-"] * 3
-    wrong = f", {proof['unexplained']} wrong" if proof["unexplained"] else ""
-    errors = [f"{proof[key]:.2g} steps" for key in ("error_steps", "kernel_error_steps")]
-    return [f"{proof['differ']} of {proof['integers']}{wrong}", *errors]
-
-
-def block_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row a block, as `BLOCK_HEADER` names the columns."""
-    return [
-        [
-            str(row["block"]),
-            _db(row["sqnr_db"]),
-            "-" if row["cls_cosine"] is None else f"{1 - row['cls_cosine']:.2e}",
-            f"{row['max']:.3g}",
-            f"{row['fp16_headroom']:.3g} x",
-        ]
-        for row in result["blocks"]
-    ]
-
-
-def draw_debug(result: Mapping[str, Any], path: Path) -> None:
-    """Draw layers and blocks as a PNG: where noise is made, how it adds up, how near to FP16's end values come."""
-    layers, blocks = result["layers"], result["blocks"]
-    places, depth = range(len(layers)), [row["block"] for row in blocks]
-    headroom = [min(row["fp16_headroom"], _MOST_HEADROOM) for row in blocks]
-    inputs = [
-        Line(label, [max(row[key], 2**-24) for row in layers])
-        for label, key in (("its largest channel", "input_max"), ("its median channel", "input_median_channel"))
-    ]
-    limit = Line("1: FP16 overflows", [1.0] * len(blocks), colour=GREY, dashed=True)
-    panels = [
-        Panel("What goes into each layer", _LAYERS, "largest value", places, inputs, log=True),
-        Panel(
-            "Room to FP16's largest number, 65504",
-            _BLOCKS,
-            "65504 / largest value",
-            depth,
-            [Line("headroom", headroom), limit],
-            log=True,
-        ),
-    ]
-    if all(row["sqnr_db"] is not None for row in layers + blocks):
-        signal = "SQNR, dB (more is better)"
-        alone, after = ([Line("SQNR", [row["sqnr_db"] for row in rows])] for rows in (layers, blocks))
-        panels = [
-            Panel("Signal to quantization noise of each layer alone", _LAYERS, signal, places, alone),
-            Panel("Signal to quantization noise after each block", _BLOCKS, signal, depth, after),
-            *panels,
-        ]
-    draw_panels(panels, path, columns=2, heading="Where an artifact's drift comes from")
-
-
-_LAYERS, _BLOCKS = "layer, in the order they run in", "transformer block"
-_MOST_HEADROOM = 2.0**40
-
-
-def _db(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} dB"

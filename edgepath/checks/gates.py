@@ -1,42 +1,91 @@
-"""A gate on what an artifact lost against its full-precision model, in a figure of which more is better."""
+"""Gates: a figure held against what the recipe asks for, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..recipes.recipe import Recipe
+from .parts import Difference
 
-SPEED_GATE = "p50 / full precision's"
-
+Kind = Literal["drift", "parts", "speed", "loss"]
 _FLOAT = 1e-9  # 0.97 - 0.96 is allowed where 0.01 is, though floating point says 0.010000000000000009
 
 
-def loss_gate(figure: str, of: str, lost: float, allowed: float) -> dict[str, Any]:
-    """Return the verdict on `figure` of `of`, JSON-able: it passes where no more was `lost` than is `allowed`."""
-    return {"gate": figure, "of": of, "lost": lost, "allowed": allowed, "passed": lost <= allowed + _FLOAT}
+@dataclass(frozen=True)
+class Gate:
+    """A figure of something, `measured`, held against a `bound`.
+
+    Attributes:
+        kind: a cosine to the reference ("drift"), how many parts are not the program's ("parts"), a ratio of latencies
+            ("speed"), or what was lost to full precision ("loss").
+        figure: which figure.
+        of: of what: a drift, a group of slides, a task, a bundle.
+        at_most: whether the figure may be no more than the bound; else it may be no less.
+        passed: the verdict.
+    """
+
+    kind: Kind
+    figure: str
+    of: str
+    measured: float
+    bound: float
+    at_most: bool
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the gate as JSON-able values."""
+        judged = {"measured": self.measured, "required": self.bound, "at_most": self.at_most, "passed": self.passed}
+        return {"kind": self.kind, "gate": self.figure, "of": self.of, **judged}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Gate:
+        """Return what `to_json` wrote, now or in 0.1.0, whose gates had no kind. Raises KeyError for less."""
+        figure, of, passed = str(values["gate"]), str(values["of"]), bool(values["passed"])
+        if "lost" in values:
+            return cls("loss", figure, of, float(values["lost"]), float(values["allowed"]), True, passed)
+        measured, bound = values["measured"], values["required"]
+        if "kind" in values:
+            return cls(values["kind"], figure, of, measured, bound, bool(values["at_most"]), passed)
+        kind: Kind = "parts" if of == "lowering" else "drift" if figure.startswith("cosine") else "speed"
+        return cls(kind, figure, of, measured, bound, kind != "drift", passed)
 
 
-def gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[dict[str, Any]]:
+def all_passed(gates: Sequence[Gate]) -> bool:
+    """Return the verdict over all gates."""
+    return all(gate.passed for gate in gates)
+
+
+def to_json(gates: Sequence[Gate]) -> list[dict[str, Any]]:
+    """Return gates as JSON-able values."""
+    return [gate.to_json() for gate in gates]
+
+
+def drift_gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[Gate]:
     """Hold the measured drift against the recipe's `[accept]`.
 
     The artifact is judged where it ran; where it could not run here, the quantized program is, and `of` says so.
     """
     of = "total" if drift["total"] else "quantization"
-    measured = drift[of]
+    bounds = {"cosine_mean": recipe.accept.cosine_mean, "cosine_p01": recipe.accept.cosine_p01}
     return [
-        {"gate": key, "of": of, "measured": measured[key], "required": required, "passed": measured[key] >= required}
-        for key in ("cosine_mean", "cosine_p01")
-        for required in [recipe.to_json()["accept"][key]]
+        Gate("drift", figure, of, drift[of][figure], bound, False, drift[of][figure] >= bound)
+        for figure, bound in bounds.items()
     ]
 
 
-def parts_gate(differing: Sequence[str]) -> dict[str, Any]:
+def parts_gate(differences: Sequence[Difference]) -> Gate:
     """Return the gate that an artifact is its program, part by part: `measured` is how many parts are not."""
-    return {"gate": "other parts", "of": "lowering", "measured": len(differing), "required": 0, "passed": not differing}
+    return Gate("parts", "other parts", "lowering", len(differences), 0, True, not differences)
 
 
-def speed_gate(recipe: Recipe, measured: float, of: str = "latency") -> dict[str, Any]:
+def speed_gate(recipe: Recipe, measured: float, of: str = "latency") -> Gate:
     """Hold a ratio, p50 of INT8 over full precision's at batch 1, against `accept.latency.of_full_precision`."""
-    required = recipe.accept.latency.of_full_precision
-    return {"gate": SPEED_GATE, "of": of, "measured": measured, "required": required, "passed": measured <= required}
+    bound = recipe.accept.latency.of_full_precision
+    return Gate("speed", "p50 / full precision's", of, measured, bound, True, measured <= bound)
+
+
+def loss_gate(figure: str, of: str, lost: float, allowed: float) -> Gate:
+    """Hold what was lost of a figure, of which more is better, to full precision against what may be lost."""
+    return Gate("loss", figure, of, lost, allowed, True, lost <= allowed + _FLOAT)

@@ -6,7 +6,7 @@ comes from, and what to do. A graph without Q/DQ passes the rules that are about
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 Level = Literal["error", "warning"]
-HEADER = ["", "rule", "node", "found", "what to do"]
 _KEPT = ("Softmax", "LayerNormalization", "Gelu", "Sigmoid", "Erf", "Swish")  # stay in floating point
 _SMALLEST_NORMAL = 2.0**-14
 _OPSETS = (9, 24)
@@ -63,11 +62,6 @@ def onnx_file(path: str | Path) -> Path:
     if not file.is_file():
         raise UsageError(f"lint {path}: no such ONNX file; give a .onnx file or a bundle that holds model.onnx")
     return file
-
-
-def finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
-    """Return a row a finding, as `HEADER` names its columns."""
-    return [[f.level, f"{f.rule} [{f.source}]", f.node, f.found, f.remedy] for f in findings]
 
 
 def opset(graph: Graph) -> Iterator[Finding]:

@@ -14,8 +14,9 @@ the runtime.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,6 +31,22 @@ _RELATIVE, _ABSOLUTE = 2.0**-11, 1e-7
 CLASS_TOKEN = ".class_token"
 """`NAME.class_token` is what the product of the linear `NAME` with the class token's activations is called."""
 _EPSILON = 0.05  # FP16 holds 1e-6 as 1.01e-6
+
+
+@dataclass(frozen=True)
+class Difference:
+    """In what an artifact is not its program.
+
+    `kind` is "form" where its layers are not the program's one by one, so that they cannot be held against each other,
+    "numbers" otherwise. `layer` is the layer's name, empty where it is of no one layer; `text` says what differs.
+    """
+
+    kind: Literal["form", "numbers"]
+    layer: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.text}" if self.layer else self.text
 
 
 def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
@@ -85,25 +102,26 @@ def _bias(layer: Any) -> np.ndarray:
     return bias
 
 
-def differences(model: EdgeModel, artifact: Path) -> list[str]:
-    """Return, a line each, in what an artifact is not its program; none where it is."""
+def differences(model: EdgeModel, artifact: Path) -> list[Difference]:
+    """Return in what an artifact is not its program; none where it is."""
     products, norms = named_parts(model)
     found = read_parts(artifact)
-    said = _counted("products with weights", len(products), len(found.products))
-    said += _counted("norms", len(norms), len(found.norms))
-    if said:
-        return said
+    counts = _counted("products with weights", len(products), len(found.products), kind="form")
+    counts += _counted("norms", len(norms), len(found.norms), kind="form")
+    if counts:
+        return counts
     order = paired(list(products), list(products.values()), found.products)
-    for name, product in products.items():
-        said += [f"{name}: {what}" for what in _product(product, found.products[order[name]])]
-    for (name, norm), other in zip(norms.items(), found.norms, strict=True):
-        said += [f"{name}: {what}" for what in _norm(norm, other)]
-    said += _tables(named_tables(model), found.tables)
-    said += _scaled(_attention_scales(model), found)
-    said += _split(model, found)
-    said += _rounded(model, found)
+    every = [one for name, product in products.items() for one in _product(name, product, found.products[order[name]])]
+    every += [
+        one for (name, norm), other in zip(norms.items(), found.norms, strict=True) for one in _norm(name, norm, other)
+    ]
+    every += _tables(named_tables(model), found.tables)
+    every += _scaled(_attention_scales(model), found)
+    every += _split(model, found)
+    every += _rounded(model, found)
     engine = missing_from_engine(artifact, products)
-    return said + [f"{name}: {artifact.stem}.engine does not hold its integers" for name in engine]
+    said = f"{artifact.stem}.engine does not hold its integers"
+    return every + [Difference("numbers", name, said) for name in engine]
 
 
 def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
@@ -121,38 +139,55 @@ def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -
     return order
 
 
-def _counted(what: str, ours: int, theirs: int) -> list[str]:
-    return [] if ours == theirs else [f"{theirs} {what}, the program has {ours}"]
+def _counted(what: str, ours: int, theirs: int, *, kind: Literal["form", "numbers"] = "numbers") -> list[Difference]:
+    return [] if ours == theirs else [Difference(kind, "", f"{theirs} {what}, the program has {ours}")]
 
 
-def _product(ours: Product, theirs: Product) -> list[str]:
+def _product(name: str, ours: Product, theirs: Product) -> list[Difference]:
     if ours.weight.shape != theirs.weight.shape:
-        return [f"weights of shape {theirs.weight.shape}, the program's are {ours.weight.shape}"]
+        shapes = f"weights of shape {theirs.weight.shape}, the program's are {ours.weight.shape}"
+        return [Difference("form", name, shapes)]
     if (ours.scale is None) != (theirs.scale is None):
-        return ["quantized" if ours.scale is None else "not quantized"]
+        return [Difference("form", name, "quantized" if ours.scale is None else "not quantized")]
     said = [] if _close(ours.bias, theirs.bias) else [f"another bias ({_worst(ours.bias, theirs.bias)})"]
-    if ours.scale is None:
-        if not _close(ours.weight, theirs.weight):
-            said.append(f"other weights ({_worst(ours.weight, theirs.weight)})")
-        return said
+    if ours.scale is None and not _close(ours.weight, theirs.weight):
+        said.append(f"other weights ({_worst(ours.weight, theirs.weight)})")
+    if ours.scale is not None:
+        said += _integers(ours, theirs)
+    found = [Difference("numbers", name, text) for text in said]
+    return found + (_input_rounding(name, ours, theirs) if ours.scale is not None else [])
+
+
+def _integers(ours: Product, theirs: Product) -> list[str]:
+    """Say in what integers, the tokens they are for, and the scales of the weights differ."""
+    assert ours.scale is not None
+    assert theirs.scale is not None
+    said = []
     if odd := int((ours.weight != theirs.weight).sum()):
         said.append(f"{odd} of {ours.weight.size} integers differ")
     if ours.tokens not in ("", theirs.tokens):
         said.append(f"it takes {theirs.tokens or 'all'} of the tokens, the program's takes {ours.tokens}")
-    assert theirs.scale is not None
     if not np.array_equal(ours.scale, theirs.scale):
         said.append(f"scales of its weights differ ({_worst(ours.scale, theirs.scale)})")
-    if ours.input_scales is None or theirs.input_scales is None:
-        if ours.input_scales != theirs.input_scales:
-            said.append("its input is rounded" if ours.input_scales is None else "its input is not rounded")
-        return said
-    for what, wanted, scale in zip(("quantized", "dequantized"), ours.input_scales, theirs.input_scales, strict=True):
-        if not np.isclose(wanted, scale, rtol=1e-6, atol=0):
-            said.append(f"its input is {what} with {scale:.6g}, the program's scale is {wanted:.6g}")
     return said
 
 
-def _norm(ours: Norm, theirs: Norm) -> list[str]:
+def _input_rounding(name: str, ours: Product, theirs: Product) -> list[Difference]:
+    if ours.input_scales is None or theirs.input_scales is None:
+        if ours.input_scales == theirs.input_scales:
+            return []
+        said = "its input is rounded" if ours.input_scales is None else "its input is not rounded"
+        return [Difference("form", name, said)]
+    return [
+        Difference("numbers", name, f"its input is {what} with {scale:.6g}, the program's scale is {wanted:.6g}")
+        for what, wanted, scale in zip(
+            ("quantized", "dequantized"), ours.input_scales, theirs.input_scales, strict=True
+        )
+        if not np.isclose(wanted, scale, rtol=1e-6, atol=0)
+    ]
+
+
+def _norm(name: str, ours: Norm, theirs: Norm) -> list[Difference]:
     said = []
     if not np.isclose(ours.epsilon, theirs.epsilon, rtol=_EPSILON, atol=0):
         said.append(f"epsilon {theirs.epsilon:.3g}, the program's is {ours.epsilon:.3g}")
@@ -160,55 +195,59 @@ def _norm(ours: Norm, theirs: Norm) -> list[str]:
         wanted, value = getattr(ours, what), getattr(theirs, what)
         if wanted.shape != value.shape or not _close(wanted, value):
             said.append(f"another {what}")
-    return said
+    return [Difference("numbers", name, text) for text in said]
 
 
-def _tables(ours: dict[str, np.ndarray], theirs: tuple[np.ndarray, ...]) -> list[str]:
+def _tables(ours: dict[str, np.ndarray], theirs: tuple[np.ndarray, ...]) -> list[Difference]:
     """Compare tables of one size in their order: lowerings reshape them, and use those of other sizes in any order."""
-    said = []
+    every = []
     for size in sorted({table.size for table in (*ours.values(), *theirs)}):
         names = [name for name, table in ours.items() if table.size == size]
         found = [table for table in theirs if table.size == size]
         if len(names) != len(found):
-            said += _counted(f"other constants of {size} numbers", len(names), len(found))
+            every += _counted(f"other constants of {size} numbers", len(names), len(found))
             continue
         for name, table in zip(names, found, strict=True):
             if not _close(ours[name].ravel(), table.ravel()):
-                said.append(f"{name}: other numbers ({_worst(ours[name].ravel(), table.ravel())})")
-    return said
+                said = f"other numbers ({_worst(ours[name].ravel(), table.ravel())})"
+                every.append(Difference("numbers", name, said))
+    return every
 
 
-def _scaled(scales: list[float], found: Parts) -> list[str]:
+def _scaled(scales: list[float], found: Parts) -> list[Difference]:
     """Count the attentions that are scaled: by one operation, by one factor, or by its root on queries and on keys."""
     count = float(found.attentions)
     for scale in set(scales):
         for factor, share in ((scale, 1.0), (scale**0.5, 0.5)):
             count += share * sum(bool(np.isclose(one, factor, rtol=_RELATIVE, atol=0)) for one in found.scalars)
-    return [] if count == len(scales) else [f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"]
+    said = f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"
+    return [] if count == len(scales) else [Difference("numbers", "", said)]
 
 
-def _split(model: EdgeModel, found: Parts) -> list[str]:
+def _split(model: EdgeModel, found: Parts) -> list[Difference]:
     """Compare the heads of attentions that are one operation; others have them in shapes, which are not compared."""
     ours: set[Any] = {module.num_heads for module in model.modules() if hasattr(module, "head_dim")}
     odd = [count for count in found.heads if count not in ours]
-    return [f"{count} heads in an attention, the program has {max(ours)}" for count in odd]
+    return [Difference("numbers", "", f"{count} heads in an attention, the program has {max(ours)}") for count in odd]
 
 
-def _rounded(model: EdgeModel, found: Parts) -> list[str]:
+def _rounded(model: EdgeModel, found: Parts) -> list[Difference]:
     """Compare what queries and keys are rounded with, in order: a product takes queries first."""
     from ..program.calibrate import SCORES
     from ..program.linear import scales
 
     ours = {name: pair for name, pair in scales(model).items() if name.endswith(SCORES)}
-    if said := _counted("rounded factors of products", 2 * len(ours), len(found.rounded)):
-        return said
+    if odd := _counted("rounded factors of products", 2 * len(ours), len(found.rounded)):
+        return odd
+    every = []
     for place, (name, pair) in enumerate(ours.items()):
         both = found.rounded[2 * place : 2 * place + 2]
         for what, theirs in zip(("quantized", "dequantized"), zip(*both, strict=True), strict=True):
             if not np.allclose(pair, theirs, rtol=1e-6, atol=0):
                 shown = " and ".join(f"{one:.6g}" for one in theirs)
-                said.append(f"{name}: {what} with {shown}, the program's scales are {pair[0]:.6g} and {pair[1]:.6g}")
-    return said
+                said = f"{what} with {shown}, the program's scales are {pair[0]:.6g} and {pair[1]:.6g}"
+                every.append(Difference("numbers", name, said))
+    return every
 
 
 def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:

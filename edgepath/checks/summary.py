@@ -11,13 +11,14 @@ from ..backends import Runtime, builds_of, find
 from ..machine.hardware import cpu_features, machine
 from ..recipes.recipe import Recipe
 from .drift import cosines, measure
-from .gates import gates, parts_gate, speed_gate
+from .gates import all_passed, drift_gates, parts_gate, speed_gate, to_json
+from .parts import Difference
 
 NOT_RUN = "not run here"
 WORST = 8  # tiles named as the farthest
 FEW = 16  # tiles, under which the 1st percentile is no more than the worst of a handful
 # Which two sets of embeddings each drift compares.
-_PAIRS = {
+PAIRS = {
     "quantization": ("reference", "program"),
     "lowering": ("program", "artifact"),
     "noise_floor": ("program", "nudged"),
@@ -45,7 +46,7 @@ def build_report(
     runtime: Runtime | None,
     reference: str,
     embeddings: Mapping[str, np.ndarray],
-    differences: Sequence[str],
+    differences: Sequence[Difference],
     speed: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any],
     versions: Mapping[str, str],
@@ -55,16 +56,16 @@ def build_report(
     `speed` is what `speed.gate.measure_speed` found; None where it was not measured.
     """
     drift = drifts(embeddings, held_out["keys"])
-    judged = [*gates(recipe, drift), parts_gate(differences)]
+    judged = [*drift_gates(recipe, drift), parts_gate(differences)]
     judged += [speed_gate(recipe, speed["ratio"])] if speed else []
     return {
         "schema": 1,
         "name": name,
-        "passed": all(gate["passed"] for gate in judged),
+        "passed": all_passed(judged),
         "cautions": cautions(weights, calibration, held_out),
         "notes": [f"The artifact is not its program: {line}." for line in differences] + notes(recipe, runtime),
         "drift": drift,
-        "gates": judged,
+        "gates": to_json(judged),
         "model": dict(model),
         "weights": dict(weights),
         "recipe": recipe.to_json(),
@@ -94,7 +95,7 @@ def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[st
     Returns the four drifts by name: `quantization`, `lowering`, `noise_floor`, `total`; None where a side is not there.
     """
     found: dict[str, Any] = {}
-    for name, (one, other) in _PAIRS.items():
+    for name, (one, other) in PAIRS.items():
         if one not in embeddings or other not in embeddings:
             found[name] = None
             continue
@@ -109,7 +110,7 @@ def worst_tiles(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> di
     They are of the artifact (`of` is "total") or, where that could not run here, of the program ("quantization").
     """
     of = "total" if "artifact" in embeddings else "quantization"
-    found = cosines(*(embeddings[side] for side in _PAIRS[of]))
+    found = cosines(*(embeddings[side] for side in PAIRS[of]))
     farthest = np.argsort(found, kind="stable")[:WORST].tolist()
     return {"of": of, "tiles": [{"tile": keys[i], "golden": i, "cosine": float(found[i])} for i in farthest]}
 

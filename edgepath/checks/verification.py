@@ -27,7 +27,7 @@ from ..tiles.images import tile_sha256
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
 from .drift import measure
-from .gates import gates, parts_gate
+from .gates import drift_gates, parts_gate, to_json
 from .golden import Golden, open_golden
 from .summary import drifts, notes
 
@@ -114,7 +114,7 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> di
     }
     drift = drifts(embeddings, bundle.manifest["held_out"]["keys"])
     drift["noise_floor"] = bundle.manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
-    return {"drift": drift, "gates": gates(recipe, drift)}
+    return {"drift": drift, "gates": to_json(drift_gates(recipe, drift))}
 
 
 def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, 
         "reference": captured.facts["runtime"],
         "seen_in_calibration": sum(tile_sha256(tile) in calibrated_on(bundle) for tile in captured.tiles),
         "drift": drift,
-        "gates": gates(recipe, drift),
+        "gates": to_json(drift_gates(recipe, drift)),
     }
 
 
@@ -183,8 +183,8 @@ def _fresh(
         "skipped": source.skipped,
         "reference": reference.runtime,
         "drift": drift,
-        "gates": [*gates(recipe, drift), parts_gate(differing)],
-        "differences": differing,
+        "gates": to_json([*drift_gates(recipe, drift), parts_gate(differing)]),
+        "differences": [str(one) for one in differing],
     }
 
 

@@ -73,8 +73,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show whether bundles of one model agree, tile by tile: does a tile find its twin made elsewhere?"""
-    from ..checks.comparison import HEADER, pair_rows
     from ..checks.comparison import compare as run
+    from ..reports.tables.checks import pair_table
 
     if plot is not None:
         from ..reports.plots import check_plot
@@ -90,7 +90,7 @@ def compare(
             progress=progress,
         )
     if plot is not None:
-        from ..reports.heatmap import draw_pairs
+        from ..reports.drawings import draw_pairs
 
         draw_pairs(result, plot)
     if as_json:
@@ -99,7 +99,7 @@ def compare(
     say_cautions([*result["cautions"], *result["notes"]])
     say_skipped(result["skipped"])
     print(f"{result['source']['count']} tiles of {result['source']['name']}")
-    print_table(HEADER, pair_rows(result))
+    print_table(pair_table(result))
     for name, runtime in result["ran_with"].items():
         print(f"{name}: {runtime}")
     print(f"noise floor of the programs themselves: 1 - cosine = {result['noise_floor']:.1e}")
@@ -115,14 +115,8 @@ def debug(
     as_json: AsJson = False,
 ) -> None:
     """Show where drift comes from, layer by layer, and whether the artifact holds the program's linears and norms."""
-    from ..checks.debugging import (
-        BLOCK_HEADER,
-        LAYER_HEADER,
-        block_rows,
-        draw_debug,
-        layer_rows,
-    )
     from ..checks.debugging import debug as run
+    from ..reports.tables.checks import block_table, layer_table
 
     if plot is not None:
         from ..reports.plots import check_plot
@@ -131,6 +125,8 @@ def debug(
     with progress_bars() as progress:
         result = run(bundle, tiles=tiles, weights=weights, resize=resize.value, progress=progress)
     if plot is not None:
+        from ..reports.drawings import draw_debug
+
         draw_debug(result, plot)
     parts = result["parts"]
     if as_json:
@@ -138,11 +134,11 @@ def debug(
     else:
         say_cautions(result["cautions"])
         print(f"{result['tiles']['count']} tiles of {result['tiles']['name']}")
-        rows = layer_rows(result)
-        print_table(LAYER_HEADER, rows[:_SHOWN])
-        if len(rows) > _SHOWN:
-            print(f"... and {len(rows) - _SHOWN} layers less noisy; --json has all")
-        print_table(BLOCK_HEADER, block_rows(result))
+        layers = layer_table(result)
+        print_table(layers.first(_SHOWN))
+        if (more := len(layers.rows) - _SHOWN) > 0:
+            print(f"... and {more} layers less noisy; --json has all")
+        print_table(block_table(result))
         for line in parts["differences"]:
             print(f"not the program's: {line}")
         for name in result["unproved"]:
@@ -157,11 +153,11 @@ def add_report(
     report: Annotated[Path, typer.Argument(help="device-report.json, as kit/check.py wrote it there.")],
 ) -> None:
     """Keep what a device measured, beside the bundle."""
-    from ..bundle.device_reports import HEADER, report_rows
     from ..bundle.device_reports import add_report as run
+    from ..reports.tables.drift import device_table
 
     added = run(bundle, report)
-    print_table(HEADER, report_rows([added]))
+    print_table(device_table([added]))
     raise typer.Exit(0 if added["passed"] else 1)
 
 
@@ -171,13 +167,14 @@ def show_reports(
 ) -> None:
     """Show what devices measured of a bundle."""
     from ..bundle.bundle import open_bundle
-    from ..bundle.device_reports import HEADER, device_reports, report_rows
+    from ..bundle.device_reports import device_reports
+    from ..reports.tables.drift import device_table
 
     found = device_reports(open_bundle(bundle))
     if as_json:
         print_json(found)
     elif found:
-        print_table(HEADER, report_rows(found))
+        print_table(device_table(found))
     else:
         print(f"{bundle}: no device has reported; run kit/check.py on one, then edgepath report add")
 
@@ -223,9 +220,9 @@ def lint(
     as_json: AsJson = False,
 ) -> None:
     """Check a quantized ONNX graph for what TensorRT and other runtimes stumble over, without any of them."""
-    from ..checks.lint import HEADER, finding_rows
     from ..checks.lint import lint as run
     from ..machine.packages import require
+    from ..reports.tables.checks import finding_table
 
     require("onnx", "export")
     findings = run(path)
@@ -237,8 +234,7 @@ def lint(
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:
-        if findings:
-            print_table(HEADER, finding_rows(findings))
+        print_table(finding_table(findings))
         print(f"{path}: {errors} errors, {len(findings) - errors} warnings")
     raise typer.Exit(1 if errors else 0)
 

@@ -18,15 +18,9 @@ from ..reports.console import (
 
 def show_hest(bundle: Path, folder: Path, as_json: bool, **options: Any) -> NoReturn:
     """Run the HEST-Benchmark's protocol, print what was found, and leave with the verdict's exit code."""
-    from ..quality.hest.measuring import (
-        GATE_HEADER,
-        GENE_HEADER,
-        HEADER,
-        gate_rows,
-        gene_rows,
-        probe_hest,
-        task_rows,
-    )
+    from ..quality.hest.measuring import probe_hest
+    from ..reports.tables.drift import gate_table
+    from ..reports.tables.quality import gene_table, task_table
 
     with progress_bars() as progress:
         result = probe_hest(bundle, folder, progress=progress, **options)
@@ -36,9 +30,8 @@ def show_hest(bundle: Path, folder: Path, as_json: bool, **options: Any) -> NoRe
         say_cautions([*result["cautions"], *result["notes"]])
         source = result["source"]
         print(f"{source['count']} patches of {source['name']}; Pearson's correlation, mean over genes and splits")
-        print_table(HEADER, task_rows(result))
-        if rows := gene_rows(result):
-            print_table(GENE_HEADER, rows)
-        print_table(GATE_HEADER, gate_rows(result))
+        print_table(task_table(result))
+        print_table(gene_table(result))
+        print_table(gate_table(result["gates"]))
         print(f"{bundle}: {verdict(result['passed'])}")
     raise typer.Exit(0 if result["passed"] else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..reports.console import print_json, print_table
+from ..reports.table import table
 from .options import AsJson
 
 
@@ -17,7 +18,7 @@ def targets(as_json: AsJson = False) -> None:
         print_json([recipe.to_json() for recipe in known.values()])
         return
     rows = [[r.target, r.precision.linear, r.precision.other, r.checked_with, r.summary] for r in known.values()]
-    print_table(["target", "linears", "rest", "checked with", "what"], rows)
+    print_table(table(["target", "linears", "rest", "checked with", "what"], rows))
 
 
 def models(as_json: AsJson = False) -> None:
@@ -29,7 +30,7 @@ def models(as_json: AsJson = False) -> None:
         print_json([spec.to_json() for spec in specs])
         return
     rows = [[s.name, s.embedding, s.hub or "-", s.licence, s.summary] for s in specs]
-    print_table(["model", "embedding", "hub", "licence", "what"], rows)
+    print_table(table(["model", "embedding", "hub", "licence", "what"], rows))
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -40,8 +41,8 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found.to_json())
         return
-    print_table(["", ""], [[name, value] for name, value in found.machine_rows()])
-    print_table(["what", "here", "to get it"], found.rows())
+    print_table(table(["", ""], found.machine_rows()))
+    print_table(table(["what", "here", "to get it"], found.rows()))
 
 
 def add(app: typer.Typer) -> None:

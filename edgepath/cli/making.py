@@ -18,6 +18,7 @@ from ..reports.console import (
     say_skipped,
     verdict,
 )
+from ..reports.table import table
 from .options import (
     AsJson,
     Embedding,
@@ -113,7 +114,7 @@ def distill(
         if as_json:
             print_json(found)
         else:
-            print_table(["", ""], to_rows(found))
+            print_table(table(["", ""], to_rows(found)))
         return
     with progress_bars() as progress, say_how_to_go_on(out / "checkpoint.pt", "the same command and --resume"):
         done = run(

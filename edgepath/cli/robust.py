@@ -50,14 +50,10 @@ def robustness(
     as_json: AsJson = False,
 ) -> None:
     """Show whether the artifact finds the same tissue under another stain and scanner as well as the model did."""
-    from ..quality.robustness import (
-        GATE_HEADER,
-        HEADER,
-        figure_rows,
-        gate_rows,
-    )
     from ..quality.robustness import robustness as run
     from ..quality.slides import read_rows
+    from ..reports.tables.drift import gate_table
+    from ..reports.tables.quality import GROUPS, robustness_table
 
     with progress_bars() as progress:
         result = run(
@@ -81,13 +77,13 @@ def robustness(
         print(
             f"{slides['places']} places on {slides['slides']} slides of {slides['name']}; medians over pairs of slides"
         )
-        print_table(HEADER, figure_rows(result))
+        print_table(robustness_table(result))
         if result["leaderboard"]["artifact"] is not None:
             both = [f"{name} {value:.4f}" for name, value in result["leaderboard"].items()]
             whole = (slides["kind"], slides["slides"], slides["places"]) == ("plism", 91, 8139)
             of = "" if whole else "; PLISM's own is of 91 slides and 8,139 places"
             print(f"PLISM's one number: {', '.join(both)}{of}")
-        print_table(GATE_HEADER, gate_rows(result))
+        print_table(gate_table(result["gates"], GROUPS))
         print(f"{bundle}: {verdict(result['passed'])}")
     raise typer.Exit(0 if result["passed"] else 1)
 
@@ -105,8 +101,8 @@ def curves(
     as_json: AsJson = False,
 ) -> None:
     """Stain, scan, store and focus tiles worse by degrees, and show how far both models' embeddings move."""
-    from ..quality.curves import HEADER, curve_rows, draw_curves
     from ..quality.curves import curves as run
+    from ..reports.tables.quality import curve_table
 
     if plot is not None:
         from ..reports.plots import check_plot
@@ -124,6 +120,8 @@ def curves(
             progress=progress,
         )
     if plot is not None:
+        from ..reports.drawings import draw_curves
+
         draw_curves(result, plot)
     if as_json:
         print_json(result)
@@ -131,7 +129,7 @@ def curves(
     say_cautions([*result["cautions"], *result["notes"]])
     say_skipped(result["skipped"])
     print(f"{result['source']['count']} tiles of {result['source']['name']}, at each perturbation's last degree")
-    print_table(HEADER, curve_rows(result))
+    print_table(curve_table(result))
 
 
 def probe(
@@ -161,15 +159,9 @@ def probe(
         options = {"weights": weights, "resize": resize.value, "threads": threads, "device": device}
         show_hest(bundle, hest, as_json, tasks=task or (), components=components, **options)
     assert labelled is not None
-    from ..quality.probing import (
-        FLIP_HEADER,
-        GATE_HEADER,
-        HEADER,
-        flip_rows,
-        gate_rows,
-        score_rows,
-    )
     from ..quality.probing import probe as run
+    from ..reports.tables.drift import gate_table
+    from ..reports.tables.quality import PROBES, flip_table, score_table
 
     with progress_bars() as progress:
         result = run(
@@ -194,12 +186,12 @@ def probe(
         apart = f", {result['groups']} groups, each in one fold" if result["groups"] else ""
         source = result["source"]
         print(f"{source['count']} tiles of {source['name']}: {classes}; {result['folds']} folds{apart}")
-        print_table(HEADER, score_rows(result))
+        print_table(score_table(result))
         if result["flips"]:
-            print_table(FLIP_HEADER, flip_rows(result))
+            print_table(flip_table(result))
         else:
             print("No prediction changed.")
-        print_table(GATE_HEADER, gate_rows(result))
+        print_table(gate_table(result["gates"], PROBES))
         print(f"{bundle}: {verdict(result['passed'])}")
     raise typer.Exit(0 if result["passed"] else 1)
 

@@ -45,7 +45,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find which layers to leave out of INT8 so that the program's drift meets a budget, and write the recipe."""
-    from ..reports.search_front import HEADER, draw_search, point_rows
+    from ..reports.tables.checks import point_table
     from ..searching import parse_budget
     from ..searching import search as run
 
@@ -72,11 +72,13 @@ def search(
             progress=progress,
         )
     if plot is not None:
+        from ..reports.drawings import draw_search
+
         draw_search(done, plot)
     if as_json:
         print_json(done)
         return
-    print_table(HEADER, point_rows(done))
+    print_table(point_table(done))
     for name in done["kept"]:
         print(f"kept: {name}")
     print(f"{out}: {len(done['kept'])} of {len(done['layers'])} products kept; edgepath export --target {out}")

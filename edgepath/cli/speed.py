@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,8 +47,6 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Time bundles against their full-precision model, PyTorch, peers or an earlier result, in turn on this machine."""
-    from ..reports.latency import draw_latency
-
     if reference == bool(bundles):
         found = "bundles and --reference, which has none" if bundles else "neither bundles nor --reference"
         raise UsageError(f"bench: {found}; give bundles, or --reference and a --model")
@@ -110,6 +109,8 @@ def bench(
                 progress=progress,
             )
     if plot is not None:
+        from ..reports.drawings import draw_latency
+
         draw_latency(result, plot)
     _write(out, result)  # before it is compared: what was timed is not lost to a baseline that does not fit
     if earlier is not None:
@@ -133,32 +134,26 @@ def _write(out: Path | None, result: dict[str, Any]) -> None:
         partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def _print(result: dict[str, Any]) -> None:
-    from ..reports import latency as showing
-    from ..reports.tables import gate_rows
-    from ..speed import baseline as elsewhere
-    from ..speed import operations
+def _print(result: Mapping[str, Any]) -> None:
+    from ..reports.tables import speed as tables
+    from ..reports.tables.drift import gate_table
 
-    said = [*result["cautions"], *result["notes"]]
-    say_cautions(said)
-    tables = (
-        (showing.HEADER, showing.latency_rows),
-        (showing.RATIO_HEADER, showing.ratio_rows),
-        (showing.STREAMS_HEADER, showing.stream_rows),
-        (showing.FRESH_HEADER, showing.fresh_rows),
-        (showing.DEVICE_HEADER, showing.device_rows),
-    )
-    for header, rows in tables:
-        if found := rows(result):
-            print_table(header, found)
+    say_cautions([*result["cautions"], *result["notes"]])
+    for make in (
+        tables.latency_table,
+        tables.ratio_table,
+        tables.stream_table,
+        tables.fresh_table,
+        tables.device_table,
+    ):
+        print_table(make(result))
     for name, found in result["operations"].items():
         print(f"{name}: operations at batch {found['batch']}, profiled")
-        print_table(operations.HEADER, operations.operation_rows(found))
-    if result["gates"]:
-        print_table(showing.GATE_HEADER, gate_rows(result["gates"]))
+        print_table(tables.operation_table(found))
+    print_table(gate_table(result["gates"]))
     if "compared" in result:
-        print_table(elsewhere.HEADER, elsewhere.comparison_rows(result["compared"]))
-    print(showing.machine_line(result))
+        print_table(tables.baseline_table(result["compared"]))
+    print(tables.machine_line(result))
     if result["gates"] or "compared" in result:
         print(f"bench: {'passed' if result['passed'] else 'FAILED'}")
 

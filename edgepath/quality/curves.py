@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,6 @@ from ..machine.packages import require
 from ..machine.progress import Progress, counter
 from ..program.rebuilding import same_weights
 from ..recipes.recipe import Recipe
-from ..reports.plots import (
-    BLUE,
-    VERMILION,
-    Line,
-    Panel,
-    draw_panels,
-)
 from ..tiles.opening import open_tiles
 from .perturbations import PERTURBATIONS, perturb
 from .robustness import ARTIFACT, FULL
@@ -91,41 +84,6 @@ def curves(
             for p in PERTURBATIONS
         ],
     }
-
-
-HEADER = ["perturbation", "most", "cosine, full precision", "artifact", "own nearest, full precision", "artifact"]
-
-
-def curve_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return each curve's end, as `HEADER` names the columns."""
-    rows = []
-    for curve in result["curves"]:
-        last = {name: figures[-1] for name, figures in curve["figures"].items()}
-        cells = [f"{last[name][key]:.4f}" for key in ("cosine", "own") for name in (FULL, ARTIFACT)]
-        rows.append([curve["name"], f"{curve['degrees'][-1]:g} ({curve['unit']})", *cells])
-    return rows
-
-
-def draw_curves(result: Mapping[str, Any], path: Path) -> None:
-    """Draw all curves as a PNG, a panel each."""
-    every = [degree[key] for c in result["curves"] for of in c["figures"].values() for degree in of for key in degree]
-    low, panels = min(0.9, *every), []
-    for curve in result["curves"]:
-        lines = [
-            Line(f"{word}, {name}", [degree[key] for degree in curve["figures"][name]], colour, broad, dashed)
-            for key, word, colour, dashes in _SHOWN
-            for name, broad, dashed in ((FULL, True, False), (ARTIFACT, False, dashes))
-        ]
-        panels.append(Panel(curve["name"], curve["unit"], "cosine or share", curve["degrees"], lines, low, 1.0))
-    source = result["source"]
-    heading = f"{result['name']}: {source['count']} tiles of {source['name']}, made worse by degrees"
-    draw_panels(panels, path, columns=2, heading=heading)
-
-
-_SHOWN = (
-    ("cosine", "cosine to the tile as it is", BLUE, False),
-    ("own", "share whose nearest tile is their own", VERMILION, True),
-)
 
 
 def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..bundle.bundle import Bundle, open_bundle, seen_in_calibration
 from ..bundle.running import embed_all, open_runner
-from ..checks.gates import loss_gate
+from ..checks.gates import Gate, all_passed, loss_gate, to_json
 from ..checks.summary import notes
 from ..errors import UsageError
 from ..machine.packages import require
@@ -119,8 +119,8 @@ def probe(
         "notes": _notes(units, seen) + notes(recipe, ran_with[ARTIFACT]),
         "scores": scores,
         "flips": flips,
-        "gates": judged,
-        "passed": all(gate["passed"] for gate in judged),
+        "gates": to_json(judged),
+        "passed": all_passed(judged),
     }
 
 
@@ -135,7 +135,7 @@ def _notes(units: Sequence[str] | None, seen: int) -> list[str]:
     return said
 
 
-def gates(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def gates(recipe: Recipe, scores: Mapping[str, Any]) -> list[Gate]:
     """Hold what the artifact lost against the recipe's `[accept.probe]`."""
     found = []
     for method, of in scores.items():
@@ -198,42 +198,3 @@ def _table(path: Path, size: int, resize: str, skip_bad: bool) -> tuple[TileSour
         raise UsageError(f"probe {path}: {bare[0]} has no {column}; name it for every tile, or leave the column out")
     labels = {key: table[key]["label"] for key in source.keys}
     return source, labels, {key: table[key][column] for key in source.keys} if column else {}
-
-
-HEADER = ["probe", "", "balanced accuracy", "AUROC"]
-
-
-def score_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return two rows a probe, full precision and artifact, each figure with its 95 % interval."""
-    rows = []
-    for method, of in result["scores"].items():
-        for name, score in of.items():
-            cells = [
-                f"{score['balanced_accuracy']:.3f} ({score['low']:.3f} to {score['high']:.3f})",
-                f"{score['auroc']:.3f} ({score['auroc_low']:.3f} to {score['auroc_high']:.3f})",
-            ]
-            rows.append([METHODS[method] if name == FULL else "", name, *cells])
-    return rows
-
-
-def gate_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the gates: figure, probe, lost, allowed, verdict."""
-    return [
-        [
-            gate["gate"].replace("_", " "),
-            METHODS[gate["of"]],
-            f"{gate['lost']:+.4f}",
-            f"<= {gate['allowed']}",
-            "ok" if gate["passed"] else "FAILED",
-        ]
-        for gate in result["gates"]
-    ]
-
-
-GATE_HEADER = ["gate", "of", "lost", "allowed", ""]
-FLIP_HEADER = ["prediction changed", "probe", "label", FULL, ARTIFACT]
-
-
-def flip_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the tiles whose prediction is another one on the artifact's embeddings."""
-    return [[f["tile"], METHODS[f["method"]], f["label"], f[FULL], f[ARTIFACT]] for f in result["flips"]]

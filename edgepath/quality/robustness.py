@@ -13,7 +13,7 @@ from typing import Any
 
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.running import open_runner
-from ..checks.gates import loss_gate
+from ..checks.gates import Gate, all_passed, loss_gate, to_json
 from ..checks.summary import notes
 from ..errors import UsageError
 from ..machine.packages import require
@@ -146,7 +146,7 @@ def _result(
         *gates(recipe, summaries[FULL], summaries[ARTIFACT], slides.places),
         *worst_gates(recipe, rows[FULL], rows[ARTIFACT], looks),
     ]
-    judged = [gate for gate in judged if gate["gate"] not in _certain(slides.places)]
+    judged = [gate for gate in judged if gate.figure not in _certain(slides.places)]
     return {
         "name": bundle.name,
         "bundle": bundle.digest,
@@ -161,8 +161,8 @@ def _result(
         + notes(recipe, ran_with[ARTIFACT]),
         "figures": summaries,
         "leaderboard": {name: leaderboard(summary) for name, summary in summaries.items()},
-        "gates": judged,
-        "passed": all(gate["passed"] for gate in judged),
+        "gates": to_json(judged),
+        "passed": all_passed(judged),
         "pairs": dict(rows),
     }
 
@@ -223,7 +223,7 @@ def worst_gates(
     full: Sequence[Mapping[str, Any]],
     artifact: Sequence[Mapping[str, Any]],
     looks: Mapping[str, tuple[str, str]],
-) -> list[dict[str, Any]]:
+) -> list[Gate]:
     """Hold the scanner and the staining that lost most, on average over its pairs, against `[accept.robustness]`.
 
     A median over all pairs hardly moves when one scanner of seven fails.
@@ -244,7 +244,7 @@ def worst_gates(
     return found
 
 
-def gates(recipe: Recipe, full: Mapping[str, Any], artifact: Mapping[str, Any], places: int) -> list[dict[str, Any]]:
+def gates(recipe: Recipe, full: Mapping[str, Any], artifact: Mapping[str, Any], places: int) -> list[Gate]:
     """Hold what the artifact lost, in each group's medians, against the recipe's `[accept.robustness]`.
 
     The share of a pair's tiles that find their twin, and so the median of shares, moves in steps of one of 2 x `places`
@@ -257,37 +257,3 @@ def gates(recipe: Recipe, full: Mapping[str, Any], artifact: Mapping[str, Any], 
             how, of = ("mean", f"{group}, mean over pairs") if coarse else ("median", group)
             found.append(loss_gate(figure, of, figures[figure][how] - artifact[group][figure][how], allowed))
     return found
-
-
-HEADER = ["pairs that differ in", "pairs", "", "cosine", "top-1", "top-3", "top-5", "top-10"]
-GATE_HEADER = ["gate", "of", "lost", "allowed", ""]
-_WORDS = {"scanner": "scanner only", "staining": "staining only", "both": "both", "all": "either"}
-
-
-def figure_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the medians, two rows a group: full precision and artifact."""
-    rows = []
-    groups = result["figures"][FULL]
-    for group, full in groups.items():
-        if group == "all" and any(full["pairs"] == groups[other]["pairs"] for other in groups if other != "all"):
-            continue  # all pairs are of one group, whose figures stand there already
-        for name in (FULL, ARTIFACT):
-            figures = result["figures"][name][group]
-            first = [_WORDS[group], str(figures["pairs"])] if name == FULL else ["", ""]
-            cells = [f"{found['median']:.4f}" for figure, found in figures.items() if figure != "pairs"]
-            rows.append([*first, name, *cells])
-    return rows
-
-
-def gate_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the gates, as `GATE_HEADER` names their columns."""
-    return [
-        [
-            gate["gate"],
-            _WORDS.get(gate["of"], gate["of"]),
-            f"{gate['lost']:+.4f}",
-            f"<= {gate['allowed']}",
-            "ok" if gate["passed"] else "FAILED",
-        ]
-        for gate in result["gates"]
-    ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from .table import Table, words
 
 
 @contextmanager
@@ -41,28 +43,32 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> None:
+def print_table(shown: Table) -> None:
+    """Print a table, unless it has no rows."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Column
+    from rich.table import Table as Drawn
     from rich.text import Text
 
-    columns = [Column(name, overflow="fold") for name in header]
-    table = Table(*columns, box=SIMPLE_HEAD, show_header=any(header), header_style="bold", padding=(0, 1, 0, 0))
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: `edgepath[openvino]` is no markup
-    Console().print(table)
+    if not shown:
+        return
+    columns = [Column(name, overflow="fold") for name in shown.header]
+    drawn = Drawn(*columns, box=SIMPLE_HEAD, show_header=any(shown.header), header_style="bold", padding=(0, 1, 0, 0))
+    for row in shown.rows:
+        drawn.add_row(*(Text(words(cell)) for cell in row))  # Text: `edgepath[openvino]` is no markup
+    Console().print(drawn)
 
 
-def print_report(report: dict[str, Any]) -> None:
-    from .tables import fact_rows
+def print_report(report: Mapping[str, Any]) -> None:
+    from .tables.drift import fact_table
 
     say_cautions([*report["cautions"], *report["notes"]])
     print_figures(report)
-    print_table(["", ""], fact_rows(report))
+    print_table(fact_table(report))
 
 
-def print_verification(result: dict[str, Any]) -> None:
+def print_verification(result: Mapping[str, Any]) -> None:
     say_cautions([*result["cautions"], *result["notes"]])
     parts = {"golden tiles": result["golden"], "captured tiles": result["captured"], "given tiles": result["tiles"]}
     for name, part in parts.items():
@@ -72,16 +78,11 @@ def print_verification(result: dict[str, Any]) -> None:
             print_figures(part)
 
 
-def print_figures(part: dict[str, Any]) -> None:
-    from .tables import (
-        DRIFT_HEADER,
-        GATE_HEADER,
-        drift_rows,
-        gate_rows,
-    )
+def print_figures(part: Mapping[str, Any]) -> None:
+    from .tables.drift import drift_table, gate_table
 
-    print_table(DRIFT_HEADER, drift_rows(part["drift"]))
-    print_table(GATE_HEADER, gate_rows(part["gates"]))
+    print_table(drift_table(part["drift"]))
+    print_table(gate_table(part["gates"]))
 
 
 def print_pack(info: Any, as_json: bool) -> None:

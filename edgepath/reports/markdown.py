@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from .tables import DRIFT_HEADER, DRIFT_LEGEND, GATE_HEADER, drift_rows, fact_rows, gate_rows
+from .table import Table, table, words
+from .tables.drift import DRIFT_LEGEND, drift_table, fact_table, gate_table
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
@@ -13,17 +14,17 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
     said = [*report["cautions"], *report["notes"]]
     lines += [f"> {text}" for text in said] + [""] * bool(said)
-    lines += [*_markdown_table(DRIFT_HEADER, drift_rows(report["drift"])), DRIFT_LEGEND, ""]
-    lines += _markdown_table(GATE_HEADER, gate_rows(report["gates"]))
-    lines += _markdown_table(["", ""], fact_rows(report))
+    lines += [*_lines(drift_table(report["drift"])), DRIFT_LEGEND, ""]
+    lines += _lines(gate_table(report["gates"]))
+    lines += _lines(fact_table(report))
     if report["skipped"]:
-        lines += _markdown_table(["tile left out", "why"], report["skipped"])
+        lines += _lines(table(["tile left out", "why"], report["skipped"]))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = (header, ["---"] * len(header), *rows)
-    return ["| " + " | ".join(map(_cell, row)) + " |" for row in lines] + [""]
+def _lines(shown: Table) -> list[str]:
+    rows = [shown.header, ("---",) * len(shown.header), *(tuple(map(words, row)) for row in shown.rows)]
+    return ["| " + " | ".join(map(_cell, row)) + " |" for row in rows] + [""]
 
 
 def _cell(text: str) -> str:

@@ -79,9 +79,6 @@ def read_result(path: Path) -> Elsewhere:
     return Elsewhere(path, found)
 
 
-HEADER = ["bundle", "batch", "of", "baseline", "now", "times", ""]
-
-
 def compare(result: Mapping[str, Any], baseline: Elsewhere, worse: float) -> dict[str, Any]:
     """Hold a result against an earlier one of the same machine kind: is a ratio worse than `worse` times what it was?
 
@@ -106,22 +103,6 @@ def compare(result: Mapping[str, Any], baseline: Elsewhere, worse: float) -> dic
         "rows": rows,
         "passed": all(row["passed"] for row in rows),
     }
-
-
-def comparison_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row a bundle and batch, as `HEADER` names the columns."""
-    return [
-        [
-            row["name"],
-            str(row["batch"]),
-            row["of"],
-            f"{row['baseline']:.3f}",
-            f"{row['now']:.3f}",
-            f"{row['times']:.3f}",
-            "ok" if row["passed"] else f"FAILED (above {found['worse']})",
-        ]
-        for row in found["rows"]
-    ]
 
 
 def _compared(now: Mapping[str, Any], before: Mapping[str, Any], worse: float) -> list[dict[str, Any]]:

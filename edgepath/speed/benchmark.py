@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backends import find
 from ..bundle.bundle import Bundle, open_bundle
-from ..checks.gates import speed_gate
+from ..checks.gates import Gate, all_passed, speed_gate, to_json
 from ..errors import MissingRuntime, UsageError
 from ..machine.hardware import machine, memory
 from ..machine.packages import versions
@@ -107,8 +107,8 @@ def bench(
         "size_bytes": {name: one.size_bytes for name, one in every.items() if one.size_bytes is not None},
         "runtimes": {name: one.runtime for name, one in every.items()},
         "devices": [row for name, bundle in named.items() for row in reported(name, bundle, results, files)],
-        "gates": gates,
-        "passed": all(gate["passed"] for gate in gates),
+        "gates": to_json(gates),
+        "passed": all_passed(gates),
         "machine": machine() | {"memory": memory(), "pinned": pinning.how},
         "tiles": f"{len(tiles)} golden tiles of {next(iter(named))}",
         "warm_up": warm_up,
@@ -254,7 +254,7 @@ def _fresh(
     return {"cold_start": starts, "memory": memory}
 
 
-def _gates(named: Mapping[str, Bundle], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _gates(named: Mapping[str, Bundle], results: Sequence[Mapping[str, Any]]) -> list[Gate]:
     """Judge INT8 bundles that were held against full precision at batch 1."""
     gates = []
     for row in results:

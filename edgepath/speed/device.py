@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bundle.bundle import Bundle
-from ..bundle.device_reports import device_reports, named
+from ..bundle.device_reports import device_name, device_reports
 from .baseline import Elsewhere
 
 _HERE = "torch eager FP32"
@@ -35,7 +35,7 @@ def reported(
         entries.append(
             {
                 "name": name,
-                "device": named(report["device"]),
+                "device": device_name(report["device"]),
                 "ran_with": report["ran_with"],
                 "measured_at": report["measured_at"],
                 "batch": 1,

@@ -12,7 +12,6 @@ from ..backends import every, find
 from ..errors import UsageError
 
 CALLS, WARM_UP = 5, 2
-HEADER = ["operation", "precision", "how many", "ms", "share"]
 
 
 def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) -> dict[str, Any]:
@@ -39,22 +38,6 @@ def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) ->
         for kind, ms in sorted(times.items(), key=lambda item: -item[1])
     ]
     return {"batch": len(tiles), "calls": len(calls), "total_ms": round(total, 4), "rows": rows}
-
-
-def operation_rows(found: Mapping[str, Any], shown: int = 12) -> list[list[str]]:
-    """Return a row a kind of operation, the longest first, as `HEADER` names the columns; the rest in one row."""
-    rows = [
-        _cells(row["type"], row["precision"], row["count"], row["ms"], row["share"]) for row in found["rows"][:shown]
-    ]
-    rest = found["rows"][shown:]
-    if rest:
-        count, ms, share = (sum(row[key] for row in rest) for key in ("count", "ms", "share"))
-        rows.append(_cells(f"{len(rest)} other kinds", "", count, ms, share))
-    return rows
-
-
-def _cells(kind: str, precision: str, count: int, ms: float, share: float) -> list[str]:
-    return [kind, precision, str(count), f"{ms:.2f}", f"{100 * share:.1f} %"]
 
 
 _Call = Mapping[tuple[str, str], Sequence[float]]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgepath.tiles.opening import open_tiles
 from edgepath.tiles.source import TileSource
-from tools.demo_model.scoring import HEADER, LABELLED, REGISTERED, colour_histogram, evaluate, table
+from tools.demo_model.scoring import HEADER, LABELLED, REGISTERED, colour_histogram, evaluate, score_rows
 
 CLASSES = {"osteosarcoma": ("Viable", "Non-Tumor"), "oral_oscc": ("Normal", "OSCC")}
 
@@ -58,7 +58,7 @@ def test_what_sees_the_difference_is_told_from_what_does_not(source: TileSource)
     assert found["redness"][REGISTERED]["top1"] == 1.0
     assert found["redness"][REGISTERED]["places"] == 12
     assert found["nothing"][REGISTERED]["top1"] < 0.5
-    rows = table(found)
+    rows = score_rows(found)
     assert [row[0] for row in rows] == ["redness", "nothing"]
     assert {len(row) for row in rows} == {len(HEADER)}
 

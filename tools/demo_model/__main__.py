@@ -10,9 +10,10 @@ import typer
 
 from edgepath.errors import EdgepathError
 from edgepath.reports.console import print_table, progress_bars
+from edgepath.reports.table import table
 
 from .making import make
-from .scoring import HEADER, table
+from .scoring import HEADER, score_rows
 
 
 def main(
@@ -27,7 +28,7 @@ def main(
     steps = {"teacher_steps": teacher_steps, "student_steps": student_steps}
     with progress_bars() as progress:
         found = make(tiles, out, stem, device=device, **steps, progress=progress)
-    print_table(HEADER, table(found))
+    print_table(table(HEADER, score_rows(found)))
 
 
 if __name__ == "__main__":

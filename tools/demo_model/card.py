@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .scoring import HEADER, table
+from .scoring import HEADER, score_rows
 
 
 def to_card(facts: Mapping[str, Any]) -> str:
     """Return the card, Markdown, of what `demo` wrote as `figures.json`; its words are those of card.md."""
-    rows = [HEADER, ["---"] * len(HEADER), *table(facts["figures"])]
+    rows = [HEADER, ["---"] * len(HEADER), *score_rows(facts["figures"])]
     trained = facts["trained_on"]
     values = {
         "real": trained["count"] - trained["synthetic"],

@@ -41,7 +41,7 @@ def colour_histogram(tiles: np.ndarray) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
-def table(figures: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+def score_rows(figures: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return a row an embedder, as `HEADER` names its columns."""
     rows = []
     for name, of in figures.items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...bundle.bundle import Bundle, calibrated_on, open_bundle
 from ...bundle.running import embed_all, open_runner
-from ...checks.gates import loss_gate
+from ...checks.gates import Gate, all_passed, loss_gate, to_json
 from ...checks.summary import notes
 from ...errors import EdgepathError
 from ...machine.packages import require
@@ -99,8 +99,8 @@ def probe_hest(
         "notes": _of(components, seen) + notes(recipe, ran_with[ARTIFACT]),
         "pearson": means,
         "tasks": scored,
-        "gates": judged,
-        "passed": all(gate["passed"] for gate in judged),
+        "gates": to_json(judged),
+        "passed": all_passed(judged),
     }
 
 
@@ -162,7 +162,7 @@ def _score(
     return {"task": task.name, **counts, "scores": scores, "genes": genes}
 
 
-def gates(recipe: Recipe, means: Mapping[str, float], tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def gates(recipe: Recipe, means: Mapping[str, float], tasks: Sequence[Mapping[str, Any]]) -> list[Gate]:
     """Hold what the mean over tasks lost, and the task that lost most, against `[accept.probe]`.
 
     A mean over nine tasks hardly moves when one of them fails.
@@ -173,46 +173,3 @@ def gates(recipe: Recipe, means: Mapping[str, float], tasks: Sequence[Mapping[st
     held[f"task {worst}" + (", the worst" if len(lost) > 1 else "")] = lost[worst]
     allowed = recipe.accept.probe.pearson
     return [loss_gate("pearson", of, value, allowed) for of, value in held.items()]
-
-
-HEADER = ["task", "slides", "tiles", "splits", FULL, ARTIFACT, "lost"]
-GENE_HEADER = ["gene that lost most", "task", FULL, ARTIFACT, "lost"]
-GATE_HEADER = ["gate", "of", "lost", "allowed", ""]
-
-
-def task_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row a task, its mean Pearson with the standard deviation over splits, and the mean over tasks."""
-    rows = []
-    for task in result["tasks"]:
-        full, artifact = (task["scores"][name] for name in (FULL, ARTIFACT))
-        cells = [f"{of['pearson']:.4f} ± {of['std']:.4f}" for of in (full, artifact)]
-        counts = [str(task[key]) for key in ("samples", "tiles", "splits")]
-        rows.append([task["task"], *counts, *cells, f"{full['pearson'] - artifact['pearson']:+.4f}"])
-    if len(rows) > 1:
-        full, artifact = (result["pearson"][name] for name in (FULL, ARTIFACT))
-        rows.append(["mean", "", "", "", f"{full:.4f}", f"{artifact:.4f}", f"{full - artifact:+.4f}"])
-    return rows
-
-
-def gene_rows(result: Mapping[str, Any], most: int = 10) -> list[list[str]]:
-    """Return the genes whose correlation, averaged over splits, fell most."""
-    genes = [(task["task"], gene) for task in result["tasks"] for gene in task["genes"] if gene["lost"] > 0]
-    genes.sort(key=lambda pair: -pair[1]["lost"])
-    return [
-        [gene["gene"], task, f"{gene[FULL]:.4f}", f"{gene[ARTIFACT]:.4f}", f"{gene['lost']:+.4f}"]
-        for task, gene in genes[:most]
-    ]
-
-
-def gate_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the gates: figure, of what, lost, allowed, verdict."""
-    return [
-        [
-            gate["gate"],
-            gate["of"],
-            f"{gate['lost']:+.4f}",
-            f"<= {gate['allowed']}",
-            "ok" if gate["passed"] else "FAILED",
-        ]
-        for gate in result["gates"]
-    ]

@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from ..tables import (
-    DRIFT_HEADER,
-    DRIFT_LEGEND,
-    GATE_HEADER,
-    drift_rows,
-    fact_rows,
-    gate_rows,
-)
+from ..table import Table, table
+from ..tables.drift import DRIFT_LEGEND, drift_table, fact_table, gate_table
 from .rendering import render
 from .tilestrip import Picture
 
-
-@dataclass(frozen=True)
-class Gate:
-    """A gate in words, and its verdict."""
-
-    words: tuple[str, ...]
-    passed: bool
-
-    @property
-    def row(self) -> tuple[str | bool, ...]:
-        """Its row of a table."""
-        return (*self.words, self.passed)
+NO_GATES = gate_table(())
 
 
 @dataclass(frozen=True)
 class Section:
-    """One measurement: its `kind` (a key of `KINDS`), HTML, and its gates."""
+    """One measurement: its `kind` (a key of `KINDS`), HTML, and its gates as a table."""
 
     kind: str
     title: str
     body: Markup
-    gates: tuple[Gate, ...] = ()
+    gates: Table = NO_GATES
     notes: tuple[str, ...] = ()
-
-
-def judged(rows: Iterable[Sequence[str]], gates: Iterable[Mapping[str, Any]]) -> tuple[Gate, ...]:
-    """Return gates with the rows that tell them, whose last cell is the verdict in words."""
-    return tuple(Gate(tuple(row[:-1]), bool(gate["passed"])) for row, gate in zip(rows, gates, strict=True))
 
 
 KINDS = {
@@ -64,6 +42,10 @@ KINDS = {
 """What can be measured besides drift, in the page's order: the title, and the command that measures it."""
 
 
+_FAILED = ("failed gate", "of", "measured or lost", "asked for", "")
+_GATES = {"cosine_mean": "cosine mean", "cosine_p01": "cosine p01"}
+
+
 def to_html(
     report: Mapping[str, Any], shown: Sequence[Picture], sections: Sequence[Section] = (), digest: str = ""
 ) -> str:
@@ -72,7 +54,7 @@ def to_html(
     `digest` is the sha256 of `bundle.json`, empty in the page that lies in the bundle (and is hashed there itself).
     """
     everything = [_drift(report), *sections]
-    gates = [gate for one in everything for gate in one.gates]
+    gates = [row for one in everything for row in one.gates.rows]
     recipe = report["recipe"]
     page = render(
         "page.html.j2",
@@ -80,8 +62,8 @@ def to_html(
         model=f"{report['model']['name']} for {recipe['target']}: {recipe['summary']}",
         passed=passed(report, sections),
         gates=gates,
-        failed=[gate for gate in gates if not gate.passed],
-        counted=Counter(_word(one) for one in everything for _ in one.gates),
+        failed=table(_FAILED, [row for row in gates if not row[-1]]),
+        counted=Counter(_word(one) for one in everything for _ in one.gates.rows),
         missing=[KINDS[kind][0].lower() for kind in unmeasured(everything)],
         remarks=list(dict.fromkeys([*report["cautions"], *(note for one in everything for note in one.notes)])),
         contents=[part for kind in ("drift", *KINDS) for part in _parts(kind, everything)],
@@ -95,7 +77,7 @@ def to_html(
 
 def passed(report: Mapping[str, Any], sections: Sequence[Section]) -> bool:
     """Tell whether every gate passed: the export's, and those of what else was measured."""
-    return bool(report["passed"]) and all(gate.passed for one in sections for gate in one.gates)
+    return bool(report["passed"]) and all(row[-1] for one in sections for row in one.gates.rows)
 
 
 def unmeasured(sections: Sequence[Section]) -> list[str]:
@@ -109,10 +91,8 @@ def _word(section: Section) -> str:
 
 
 def _drift(report: Mapping[str, Any]) -> Section:
-    rows = [[row[0].replace("_", " "), *row[1:]] for row in gate_rows(report["gates"])]
-    gates = judged(rows, report["gates"])
-    header, *turned = zip(DRIFT_HEADER, *drift_rows(report["drift"]), strict=True)
-    shown = {"header": header, "rows": turned, "gate_header": GATE_HEADER, "gates": gates, "legend": DRIFT_LEGEND}
+    gates = gate_table(report["gates"], _GATES)
+    shown = {"drift": drift_table(report["drift"]).turned(), "gates": gates, "legend": DRIFT_LEGEND}
     return Section("drift", "Drift", render("drift.html.j2", **shown), gates, tuple(report["notes"]))
 
 
@@ -132,10 +112,10 @@ def _provenance(report: Mapping[str, Any], digest: str) -> dict[str, Any]:
     features = ", ".join(machine["cpu_features"]) or "none named"
     here = f"{machine['cpu']} ({features}), {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
     return {
-        "facts": [*fact_rows(report), ["exported on", here]],
-        "skipped": report["skipped"],
+        "facts": table(["", ""], [*fact_table(report).rows, ("exported on", here)]),
+        "skipped": table(["tile left out", "why"], report["skipped"]),
         "versions": [f"{name} {version}" for name, version in report["versions"].items()],
-        "hashes": _hashes(report, digest),
+        "hashes": table(["", ""], _hashes(report, digest)),
         "digest": digest,
     }
 

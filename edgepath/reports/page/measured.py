@@ -10,21 +10,22 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ...bundle import device_reports as devicereports
-from ...quality import probing
-from ...quality import robustness as measuring
-from ...quality.curves import HEADER as CURVE_HEADER
-from ...quality.curves import curve_rows
-from ...quality.hest import measuring as hest
+from ...checks.gates import Gate
 from ...quality.probing import METHODS
 from ...quality.robustness import ARTIFACT, FULL
-from ..tables import GATE_HEADER, gate_rows
-from .document import (
-    KINDS,
-    Gate,
-    Section,
-    judged,
+from ..table import Table, table
+from ..tables.drift import device_table, gate_table
+from ..tables.quality import (
+    GROUPS,
+    PROBES,
+    curve_table,
+    flip_table,
+    gene_table,
+    robustness_table,
+    score_table,
+    task_table,
 )
+from .document import KINDS, NO_GATES, Section
 from .heat import (
     less,
     map_differences,
@@ -44,6 +45,7 @@ _LONGEST = 14  # letters of a task's name beside its dot; a folder may have any 
 _FIGURES = {"cosine": "cosine", "top1": "top-1", "top10": "top-10"}
 _TASK_COLUMNS = (0, 4, 5, 6, 1, 2, 3)  # what was lost before how much it stands on: a phone shows the first four
 _COLUMNS = (0, 1, 2, 3, 4, 7)  # of the figures' table: without top-3 and top-5
+_LATENCY = ("artifact", "batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "tiles/s", "ratio of p50")
 _HOW = {
     "cosine": "cosine of a place's two embeddings",
     "top1": "share of tiles whose nearest tile is their twin",
@@ -61,19 +63,18 @@ _MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
 def robustness_section(result: Mapping[str, Any]) -> Section:
     """Return PLISM's figures, the heat maps and the gates of `edgepath robustness`."""
     slides = result["slides"]
-    rows = [[_FIGURES.get(row[0], row[0]), *row[1:]] for row in measuring.gate_rows(result)]
-    allowed = {gate["gate"]: float(gate["allowed"]) for gate in result["gates"]}
+    gates = [Gate.from_json(gate) for gate in result["gates"]]
+    allowed = {gate.figure: gate.bound for gate in gates}
     mapped = ("cosine", _telling(result["figures"][FULL]["all"], allowed))
     return _section(
         "robustness",
         slides["name"],
         result,
-        judged(rows, result["gates"]),
-        gate_header=measuring.GATE_HEADER,
+        gate_table(result["gates"], {**GROUPS, **_FIGURES}),
         places=slides["places"],
         slides=slides["slides"],
         maps=[_maps(result["pairs"], slides["looks"], name, allowed[name]) for name in mapped],
-        **_table(_COLUMNS, measuring.HEADER, measuring.figure_rows(result)),
+        figures=robustness_table(result).columns(_COLUMNS),
     )
 
 
@@ -81,7 +82,8 @@ def curves_section(result: Mapping[str, Any]) -> Section:
     """Return the plots of `edgepath curves`, and each curve's end in numbers."""
     lowest = min(one[name] for c in result["curves"] for of in c["figures"].values() for one in of for name in _LINES)
     low = min(0.9, math.floor(10 * max(0.0, lowest)) / 10)
-    rows = zip(curve_rows(result), result["curves"], strict=True)
+    ends = curve_table(result)
+    rows = zip(ends.rows, result["curves"], strict=True)
     return _section(
         "curves",
         "",
@@ -90,8 +92,10 @@ def curves_section(result: Mapping[str, Any]) -> Section:
         plots=[_curve(one, low) for one in result["curves"]],
         name=result["source"]["name"],
         count=result["source"]["count"],
-        header=["at the last degree", *CURVE_HEADER[2:]],
-        rows=[[f"{row[0]}, {one['degrees'][-1]:g}", *row[2:]] for row, one in rows],
+        ends=table(
+            ("at the last degree", *ends.header[2:]),
+            [(f"{row[0]}, {one['degrees'][-1]:g}", *row[2:]) for row, one in rows],
+        ),
     )
 
 
@@ -106,17 +110,14 @@ def tasks_section(result: Mapping[str, Any]) -> Section:
         "tasks",
         result["source"]["name"],
         result,
-        judged(probing.gate_rows(result), result["gates"]),
-        gate_header=probing.GATE_HEADER,
+        gate_table(result["gates"], PROBES),
         count=result["source"]["count"],
         classes=result["classes"],
         folds=result["folds"],
         groups=result["groups"],
         plots=[_intervals(result["scores"], *of) for of in _SCORES],
-        header=probing.HEADER,
-        rows=probing.score_rows(result),
-        flip_header=probing.FLIP_HEADER,
-        flips=probing.flip_rows(result),
+        scores=score_table(result),
+        flips=flip_table(result),
     )
 
 
@@ -126,14 +127,12 @@ def genes_section(result: Mapping[str, Any]) -> Section:
         "genes",
         result["source"]["name"],
         result,
-        judged(hest.gate_rows(result), result["gates"]),
-        gate_header=hest.GATE_HEADER,
+        gate_table(result["gates"]),
         count=result["source"]["count"],
         components=result["components"],
         plots=[_correlations(result["tasks"]), _losses(result["tasks"])],
-        gene_header=hest.GENE_HEADER,
-        genes=hest.gene_rows(result, _GENES),
-        **_table(_TASK_COLUMNS, hest.HEADER, hest.task_rows(result)),
+        genes=gene_table(result, _GENES),
+        scores=task_table(result).columns(_TASK_COLUMNS),
     )
 
 
@@ -141,43 +140,33 @@ def latency_section(result: Mapping[str, Any]) -> Section:
     """Return the table of a latency run over one or more bundles; what it does not say is left out."""
     told = {"threads": "threads", "warm_up": "warm-up", "rounds": "rounds"}
     words = {"cpu": "{}", "cores": "{} cores", "gpu": "{}", "system": "{}"}
-    machine, applied = result.get("machine") or {}, result.get("gates") or []
-    gates = judged(gate_rows(applied), applied)
+    machine, gates = result.get("machine") or {}, gate_table(result.get("gates") or [])
     if compared := result.get("compared"):
         worst = max((row["times"] for row in compared["rows"]), default=0.0)
         held = ("times the baseline", str(compared["baseline"]), f"{worst:.3f}", f"<= {compared['worse']}")
-        gates += (Gate(held, bool(compared["passed"])),)
+        gates = table(gates.header, [*gates.rows, (*held, bool(compared["passed"]))])
     body = render(
         "latency.html.j2",
-        header=["artifact", "batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "tiles/s", "ratio of p50"],
-        rows=[_latency_row(one) for one in result["results"]],
+        times=table(_LATENCY, [_latency_row(one) for one in result["results"]]),
         how=[f"{word} {result[name]}" for name, word in told.items() if result.get(name) is not None],
         machine=[word.format(machine[name]) for name, word in words.items() if machine.get(name)],
-        gate_header=GATE_HEADER,
         gates=gates,
     )
     return Section("latency", KINDS["latency"][0], body, gates, tuple(result.get("notes") or ()))
 
 
-def devices_section(reports: list[dict[str, Any]]) -> Section:
+def devices_section(reports: Sequence[Mapping[str, Any]]) -> Section:
     """Return what devices measured, a column each; a device that failed its gates is a gate that failed."""
-    gates = tuple(
-        Gate(("all", f"{one['measured_at']}, {one['ran_with']}", "-", "-"), bool(one["passed"])) for one in reports
-    )
-    rows = [[*row[:-1], gate.passed] for row, gate in zip(devicereports.report_rows(reports), gates, strict=True)]
-    header, *turned = zip(devicereports.HEADER, *rows, strict=True)
-    return Section("devices", KINDS["devices"][0], render("devices.html.j2", header=header, rows=turned), gates)
+    gates = [("all", f"{one['measured_at']}, {one['ran_with']}", "-", "-", bool(one["passed"])) for one in reports]
+    body = render("devices.html.j2", reports=device_table(reports).turned())
+    return Section("devices", KINDS["devices"][0], body, table(NO_GATES.header, gates))
 
 
-def _section(kind: str, of: str, result: Mapping[str, Any], gates: tuple[Gate, ...] = (), **shown: Any) -> Section:
+def _section(kind: str, of: str, result: Mapping[str, Any], gates: Table = NO_GATES, **shown: Any) -> Section:
     """Return a result's section; `of` is what it was measured on, `shown` what else the kind's template needs."""
     title = f"{KINDS[kind][0]}: {of}" if of else KINDS[kind][0]
     body = render(f"{kind}.html.j2", **{"name": of, "gates": gates, "ran_with": result["ran_with"], **shown})
     return Section(kind, title, body, gates, tuple(result["notes"]))
-
-
-def _table(columns: Sequence[int], header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
-    return {"header": [header[i] for i in columns], "rows": [[row[i] for i in columns] for row in rows]}
 
 
 def _telling(figures: Mapping[str, Any], gated: Collection[str]) -> str:

@@ -1,29 +1,26 @@
-"""Rows of the tables that a person reads: drift, gates, where figures came from."""
+"""Drift, gates, where a bundle's figures came from, and what devices reported of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checks.gates import SPEED_GATE
-from ..checks.summary import _PAIRS, NOT_RUN
-
-DRIFT_HEADER = ["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"]
-
-
-GATE_HEADER = ["gate", "of", "measured", "required", ""]
-
+from ...bundle.device_reports import device_name
+from ...checks.gates import Gate
+from ...checks.summary import NOT_RUN, PAIRS
+from ..table import Table, table
 
 DRIFT_LEGEND = (
     "quantization: program vs full-precision reference. lowering: artifact vs program. noise floor: program vs itself, "
     "its input moved by 1e-6, as summing in another order would. total: artifact vs reference."
 )
+_MEASURED = {"drift": "{:.6f}", "parts": "{:.0f}", "speed": "{:.6f}", "loss": "{:+.4f}"}
 
 
-def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
-    """Return the drift table: name, tiles, cosine mean, 1st percentile, min, relative L2, neighbour overlap."""
+def drift_table(drift: Mapping[str, Any]) -> Table:
+    """Return a row a drift: tiles, cosine mean, 1st percentile, min, relative L2, neighbour overlap."""
     rows = []
-    for key in _PAIRS:
+    for key in PAIRS:
         title, figures = key.replace("_", " "), drift[key]
         if figures is None:
             rows.append([title, *[NOT_RUN] * 6])
@@ -32,31 +29,34 @@ def drift_rows(drift: Mapping[str, Any]) -> list[list[str]]:
         # Fewer than 11 tiles have no ten neighbours each.
         overlap = f"{figures['neighbour_overlap']:.3f}" if figures["neighbours"] == 10 else "-"
         rows.append([title, str(figures["tiles"]), *cosines, f"{figures['relative_l2']:.5f}", overlap])
-    return rows
+    return table(["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"], rows)
 
 
-def gate_rows(gates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the gates: name, of which drift, measured, required, verdict."""
-    return [
-        [
-            gate["gate"],
-            gate["of"],
-            str(gate["measured"]) if gate["of"] == "lowering" else f"{gate['measured']:.6f}",
-            f"{'<=' if gate['of'] == 'lowering' or gate['gate'] == SPEED_GATE else '>='} {gate['required']}",
-            "ok" if gate["passed"] else "FAILED",
-        ]
-        for gate in gates
+def gate_table(gates: Sequence[Mapping[str, Any]], words: Mapping[str, str] | None = None) -> Table:
+    """Return a row a gate, JSON-able ones; `words` say what figures and what they are of are called."""
+    found, called = [Gate.from_json(gate) for gate in gates], dict(words or {})
+    lost = bool(found) and all(gate.kind == "loss" for gate in found)
+    rows = [
+        (
+            called.get(gate.figure, gate.figure),
+            called.get(gate.of, gate.of),
+            _MEASURED[gate.kind].format(gate.measured),
+            f"{'<=' if gate.at_most else '>='} {gate.bound}",
+            gate.passed,
+        )
+        for gate in found
     ]
+    return table(["gate", "of", *(("lost", "allowed") if lost else ("measured", "required")), ""], rows)
 
 
-def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
+def fact_table(report: Mapping[str, Any]) -> Table:
     """Return where the figures came from: model, weights, tiles, runtimes, cost."""
     calibration, cost, contract = report["calibration"], report["cost"], report["contract"]
     also = ", and patch tokens" if contract["tokens"] else ""
     qad = report["qad"]
     trained = [["then trained", _trained(qad)]] if qad else []
     tiles = "further tiles" if calibration else "tiles"
-    return [
+    rows = [
         ["model", f"{report['model']['name']} ({report['model']['licence']})"],
         ["weights", f"{report['weights']['source']}, sha256 {report['weights']['sha256'][:16]}"],
         ["embedding", f"{contract['embedding']}, {contract['dim']} numbers{also}"],
@@ -73,6 +73,7 @@ def fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
             f"{sum(cost['seconds'].values()):.1f} s, peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB",
         ],
     ]
+    return table(["", ""], rows)
 
 
 def _calibrated(calibration: Mapping[str, Any]) -> str:
@@ -94,3 +95,15 @@ def _trained(qad: Mapping[str, Any]) -> str:
         return f"{qad['steps']} steps, none better than before (1 - cosine {qad['drift_before']:.2e}): left as it was"
     change = f"1 - cosine {qad['drift_before']:.2e} to {qad['drift_after']:.2e}"
     return f"{qad['best_step']} of {qad['steps']} steps, {change} on {qad['validated_on']} tiles not trained on"
+
+
+def device_table(reports: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row a device's report: drift to full precision and to the program, latency, and its own verdict."""
+    rows = []
+    for one in reports:
+        total, lowering, latency = one["drift"]["total"], one["drift"]["lowering"], one["latency"]
+        cosines = [f"{value:.6f}" for value in (total["cosine_mean"], total["cosine_p01"], lowering["cosine_mean"])]
+        times = [f"{latency[key]:.2f}" for key in ("p50_ms", "p99_ms")]
+        rows.append((one["measured_at"], device_name(one["device"]), one["ran_with"], *cosines, *times, one["passed"]))
+    header = ["measured", "device", "ran with", "cosine mean", "1 %", "lowering", "p50 ms", "p99 ms", ""]
+    return table(header, rows)

@@ -1,0 +1,119 @@
+"""What `bench` measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..table import Table, table
+
+_NONE = "-"
+
+
+def latency_table(result: Mapping[str, Any]) -> Table:
+    """Return a row a contender and batch."""
+    rows = [
+        [
+            str(row["batch"]),
+            row["name"],
+            *(f"{row['latency_ms'][key]:.2f}" for key in ("p50", "p90", "p95", "p99")),
+            str(row["n"]),
+            f"{row['tiles_per_s']:.2f}",
+        ]
+        for row in result["results"]
+    ]
+    return table(["batch", "what", "p50 ms", "p90", "p95", "p99", "n", "tiles/s"], rows)
+
+
+def ratio_table(result: Mapping[str, Any]) -> Table:
+    """Return a row a ratio to something that was timed beside it."""
+    rows = [[str(row["batch"]), row["name"], *_ratio(one)] for row in result["results"] for one in row["ratios"]]
+    return table(["batch", "what", "times (median)", "of"], rows)
+
+
+def stream_table(result: Mapping[str, Any]) -> Table:
+    """Return a row a batch of the throughput hint."""
+    rows = [
+        [str(row["batch"]), row["name"], str(row["requests"]), f"{row['tiles_per_s']:.2f}", str(row["n"])]
+        for row in result["throughput"]
+    ]
+    return table(["batch", "what", "side by side", "tiles/s", "n"], rows)
+
+
+def fresh_table(result: Mapping[str, Any]) -> Table:
+    """Return a row a contender with a file: cold start, and memory at the largest batch."""
+    header = ["what", "cold start s", "with model cache s", "peak memory MB", "of it before loading", "size MB"]
+    rows = []
+    for name, size in result["size_bytes"].items():
+        starts = {one["cache"]: f"{one['total_s']:.2f}" for one in result["cold_start"] if one["name"] == name}
+        memory = [one for one in result["memory"] if one["name"] == name]
+        largest = max(memory, key=lambda one: one["batch"], default=None)
+        peak = [_NONE, _NONE]
+        if largest is not None:
+            peak = [f"{largest['peak_bytes'] / 1e6:.0f} (batch {largest['batch']})"]
+            peak.append(f"{largest['start_bytes'] / 1e6:.0f}")
+        rows.append([name, starts.get(False, _NONE), starts.get(True, _NONE), *peak, f"{size / 1e6:.1f}"])
+    return table(header, rows)
+
+
+def device_table(result: Mapping[str, Any]) -> Table:
+    """Return a row a report of a device."""
+    rows = [
+        [
+            row["name"],
+            row["device"],
+            row["ran_with"],
+            f"{row['latency_ms']['p50']:.2f}",
+            f"{row['latency_ms']['p99']:.2f}",
+            *(_ratio(row["ratio"]) if row["ratio"] else [_NONE, _NONE]),
+        ]
+        for row in result["devices"]
+    ]
+    return table(["what", "device", "ran with", "p50 ms", "p99 ms", "ratio", "of"], rows)
+
+
+def baseline_table(compared: Mapping[str, Any]) -> Table:
+    """Return a row a bundle and batch that was held against an earlier result."""
+    rows = [
+        [
+            row["name"],
+            str(row["batch"]),
+            row["of"],
+            f"{row['baseline']:.3f}",
+            f"{row['now']:.3f}",
+            f"{row['times']:.3f}",
+            f"<= {compared['worse']}",
+            bool(row["passed"]),
+        ]
+        for row in compared["rows"]
+    ]
+    return table(["bundle", "batch", "of", "baseline", "now", "times", "allowed", ""], rows)
+
+
+def operation_table(found: Mapping[str, Any], shown: int = 12) -> Table:
+    """Return a row a kind of operation, the longest first; the rest in one row."""
+    rows = [
+        _cells(row["type"], row["precision"], row["count"], row["ms"], row["share"]) for row in found["rows"][:shown]
+    ]
+    if rest := found["rows"][shown:]:
+        count, ms, share = (sum(row[key] for row in rest) for key in ("count", "ms", "share"))
+        rows.append(_cells(f"{len(rest)} other kinds", "", count, ms, share))
+    return table(["operation", "precision", "how many", "ms", "share"], rows)
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """Say on what and how it was measured."""
+    about = result["machine"]
+    threads = sorted({row["threads"] for row in result["results"]})
+    used = f", {threads[0]} threads" if threads else ""
+    features = ", ".join(about["cpu_features"]) or "no known features"
+    what = f"{about['cpu']} ({features}), {about['cores']} cores, {about['memory']}{used}"
+    return f"{what}: {about['pinned']}; {result['tiles']}; warm-up {result['warm_up']}, in turn, all samples kept"
+
+
+def _cells(kind: str, precision: str, count: int, ms: float, share: float) -> list[str]:
+    return [kind, precision, str(count), f"{ms:.2f}", f"{100 * share:.1f} %"]
+
+
+def _ratio(one: Mapping[str, Any]) -> list[str]:
+    return [f"{one['p50']:.3f}", one["against"] + ("" if one["same_run"] else " (another run)")]
