@@ -70,17 +70,10 @@ def draw_debug(result: Mapping[str, Any], path: Path) -> None:
         Line(label, [max(row[key], 2**-24) for row in layers])
         for label, key in (("its largest channel", "input_max"), ("its median channel", "input_median_channel"))
     ]
-    limit = Line("1: FP16 overflows", [1.0] * len(blocks), colour=GREY, dashed=True)
+    room = [Line("headroom", headroom), Line("1: FP16 overflows", [1.0] * len(blocks), colour=GREY, dashed=True)]
     panels = [
         Panel("What goes into each layer", _LAYERS, "largest value", places, inputs, log=True),
-        Panel(
-            "Room to FP16's largest number, 65504",
-            _BLOCKS,
-            "65504 / largest value",
-            depth,
-            [Line("headroom", headroom), limit],
-            log=True,
-        ),
+        Panel("Room to FP16's largest number, 65504", _BLOCKS, "65504 / largest value", depth, room, log=True),
     ]
     if all(row["sqnr_db"] is not None for row in layers + blocks):
         signal = "SQNR, dB (more is better)"

@@ -74,7 +74,7 @@ def test_full_precision_has_ranges_but_no_noise(exports: Exports, tmp_path: Path
 def test_picture_of_an_int8_bundle(exports: Exports, tmp_path: Path) -> None:
     draw_debug(debug(exports("onnx-int8").bundle, tiles="synthetic:2"), tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
-        assert picture.size == (1280, 660)
+        assert picture.size == (1320, 744)
 
 
 def test_too_many_tiles_are_refused(exports: Exports) -> None:
