@@ -1,6 +1,7 @@
 """What a device runs, on every Python it may have: the kit, then edgepath's wheel, on real bundles, without PyTorch.
 
-Not part of the suite: `make test-devices` runs it, and needs a registry to install the runtimes from.
+Not part of the suite: `make test-devices` runs it, and needs a registry to install the runtimes from. With
+EDGEPATH_BUNDLES, a folder, demo bundles that are there are taken as they are.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ def interpreter(version: str) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The demo model exported for each target by the environment of the checkout."""
-    out = tmp_path_factory.mktemp("bundles")
-    for target in TARGETS:
+    out = checkout / (os.environ.get("EDGEPATH_BUNDLES") or tmp_path_factory.mktemp("bundles"))
+    for target in (target for target in TARGETS if not (out / f"demo-{target}").exists()):
         export = (sys.executable, "-m", "edgepath", "export", "--target", target, "--calibration-tiles", "16")
-        subprocess.run([*export, "--out", out], check=True, capture_output=True, text=True)
+        subprocess.run([*export, "--out", out], check=True)
     return {target: out / f"demo-{target}" for target in TARGETS}
 
 
