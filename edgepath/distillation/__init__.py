@@ -9,17 +9,9 @@
     checkpoint a run's whole state, written aside and renamed
     runfolder  what a run leaves: weights, config, log, plot
     run        models, optimizer and centers of a run: one step, and its whole state
-    training   `distill`, the loop that joins them
+    loop       step after step, with a log, checkpoints, and an end that Ctrl-C may bring forward
+    training   `distill`, which joins them
     dryrun     one step at full size with random weights: does it fit, how fast is it
-
-Where no foundation model can be had, a teacher is made first:
-
-    imagenet     what a convolutional network trained on photographs sees in tissue
-    imitator     a vision transformer that tells the same, and how it starts
-    pretraining  `pretrain`, which trains it to, behind other colours
-    scoring      what a frozen model's class tokens are good for, on real tiles
-    card         the demo student's model card
-    demo         the command that makes a trained `demo` student
 
 Source of the method: Filiot et al., arXiv 2501.16239 (H0-mini); formulas: DINO (arXiv 2104.14294), iBOT (arXiv
 2111.07832), DINOv2 (arXiv 2304.07193).

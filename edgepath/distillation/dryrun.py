@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from ..machine.hardware import device_name, pick_device
 from ..machine.progress import Progress
 from ..models.catalogue import ModelSpec
 from ..tiles.opening import open_tiles
+from .loader import Views
 from .options import DEFAULT, load_options
 from .processes import forget_most_memory, join_processes, most_memory
 from .run import Distillation
@@ -45,18 +46,8 @@ def dry_run(
         run = Distillation(teacher, student, chosen, processes, "random", None)
         source = open_tiles(f"synthetic:{batch}", size=run.spec.size)
         run.fit_teacher(source, say)
-        steps = iter(view_loader(source, chosen, rank=processes.rank, world=processes.world).steps(0))
-        seconds, peaks = [], [most_memory(processes.device)]
-        for number, count in enumerate((tiles, tiles, 2 * tiles), 1):  # the first one also allocates
-            views = tuple(crops[:, :count] for crops in next(steps))
-            forget_most_memory(processes.device)
-            start = time.perf_counter()
-            figures, _ = run.train(views)
-            if processes.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-            peaks.append(most_memory(processes.device))
-            say("dry run", number, 3)
+        views = iter(view_loader(source, chosen, rank=processes.rank, world=processes.world).steps(0))
+        seconds, peaks, loss = _three_steps(run, views, tiles, say)
         fixed, slope = _fixed_bytes(run), (peaks[3] - peaks[2]) / tiles
         # Memory that is kept from before can hide the difference: then all that is not fixed counts as the tiles'.
         a_tile = slope if slope > 0 else max(0, max(peaks) - fixed) / (2 * tiles)
@@ -74,7 +65,7 @@ def dry_run(
             "precision": str(run.precision).removeprefix("torch."),
             "tiles_a_process": tiles,
             "crops_a_tile": {"global": chosen.views.global_count, "local": chosen.views.local_count},
-            "loss": figures["loss"],
+            "loss": loss,
             "step_seconds": round(seconds[1], 3),
             "tiles_per_s": round(tiles * processes.world / seconds[1], 4),
             "peak_bytes": max(peaks),
@@ -87,6 +78,24 @@ def dry_run(
                 "days": round(whole.training.steps * share * seconds[1] / tiles / 86400, 1),
             },
         }
+
+
+def _three_steps(
+    run: Distillation, views: Iterator[Views], tiles: int, say: Progress
+) -> tuple[list[float], list[int], float]:
+    """Return what each step took in seconds, the most memory before and in each, in bytes, and the last loss."""
+    seconds, peaks, figures = [], [most_memory(run.device)], {"loss": 0.0}
+    for number, count in enumerate((tiles, tiles, 2 * tiles), 1):  # the first one also allocates
+        some = tuple(crops[:, :count] for crops in next(views))
+        forget_most_memory(run.device)
+        start = time.perf_counter()
+        figures, _ = run.train(some)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        peaks.append(most_memory(run.device))
+        say("dry run", number, 3)
+    return seconds, peaks, figures["loss"]
 
 
 def to_rows(found: Mapping[str, Any]) -> list[list[str]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ..errors import RecipeError, UsageError, did_you_mean
 from ..recipes.toml import build_table, parse_toml, read_toml
@@ -141,7 +141,8 @@ def load_options(recipe: str = DEFAULT, overrides: Mapping[str, Any] | None = No
     if values.get("schema") != 1:
         raise RecipeError(f"{named}: schema = {values.get('schema')}; this edgepath reads schema 1")
     options = build_table(Options, values, named)
-    _check(options, named)
+    fewest = 1 if options.loss.same_view or options.views.local_count else 2
+    check(options.to_json(), (*_RULES, at_least(fewest, "views.global_count")), named)
     return options
 
 
@@ -192,55 +193,60 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], named: str) -> No
             values[key] = value
 
 
-def _check(options: Options, named: str) -> None:
-    """Refuse numbers that would end in a traceback, or in weights that mean nothing."""
-    views, heads, loss, training, run = options.views, options.heads, options.loss, options.training, options.run
-    least = {
-        "views.global_count": (views.global_count, 1 if loss.same_view or views.local_count else 2),
-        "views.local_count": (views.local_count, 0),
-        "heads.cls_prototypes": (heads.cls_prototypes, 2),
-        "heads.patch_prototypes": (heads.patch_prototypes, 2),
-        "heads.hidden": (heads.hidden, 1),
-        "heads.bottleneck": (heads.bottleneck, 1),
-        "heads.fit_tiles": (heads.fit_tiles, 2),
-        "loss.sinkhorn_iterations": (loss.sinkhorn_iterations, 1),
-        "loss.teacher_temperature_warmup": (loss.teacher_temperature_warmup, 0),
-        "training.steps": (training.steps, 1),
-        "training.batch": (training.batch, 1),
-        "training.seed": (training.seed, 0),
-        "training.warmup": (training.warmup, 0),
-        "training.freeze_prototypes": (training.freeze_prototypes, 0),
-        "run.checkpoint_every": (run.checkpoint_every, 1),
-        "run.log_every": (run.log_every, 1),
-        "run.workers": (run.workers, 0),
-        "run.prefetch": (run.prefetch, 0),
-        "run.cache_mb": (run.cache_mb, 0),
-    }
-    for key, (value, lowest) in least.items():
-        if value < lowest:
-            raise RecipeError(f"{named}: {key} = {value}; at least {lowest} is needed")
-    for key in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-        if not getattr(loss, key) > 0:
-            raise RecipeError(f"{named}: loss.{key} = {getattr(loss, key)}; a number above 0 is needed")
-    for key in ("dino", "ibot"):
-        if not getattr(loss, key) >= 0:
-            raise RecipeError(f"{named}: loss.{key} = {getattr(loss, key)}; a weight of 0 or more is needed")
-    shares = {"views.stain_strength": views.stain_strength, "views.scanner": views.scanner}
-    shares |= {"views.stain_hue": views.stain_hue, "views.blur_probability": views.blur_probability}
-    shares |= {"loss.center_momentum": loss.center_momentum}
-    shares |= {"training.ema": training.ema, "training.ema_end": training.ema_end}
-    for key, share in shares.items():
-        if not 0 <= share <= 1:
-            raise RecipeError(f"{named}: {key} = {share}; a number from 0 to 1 is needed")
-    for key, pair, top in (
-        ("global_scale", views.global_scale, 1.0),
-        ("local_scale", views.local_scale, 1.0),
-        ("blur_pixels", views.blur_pixels, 20.0),
-    ):
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
-            raise RecipeError(f"{named}: views.{key} = {list(pair)}; two numbers above 0 are needed, up to {top:g}")
-    for key in ("learning_rate", "learning_rate_end", "weight_decay", "weight_decay_end"):
-        if not 0 <= getattr(training, key) < float("inf"):
-            raise RecipeError(f"{named}: training.{key} = {getattr(training, key)}; 0 or more is needed")
-    if not training.clip > 0:
-        raise RecipeError(f"{named}: training.clip = {training.clip}; a gradient norm above 0 is needed")
+Rule: TypeAlias = tuple[Callable[[Any], bool], str, tuple[str, ...]]
+"""What a number has to be, in words too, and which numbers (TABLE.KEY)."""
+
+
+def check(values: Mapping[str, Any], rules: Sequence[Rule], named: str) -> None:
+    """Refuse numbers that would end in a traceback, or in weights that mean nothing. Raises RecipeError."""
+    for fits, needed, keys in rules:
+        for key in keys:
+            table, _, name = key.partition(".")
+            if not fits(value := values[table][name]):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise RecipeError(f"{named}: {key} = {shown}; {needed}")
+
+
+def at_least(lowest: int, *keys: str) -> Rule:
+    """Return the rule of counts."""
+    return lambda value: value >= lowest, f"at least {lowest} is needed", keys
+
+
+def above_0(*keys: str) -> Rule:
+    """Return the rule of temperatures and norms."""
+    return lambda value: value > 0, "a number above 0 is needed", keys
+
+
+def not_negative(*keys: str) -> Rule:
+    """Return the rule of weights and rates, which are finite too."""
+    return lambda value: 0 <= value < float("inf"), "0 or more is needed", keys
+
+
+def share(*keys: str) -> Rule:
+    """Return the rule of parts of a whole."""
+    return lambda value: 0 <= value <= 1, "a number from 0 to 1 is needed", keys
+
+
+def rising(top: float, *keys: str) -> Rule:
+    """Return the rule of pairs of a lowest and a highest number."""
+    needed = f"two numbers above 0 are needed, up to {top:g}"
+    return lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1] <= top, needed, keys
+
+
+COLOURS = (
+    share("views.stain_strength", "views.stain_hue", "views.scanner", "views.blur_probability"),
+    rising(20.0, "views.blur_pixels"),
+)
+_RULES = (
+    at_least(0, "views.local_count", "loss.teacher_temperature_warmup", "training.seed", "training.warmup"),
+    at_least(0, "training.freeze_prototypes", "run.workers", "run.prefetch", "run.cache_mb"),
+    at_least(1, "heads.hidden", "heads.bottleneck", "loss.sinkhorn_iterations", "training.steps", "training.batch"),
+    at_least(1, "run.checkpoint_every", "run.log_every"),
+    at_least(2, "heads.cls_prototypes", "heads.patch_prototypes", "heads.fit_tiles"),
+    above_0("loss.student_temperature", "loss.teacher_temperature", "loss.teacher_temperature_start", "training.clip"),
+    not_negative("loss.dino", "loss.ibot", "training.learning_rate", "training.learning_rate_end"),
+    not_negative("training.weight_decay", "training.weight_decay_end"),
+    share("loss.center_momentum", "training.ema", "training.ema_end"),
+    rising(1.0, "views.global_scale", "views.local_scale"),
+    *COLOURS,
+)

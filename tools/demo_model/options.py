@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgepath.distillation.networks import build_student
-from edgepath.distillation.options import Colours, Run, Steps
+from edgepath.distillation.options import (
+    COLOURS,
+    Colours,
+    Run,
+    Steps,
+    above_0,
+    at_least,
+    check,
+    not_negative,
+    rising,
+)
 from edgepath.errors import RecipeError
 from edgepath.models.catalogue import ModelSpec
 from edgepath.recipes.toml import build_table, read_toml
@@ -92,28 +102,15 @@ def check_options(options: Options, spec: ModelSpec) -> None:
             raise RecipeError(f"{where} share = {stage.share}; a share above 0 is needed")
     if not options.stages or options.stages[-1].blocks != most:
         raise RecipeError(f"teacher recipe: the last stage has to train all {most} blocks of {spec.name}")
-    views, training, run = options.views, options.training, options.run
-    least = {
-        "training.steps": (training.steps, 1),
-        "training.batch": (training.batch, 2),
-        "training.seed": (training.seed, 0),
-        "training.warmup": (training.warmup, 0),
-        "training.fit_tiles": (training.fit_tiles, 2),
-        "training.learning_rate": (training.learning_rate, 0),
-        "run.checkpoint_every": (run.checkpoint_every, 1),
-        "run.log_every": (run.log_every, 1),
-        "run.workers": (run.workers, 0),
-    }
-    for key, (value, lowest) in least.items():
-        if not value >= lowest:
-            raise RecipeError(f"teacher recipe: {key} = {value}; at least {lowest} is needed")
-    for key, pair, top in (("zoom", views.zoom, 4.0), ("blur_pixels", views.blur_pixels, 20.0)):
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
-            raise RecipeError(
-                f"teacher recipe: views.{key} = {list(pair)}; two numbers above 0 are needed, up to {top:g}"
-            )
-    for key in ("stain_strength", "stain_hue", "scanner", "blur_probability"):
-        if not 0 <= (share := getattr(views, key)) <= 1:
-            raise RecipeError(f"teacher recipe: views.{key} = {share}; a number from 0 to 1 is needed")
-    if not training.clip > 0:
-        raise RecipeError(f"teacher recipe: training.clip = {training.clip}; a gradient norm above 0 is needed")
+    check(asdict(options), _RULES, "teacher recipe")
+
+
+_RULES = (
+    at_least(0, "training.seed", "training.warmup", "run.workers"),
+    at_least(1, "training.steps", "run.checkpoint_every", "run.log_every"),
+    at_least(2, "training.batch", "training.fit_tiles"),
+    above_0("training.clip"),
+    not_negative("training.learning_rate"),
+    rising(4.0, "views.zoom"),
+    *COLOURS,
+)
