@@ -35,10 +35,10 @@ SCANNERS = "scanners4_registered_cyto"
 def medians(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return an artifact's medians, what it lost most in, and the verdict."""
     worst = {
-        figure: max((gate for gate in result["gates"] if gate["gate"] == figure), key=lambda gate: gate["lost"])
+        figure: max((gate for gate in result["gates"] if gate["gate"] == figure), key=lambda gate: gate["measured"])
         for figure in sorted({gate["gate"] for gate in result["gates"]})
     }
-    lost = {figure: {"lost": gate["lost"], "of": gate["of"]} for figure, gate in worst.items()}
+    lost = {figure: {"lost": gate["measured"], "of": gate["of"]} for figure, gate in worst.items()}
     return {**result["figures"][ARTIFACT], "lost most": lost, "passed": result["passed"]}
 
 

@@ -22,7 +22,8 @@ from edgepath.program.linear import quantize_linear, replace_layer
 from edgepath.program.sensitivity import multiply_adds, sensitivities
 from edgepath.recipes.recipe import Recipe, find_recipe, load_recipe
 from edgepath.recipes.recipefile import to_toml
-from edgepath.reports.search_front import draw_search, point_rows
+from edgepath.reports.drawings import draw_search
+from edgepath.reports.tables.checks import point_table
 from edgepath.searching import parse_budget, search
 
 Search = Callable[..., dict[str, Any]]
@@ -59,7 +60,7 @@ def test_fewest_layers_are_kept_that_meet_the_budget(find: Search, deep: ModelSp
     assert points[kept - 1]["cosine_mean"] < budget["cosine_mean"]  # one layer fewer is not enough
     assert points[kept]["int8_share"] >= 0.9  # so nine tenths of INT8's speed-up are left
     assert found["kept"] == [layer["layer"] for layer in found["layers"][:kept]]
-    assert [row[-1] for row in point_rows(found) if row[0] in ("0", str(kept))] == ["missed", "met"]
+    assert [row[-1] for row in point_table(found).rows if row[0] in ("0", str(kept))] == ["missed", "met"]
     draw_search(found, tmp_path / "front.png")
     assert not list(tmp_path.glob("*.search.json"))
 

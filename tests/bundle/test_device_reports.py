@@ -14,14 +14,13 @@ import pytest
 
 from edgepath.bundle.bundle import Bundle, open_bundle
 from edgepath.bundle.device_reports import (
-    HEADER,
     add_report,
     device_reports,
-    report_rows,
     reports_file,
 )
 from edgepath.errors import BundleError, UsageError
 from edgepath.exporting import Exported
+from edgepath.reports.tables.drift import device_table
 
 Exports = Callable[[str], Exported]
 
@@ -50,9 +49,10 @@ def test_a_report_is_kept_beside_the_bundle_once(bundle: Bundle, report: Path) -
     kept = device_reports(open_bundle(bundle.path))  # which is still whole
     assert kept == [added]
     assert added == json.loads(report.read_text())
-    (row,) = report_rows(kept)
-    assert len(row) == len(HEADER)
-    assert row[-1] == "ok"
+    shown = device_table(kept)
+    (row,) = shown.rows
+    assert len(row) == len(shown.header)
+    assert row[-1] is True
     assert reports_file(bundle) == bundle.path.with_name("there.devices.json")
 
 

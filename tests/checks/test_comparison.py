@@ -11,12 +11,13 @@ from PIL import Image
 
 import edgepath
 from edgepath.bundle.bundle import Bundle
-from edgepath.checks.comparison import HEADER, pair_rows, twins
+from edgepath.checks.comparison import twins
 from edgepath.checks.drift import measure
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
-from edgepath.reports.heatmap import draw_pairs
+from edgepath.reports.drawings import draw_pairs
 from edgepath.reports.plots import check_plot
+from edgepath.reports.tables.checks import pair_table
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
@@ -53,7 +54,8 @@ def test_one_program_on_four_runtimes_stays_one(exports: Exports) -> None:
     assert done["noise_floor"] > 0
     assert any("not run by Core ML" in note for note in done["notes"])
     assert "not Core ML" in done["ran_with"]["tiny-coreml-int8"]
-    assert all(len(row) == len(HEADER) for row in pair_rows(done))
+    shown = pair_table(done)
+    assert all(len(row) == len(shown.header) for row in shown.rows)
 
 
 def test_twins_are_those_of_a_loop() -> None:

@@ -13,19 +13,16 @@ from PIL import Image
 
 from edgepath.bundle.bundle import Bundle
 from edgepath.checks.debugging import (
-    BLOCK_HEADER,
     FP16_MAX,
-    LAYER_HEADER,
-    block_rows,
     debug,
-    draw_debug,
-    layer_rows,
 )
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
 from edgepath.program.calibrate import linears
 from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.recipes.recipe import Recipe
+from edgepath.reports.drawings import draw_debug
+from edgepath.reports.tables.checks import block_table, layer_table
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
@@ -58,15 +55,15 @@ def test_figures_of_layers_and_blocks(exports: Exports) -> None:
     assert last["fp16_headroom"] == pytest.approx(FP16_MAX / last["max"])
     assert float(torch.cosine_similarity(exact, rounded).mean()) == pytest.approx(last["cls_cosine"], abs=2e-3)
     assert result["parts"] == {"products": 10, "norms": 5, "differences": []}
-    assert len(layer_rows(result)[0]) == len(LAYER_HEADER)
-    assert len(block_rows(result)[0]) == len(BLOCK_HEADER)
+    for shown in (layer_table(result), block_table(result)):
+        assert len(shown.rows[0]) == len(shown.header)
 
 
 def test_full_precision_has_ranges_but_no_noise(exports: Exports, tmp_path: Path) -> None:
     result = debug(exports("onnx-fp32").bundle, tiles="synthetic:4")
     assert {row["sqnr_db"] for row in result["layers"] + result["blocks"]} == {None}
     assert all(row["input_max"] > 0 for row in result["layers"])
-    assert layer_rows(result)[0][1] == "-"
+    assert layer_table(result).rows[0][1] == "-"
     draw_debug(result, tmp_path / "plot.png")
     assert np.array(Image.open(tmp_path / "plot.png")).std() > 5
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepath.backends import CUT
+from edgepath.backends import builds_of
 from edgepath.backends.contents import Layer, Product
 from edgepath.bundle.bundle import Bundle
-from edgepath.checks.debugging import LAYER_HEADER, debug, layer_rows
+from edgepath.checks.debugging import debug
 from edgepath.checks.layerwise import (
     Proof,
     _hold,
@@ -24,6 +24,7 @@ from edgepath.exporting import Exported
 from edgepath.program.forms import Program
 from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.recipes.recipe import Recipe
+from edgepath.reports.tables.checks import layer_table
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
@@ -45,7 +46,7 @@ def proofs_of(bundle: Bundle) -> dict[str, Proof]:
 @pytest.mark.parametrize("target", INT8)
 def test_every_layer_computes_the_programs_integers(exports: Exports, target: str) -> None:
     proofs = proofs_of(exports(target).bundle)
-    assert len(proofs) == (14 if exports(target).bundle.backend in CUT else 9)
+    assert len(proofs) == (14 if builds_of(exports(target).bundle.backend).split_projections else 9)
     for name, proof in proofs.items():
         assert proof.holds, (name, proof)
         # 261 tokens enter all but the last block's query and what comes after it, which are of the class token.
@@ -107,8 +108,9 @@ def test_debug_shows_proofs_and_names_what_is_unproved(exports: Exports, altered
     result = debug(exports("onnx-int8").bundle, tiles="synthetic:2")
     assert result["unproved"] == []
     assert all(row["proof"]["integers"] > 0 for row in result["layers"])
-    assert len(layer_rows(result)[0]) == len(LAYER_HEADER)
-    assert layer_rows(result)[0][LAYER_HEADER.index("integers differ")].startswith("0 of ")
+    shown = layer_table(result)
+    assert len(shown.rows[0]) == len(shown.header)
+    assert str(shown.rows[0][shown.header.index("integers differ")]).startswith("0 of ")
     assert debug(altered("onnx-int8", input_scale), tiles="synthetic:2")["unproved"] == [FC2]
 
 

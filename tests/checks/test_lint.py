@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edgepath.checks.lint import Finding, finding_rows, lint
+from edgepath.checks.lint import Finding, lint
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
+from edgepath.reports.tables.checks import finding_table
 
 Exports = Callable[[str], Exported]
 
@@ -231,7 +232,7 @@ def test_each_way_to_break_a_graph_is_found_where_it_is(
     findings = found_in(model, tmp_path)
     assert (level, rule, name) in [(f.level, f.rule, f.node) for f in findings]
     assert all(f.found and f.remedy and f.source for f in findings)
-    assert len(finding_rows(findings)) == len(findings)
+    assert len(finding_table(findings).rows) == len(findings)
 
 
 def spread(model: ModelProto) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edgepath.backends import Runtime, find
 from edgepath.checks.drift import measure
-from edgepath.checks.gates import gates
+from edgepath.checks.gates import drift_gates
 from edgepath.checks.summary import (
     NOT_RUN,
     build_report,
@@ -22,7 +22,7 @@ from edgepath.checks.summary import (
 from edgepath.machine.hardware import machine
 from edgepath.recipes.recipe import Recipe, find_recipe, recipes
 from edgepath.reports.markdown import to_markdown
-from edgepath.reports.tables import DRIFT_HEADER, GATE_HEADER, drift_rows
+from edgepath.reports.tables.drift import drift_table, gate_table
 
 RECIPE = find_recipe("onnx-int8")
 KEYS = [f"slide/{i:02d}.png" for i in range(12)]
@@ -117,22 +117,22 @@ def test_drift_with_a_side_that_is_not_there_is_none(missing: str, gone: set[str
 def test_artifact_is_judged_where_it_ran() -> None:
     # the program alone would pass
     measured = drifts(embeddings(program=0.0, artifact=0.5), KEYS)
-    judged = gates(RECIPE, measured)
-    assert [gate["gate"] for gate in judged] == ["cosine_mean", "cosine_p01"]
+    judged = drift_gates(RECIPE, measured)
+    assert [gate.figure for gate in judged] == ["cosine_mean", "cosine_p01"]
     for gate in judged:
-        assert gate["of"] == "total"
-        assert gate["measured"] == measured["total"][gate["gate"]] < 0.95
-        assert gate["required"] == getattr(RECIPE.accept, gate["gate"])
-        assert gate["passed"] is False
+        assert gate.of == "total"
+        assert gate.measured == measured["total"][gate.figure] < 0.95
+        assert gate.bound == getattr(RECIPE.accept, gate.figure)
+        assert gate.passed is False
 
 
 def test_program_is_judged_where_the_artifact_did_not_run() -> None:
     for noise, passed in ((0.01, True), (0.5, False)):
         measured = drifts(without("artifact", program=noise), KEYS)
-        for gate in gates(RECIPE, measured):
-            assert gate["of"] == "quantization"
-            assert gate["measured"] == measured["quantization"][gate["gate"]]
-            assert gate["passed"] is passed
+        for gate in drift_gates(RECIPE, measured):
+            assert gate.of == "quantization"
+            assert gate.measured == measured["quantization"][gate.figure]
+            assert gate.passed is passed
 
 
 def test_gate_is_passed_at_its_very_value() -> None:
@@ -140,8 +140,8 @@ def test_gate_is_passed_at_its_very_value() -> None:
     exact = measured["total"]["cosine_p01"]
     for required, passed in ((exact, True), (float(np.nextafter(exact, 1)), False)):
         accept = {"cosine_mean": 0.0, "cosine_p01": required}
-        judged = gates(Recipe.from_json(RECIPE.to_json() | {"accept": accept}), measured)
-        assert [gate["passed"] for gate in judged] == [True, passed]
+        judged = drift_gates(Recipe.from_json(RECIPE.to_json() | {"accept": accept}), measured)
+        assert [gate.passed for gate in judged] == [True, passed]
 
 
 def test_one_failed_gate_fails_the_report() -> None:
@@ -247,8 +247,8 @@ def test_page_says_verdict_drift_gates_and_origin() -> None:
     assert page.startswith("# tiny-onnx-int8: passed\n\n> Weights: random weights (seed 0). Figures describe")
     assert page.endswith("|\n")
     drift, gate, facts = tables(page)
-    assert drift[0] == DRIFT_HEADER
-    assert gate[0] == GATE_HEADER
+    assert drift[0] == list(drift_table(drifts(embeddings(), KEYS)).header)
+    assert gate[0] == list(gate_table(()).header)
     total = made["drift"]["total"]
     assert drift[-1][1:5] == ["12", *(f"{total[k]:.6f}" for k in ("cosine_mean", "cosine_p01", "cosine_min"))]
     assert drift[-1][5:] == [f"{total['relative_l2']:.5f}", f"{total['neighbour_overlap']:.3f}"]
@@ -277,8 +277,8 @@ def test_page_says_what_was_not_run_here() -> None:
 
 def test_fewer_than_eleven_tiles_have_no_top_10() -> None:
     found = drifts({name: values[:5] for name, values in embeddings().items()}, KEYS[:5])
-    assert {row[-1] for row in drift_rows(found)} == {"-"}
-    assert {row[-1].partition(" ")[2] for row in drift_rows(drifts(embeddings(), KEYS))} == {""}
+    assert {row[-1] for row in drift_table(found).rows} == {"-"}
+    assert {row[-1].partition(" ")[2] for row in drift_table(drifts(embeddings(), KEYS)).rows} == {""}
 
 
 def test_tokens_are_named() -> None:

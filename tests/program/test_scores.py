@@ -167,7 +167,7 @@ def test_another_scale_of_a_query_or_a_key_is_found(side: int, end: str, known_t
     node.input[1] = "other_scale"
     (tmp_path / "odd").mkdir()
     onnx.save(model, tmp_path / "odd" / "model.onnx")
-    (line,) = differences(program, tmp_path / "odd" / "model.onnx")
+    (line,) = map(str, differences(program, tmp_path / "odd" / "model.onnx"))
     what = "quantized" if end == "Q" else "dequantized"
     assert line.startswith(f"{FIRST}.scores: {what} with ")
 
@@ -179,7 +179,7 @@ def test_the_scales_of_queries_and_keys_in_each_others_place_are_found(known_tin
     assert differences(program, done.bundle.artifact) == []
     attn = program.get_submodule(FIRST)
     attn.q_norm.scale, attn.k_norm.scale = attn.k_norm.scale, attn.q_norm.scale
-    found = differences(program, done.bundle.artifact)
+    found = list(map(str, differences(program, done.bundle.artifact)))
     assert [line.split(" with ")[0] for line in found] == [
         f"{FIRST}.scores: quantized",
         f"{FIRST}.scores: dequantized",

@@ -13,10 +13,7 @@ from PIL import Image
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
 from edgepath.quality.curves import (
-    HEADER,
-    curve_rows,
     curves,
-    draw_curves,
 )
 from edgepath.quality.perturbations import (
     PERTURBATIONS,
@@ -28,6 +25,8 @@ from edgepath.quality.perturbations import (
     turn,
 )
 from edgepath.quality.robustness import ARTIFACT, FULL
+from edgepath.reports.drawings import draw_curves
+from edgepath.reports.tables.quality import curve_table
 from edgepath.tiles.synthetic import synthesize
 
 Exports = Callable[[str], Exported]
@@ -77,7 +76,8 @@ def test_curves_of_both_models(exports: Exports, tmp_path: Path) -> None:
             assert all(-1 <= degree["cosine"] <= 1 for degree in figures)
     blur = next(curve for curve in result["curves"] if curve["name"] == "defocus")
     assert blur["figures"][FULL][-1]["cosine"] < blur["figures"][FULL][1]["cosine"] < 1
-    assert all(len(row) == len(HEADER) for row in curve_rows(result))
+    shown = curve_table(result)
+    assert all(len(row) == len(shown.header) for row in shown.rows)
     draw_curves(result, tmp_path / "curves.png")
     assert np.array(Image.open(tmp_path / "curves.png")).std() > 5
 

@@ -17,10 +17,10 @@ from edgepath.quality.classifiers import auroc
 from edgepath.quality.probing import (
     ARTIFACT,
     FULL,
-    gate_rows,
     probe,
-    score_rows,
 )
+from edgepath.reports.tables.drift import gate_table
+from edgepath.reports.tables.quality import score_table
 from edgepath.tiles.synthetic import synthesize
 
 Exports = Callable[[str], Exported]
@@ -51,8 +51,8 @@ def test_both_models_are_probed_on_the_same_folds(exports: Exports, labelled: Pa
             assert score["balanced_accuracy"] > 0.9
             assert score["auroc_low"] <= score["auroc"] <= score["auroc_high"]
     assert result["passed"] == all(gate["passed"] for gate in result["gates"])
-    assert len(score_rows(result)) == 4
-    assert len(gate_rows(result)) == 4
+    assert len(score_table(result).rows) == 4
+    assert len(gate_table(result["gates"]).rows) == 4
     for flip in result["flips"]:
         assert flip[FULL] != flip[ARTIFACT]
 

@@ -12,6 +12,7 @@ from PIL import Image
 from test_slides import LOOKS, plism
 
 from edgepath.bundle.bundle import Bundle
+from edgepath.checks.gates import all_passed
 from edgepath.checks.verification import verify
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
@@ -20,12 +21,11 @@ from edgepath.quality.plism import FIGURES, summarise
 from edgepath.quality.robustness import (
     ARTIFACT,
     FULL,
-    HEADER,
-    figure_rows,
-    gate_rows,
     robustness,
 )
 from edgepath.recipes.recipe import Recipe
+from edgepath.reports.tables.drift import gate_table
+from edgepath.reports.tables.quality import robustness_table
 from edgepath.tiles.synthetic import synthesize
 
 Exports = Callable[[str], Exported]
@@ -56,8 +56,9 @@ def test_both_models_are_measured_on_the_same_slides(exports: Exports, paired: P
     assert 0 < result["figures"][FULL]["all"]["cosine"]["median"] < 1
     assert result["leaderboard"][FULL] == pytest.approx(result["leaderboard"][ARTIFACT], abs=1e-4)
     assert any("12 places only" in note for note in result["notes"])
-    assert all(len(row) == len(HEADER) for row in figure_rows(result))
-    assert {row[-1] for row in gate_rows(result)} == {"ok"}
+    shown = robustness_table(result)
+    assert all(len(row) == len(shown.header) for row in shown.rows)
+    assert {row[-1] for row in gate_table(result["gates"]).rows} == {True}
 
 
 def test_an_interrupted_run_goes_on(exports: Exports, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_scales_three_times_as_large_fail_the_gates(
     assert robustness(good, paired=paired, device="cpu")["passed"]
     broken = robustness(bad, paired=paired, device="cpu")
     assert not broken["passed"]
-    assert any(row[-1] == "FAILED" for row in gate_rows(broken))
+    assert not all(row[-1] for row in gate_table(broken["gates"]).rows)
     assert {gate["gate"]: gate["passed"] for gate in verify(bad)["golden"]["gates"]} == {
         "cosine_mean": False,
         "cosine_p01": False,
@@ -167,10 +168,10 @@ def test_one_scanner_that_fails_is_not_hidden_by_the_others(exports: Exports) ->
         full.append({"of": [one, other], "group": "scanner"} | dict.fromkeys(FIGURES, 0.9))
         artifact.append(full[-1] | ({"top10": 0.5} if "GMH_S3" in (one, other) else {}))
     summaries = [summarise(rows) for rows in (full, artifact)]
-    assert all(gate["passed"] for gate in measuring.gates(recipe, *summaries, 100))
-    (failed,) = [gate for gate in measuring.worst_gates(recipe, full, artifact, looks) if not gate["passed"]]
-    assert failed["of"] == "pairs of scanner S3, the worst"
-    assert failed["lost"] == pytest.approx(0.4)
+    assert all_passed(measuring.gates(recipe, *summaries, 100))
+    (failed,) = [gate for gate in measuring.worst_gates(recipe, full, artifact, looks) if not gate.passed]
+    assert failed.of == "pairs of scanner S3, the worst"
+    assert failed.measured == pytest.approx(0.4)
 
 
 def test_one_tile_of_a_few_places_decides_no_gate(exports: Exports) -> None:
@@ -180,11 +181,11 @@ def test_one_tile_of_a_few_places_decides_no_gate(exports: Exports) -> None:
     for missed, passed in ((5, False), (2, True)):
         worse = [row | ({"top1": 31 / 32} if number < missed else {}) for number, row in enumerate(rows)]
         found = measuring.gates(recipe, summarise(rows), summarise(worse), 16)
-        lost = {gate["of"]: gate for gate in found if gate["gate"] == "top1"}
-        assert lost["scanner, mean over pairs"]["lost"] == pytest.approx(missed / 9 / 32)
-        assert lost["scanner, mean over pairs"]["passed"] is passed
+        lost = {gate.of: gate for gate in found if gate.figure == "top1"}
+        assert lost["scanner, mean over pairs"].measured == pytest.approx(missed / 9 / 32)
+        assert lost["scanner, mean over pairs"].passed is passed
     many = measuring.gates(recipe, summarise(rows), summarise(worse), 50)
-    assert {gate["of"] for gate in many} == {"scanner", "all"}
+    assert {gate.of for gate in many} == {"scanner", "all"}
 
 
 def test_a_folder_that_cannot_hold_features_is_said_before_any_tile(exports: Exports, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from edgepath.reports import console
+from edgepath.reports.table import table
 
 
 def test_tables_keep_what_looks_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_table(["what", "to get it"], [["a", "pip install 'edgepath[openvino]'"]])
+    console.print_table(table(["what", "to get it"], [["a", "pip install 'edgepath[openvino]'"]]))
     assert "'edgepath[openvino]'" in capsys.readouterr().out
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from edgepath.errors import UsageError
+from edgepath.reports.tables.speed import baseline_table
 from edgepath.speed.baseline import (
-    HEADER,
     Elsewhere,
     compare,
-    comparison_rows,
     read_result,
 )
 
@@ -44,9 +43,10 @@ def test_ratios_are_compared_where_both_have_one(now: float, passed: bool) -> No
     assert found["passed"] is passed
     (only,) = found["rows"]
     assert (only["of"], only["baseline"], only["now"]) == ("FP32 (OpenVINO)", 0.5, now)
-    (shown,) = comparison_rows(found)
-    assert len(shown) == len(HEADER)
-    assert shown[-1] == ("ok" if passed else "FAILED (above 1.1)")
+    shown = baseline_table(found)
+    (row,) = shown.rows
+    assert len(row) == len(shown.header)
+    assert row[-2:] == ("<= 1.1", passed)
 
 
 @pytest.mark.parametrize(("p50", "passed"), [(87.0, True), (89.0, False)])

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgepath.backends import CUT
+from edgepath.backends import builds_of
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
-from edgepath.speed.operations import HEADER, operation_rows, operations
+from edgepath.reports.tables.speed import operation_table
+from edgepath.speed.operations import operations
 
 Exports = Callable[[str], Exported]
 
@@ -27,11 +28,11 @@ def test_operations_are_those_of_the_artifact(target: str, exports: Exports, til
         row for row in found["rows"] if row["type"].startswith(("FullyConnected", "MatMulInteger", "QLinearMatMul"))
     ]
     # 8 linears, one of them split in two by the CLS-only last block; for OpenVINO five more are cut off
-    count = 14 if bundle.backend in CUT else 9
+    count = 14 if builds_of(bundle.backend).split_projections else 9
     assert sum(row["count"] for row in products if row["precision"] in ("i8", "u8", "int8", "uint8")) == count
-    shown = operation_rows(found, shown=3)
-    assert [len(row) for row in shown] == [len(HEADER)] * 4
-    assert shown[-1][0] == f"{len(times) - 3} other kinds"
+    shown = operation_table(found, shown=3)
+    assert [len(row) for row in shown.rows] == [len(shown.header)] * 4
+    assert shown.rows[-1][0] == f"{len(times) - 3} other kinds"
 
 
 def test_another_runtime_tells_no_operations(exports: Exports, tiles: np.ndarray) -> None:

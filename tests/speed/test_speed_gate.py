@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from edgepath.checks.gates import SPEED_GATE
 from edgepath.errors import UsageError
 from edgepath.exporting import export
 from edgepath.recipes.recipe import find_recipe
-from edgepath.reports.tables import fact_rows, gate_rows
+from edgepath.reports.tables.drift import fact_table, gate_table
 from edgepath.speed.gate import check_measurable
 
 
@@ -44,18 +43,18 @@ def test_export_measures_and_judges(known_tiny: Any, tmp_path: Path, monkeypatch
     assert speed["ratio"] > 0
     assert speed["n"] >= 3
     gate = report["gates"][-1]
-    assert (gate["gate"], gate["of"], gate["measured"], gate["required"]) == (SPEED_GATE, "latency", speed["ratio"], 1)
+    assert (gate["kind"], gate["of"], gate["measured"], gate["required"]) == ("speed", "latency", speed["ratio"], 1)
     assert gate["passed"] == (speed["ratio"] <= 1.0)
     assert done.passed == all(one["passed"] for one in report["gates"])
     assert report["cost"]["seconds"]["speed"] > 0
-    assert gate_rows([gate])[0][3] == "<= 1.0"
-    known = dict(fact_rows(report))
+    assert gate_table([gate]).rows[0][3] == "<= 1.0"
+    known = dict(fact_table(report).rows)
     assert known["speed"].endswith(f"(batch 1, {speed['threads']} threads, n = {speed['n']} in turn)")
 
 
 def test_a_recipe_may_ask_for_less_or_more(known_tiny: Any, exports: Any, tmp_path: Path) -> None:
     report = exports("onnx-int8").report
     assert report["speed"] is None
-    assert dict(fact_rows(report))["speed"] == "not measured"
-    assert SPEED_GATE not in [gate["gate"] for gate in report["gates"]]
-    assert "speed" not in dict(fact_rows(exports("onnx-fp32").report))
+    assert dict(fact_table(report).rows)["speed"] == "not measured"
+    assert "speed" not in [gate["kind"] for gate in report["gates"]]
+    assert "speed" not in dict(fact_table(exports("onnx-fp32").report).rows)

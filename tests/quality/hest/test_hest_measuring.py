@@ -22,16 +22,12 @@ from edgepath.quality.hest import measuring
 from edgepath.quality.hest.measuring import (
     ARTIFACT,
     FULL,
-    GATE_HEADER,
-    GENE_HEADER,
-    HEADER,
-    gate_rows,
     gates,
-    gene_rows,
     probe_hest,
-    task_rows,
 )
 from edgepath.recipes.recipe import find_recipe
+from edgepath.reports.tables.drift import gate_table
+from edgepath.reports.tables.quality import gene_table, task_table
 
 Exports = Callable[[str], Exported]
 Made = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -104,13 +100,11 @@ def test_figures_are_the_benchmarks_for_both_models(exports: Exports, folder: tu
 
 def test_tables_hold_every_task_and_the_worst_genes(exports: Exports, folder: tuple[Path, Made]) -> None:
     result = probe_hest(exports("onnx-int8").bundle, folder[0], components=COMPONENTS, device="cpu", threads=1)
-    rows = task_rows(result)
-    assert [row[0] for row in rows] == ["IDC", "SKCM", "mean"]
-    assert all(len(row) == len(HEADER) for row in rows)
-    lost = [float(row[-1]) for row in gene_rows(result)]
+    shown, genes, gates = task_table(result), gene_table(result), gate_table(result["gates"])
+    assert [row[0] for row in shown.rows] == ["IDC", "SKCM", "mean"]
+    lost = [float(row[-1]) for row in genes.rows]
     assert lost == sorted(lost, reverse=True)
-    assert all(len(row) == len(GENE_HEADER) for row in gene_rows(result))
-    assert all(len(row) == len(GATE_HEADER) for row in gate_rows(result))
+    assert all(len(row) == len(one.header) for one in (shown, genes, gates) for row in one.rows)
 
 
 def test_an_artifact_equal_to_its_model_loses_nothing(exports: Exports, folder: tuple[Path, Made]) -> None:
@@ -131,11 +125,11 @@ def test_gates_hold_the_mean_and_the_worst_task() -> None:
 
     tasks = [task("A", 0.5, 0.52), task("B", 0.4, 0.37)]
     found = gates(recipe, {FULL: 0.45, ARTIFACT: 0.445}, tasks)
-    assert [(gate["of"], gate["passed"]) for gate in found] == [
+    assert [(gate.of, gate.passed) for gate in found] == [
         ("mean over tasks", True),
         ("task B, the worst", False),
     ]
-    assert found[1]["lost"] == pytest.approx(0.03)
+    assert found[1].measured == pytest.approx(0.03)
 
 
 def test_embeddings_that_are_not_finite_are_named(

@@ -15,20 +15,20 @@ from edgepath.bundle.bundle import Bundle
 from edgepath.exporting import Exported
 from edgepath.reports.page.document import (
     KINDS,
-    Gate,
     Section,
-    judged,
     passed,
     to_html,
     unmeasured,
 )
 from edgepath.reports.page.tilestrip import Picture, pictures
+from edgepath.reports.table import table
 
 Exports = Callable[[str], Exported]
-HELD = Gate(("cosine", "all", "+0.001", "<= 0.01"), passed=True)
-MISSED = Gate(("auroc", "linear", "+0.2", "<= 0.01"), passed=False)
-GOOD = Section("robustness", "Robustness", Markup("<p>good</p>"), (HELD,), ("a note",))
-BAD = Section("tasks", "Tasks", Markup("<p>bad</p>"), (MISSED,))
+HEADER = ("gate", "of", "lost", "allowed", "")
+HELD = table(HEADER, [("cosine", "all", "+0.001", "<= 0.01", True)])
+MISSED = table(HEADER, [("auroc", "linear", "+0.2", "<= 0.01", False)])
+GOOD = Section("robustness", "Robustness", Markup("<p>good</p>"), HELD, ("a note",))
+BAD = Section("tasks", "Tasks", Markup("<p>bad</p>"), MISSED)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def test_one_failed_gate_fails_the_page_and_stands_on_top(done: Exported) -> Non
 
 @pytest.mark.parametrize("verdict", [True, False])
 def test_a_verdict_is_the_gates_value_whatever_its_words(verdict: bool, done: Exported) -> None:
-    (gate,) = judged([["FAILED", "ok", "FAILED", "ok", "ok" if not verdict else "FAILED"]], [{"passed": verdict}])
-    section = Section("tasks", "Tasks", Markup(""), (gate,))
+    gates = table(HEADER, [("FAILED", "ok", "FAILED", "ok", verdict)])
+    section = Section("tasks", "Tasks", Markup(""), gates)
     assert passed(done.report, [section]) is verdict
     assert ("FAILED: 1 of 4 gates" in Tags(to_html(done.report, [], [section])).text) is not verdict
 

@@ -68,7 +68,7 @@ def test_page_is_made_beside_the_bundle_of_everything_given(bundle: Bundle, resu
 
 def test_a_failed_gate_anywhere_fails_the_page(bundle: Bundle, results: dict[str, Path], tmp_path: Path) -> None:
     def fail(found: Any) -> None:
-        found["gates"][-1] |= {"passed": False, "lost": 0.5}
+        found["gates"][-1] |= {"passed": False, "measured": 0.5}
 
     change(results["probe"], fail)
     done = run(bundle.path, "--probe", results["probe"], "--out", tmp_path / "page.html")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from edgepath.reports.page.document import Gate
 from edgepath.reports.page.rendering import clean, render, templates
+from edgepath.reports.table import table
 
 PARTS: Any = templates().get_template("parts.html.j2").module
 
@@ -36,10 +36,10 @@ class Tags(HTMLParser):
 
 def test_values_stay_text_wherever_they_go() -> None:
     pieces = (
-        PARTS.table([EVIL, EVIL], [[EVIL, EVIL]], EVIL),
-        PARTS.gates([EVIL], [Gate((EVIL,), passed=True)]),
+        PARTS.table(table([EVIL, EVIL], [[EVIL, EVIL]]), EVIL),
+        PARTS.table(table([EVIL, ""], [(EVIL, True)]), "gates"),
         PARTS.ran_with({EVIL: EVIL}),
-        render("devices.html.j2", header=[EVIL], rows=[[EVIL]]),
+        render("devices.html.j2", reports=table([EVIL], [[EVIL]])),
     )
     for piece in pieces:
         read = Tags(piece)
@@ -56,17 +56,17 @@ def test_characters_that_show_as_something_else_are_replaced() -> None:
 
 
 def test_a_value_that_is_missing_is_said() -> None:
-    with pytest.raises(UndefinedError, match="header"):
-        render("devices.html.j2", rows=[])
+    with pytest.raises(UndefinedError, match="reports"):
+        render("devices.html.j2")
 
 
 def test_numbers_stand_right_and_verdicts_are_values() -> None:
-    gates = [Gate(("cosine", "0.9998", ">= 0.99"), passed=True), Gate(("x", "-", "1"), passed=False)]
-    html = PARTS.gates(["gate", "measured", "required", ""], gates)
+    rows = [("cosine", "0.9998", ">= 0.99", True), ("x", "-", "1", False)]
+    html = PARTS.table(table(["gate", "measured", "required", ""], rows), "gates")
     assert html.count('<td class="number">') == 4
     assert html.count('<th scope="col" class="number">') == 2
     assert '<td class="ok">✓ ok</td>' in html
     assert '<td class="failed">✗ FAILED</td>' in html
-    assert '<td class="number">0.41 ± 0.02</td>' in PARTS.table(["task", "mean"], [["a", "0.41 ± 0.02"]])
-    assert "<td>07.png</td>" in PARTS.table(["", "tile"], [["a", "07.png"]])
-    assert "<td>FAILED</td>" in PARTS.table(["", "word"], [["a", "FAILED"]])
+    assert '<td class="number">0.41 ± 0.02</td>' in PARTS.table(table(["task", "mean"], [["a", "0.41 ± 0.02"]]))
+    assert "<td>07.png</td>" in PARTS.table(table(["", "tile"], [["a", "07.png"]]))
+    assert "<td>FAILED</td>" in PARTS.table(table(["", "word"], [["a", "FAILED"]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from edgepath.errors import UsageError
-from edgepath.reports import latency as showing
+from edgepath.reports.drawings import draw_latency
+from edgepath.reports.table import Table
+from edgepath.reports.tables import speed as tables
 
 
 def result() -> dict[str, Any]:
@@ -41,40 +44,40 @@ def result() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("header", "rows", "count"),
+    ("make", "count"),
     [
-        (showing.HEADER, showing.latency_rows, 4),
-        (showing.RATIO_HEADER, showing.ratio_rows, 4),
-        (showing.STREAMS_HEADER, showing.stream_rows, 1),
-        (showing.FRESH_HEADER, showing.fresh_rows, 2),
-        (showing.DEVICE_HEADER, showing.device_rows, 2),
+        (tables.latency_table, 4),
+        (tables.ratio_table, 4),
+        (tables.stream_table, 1),
+        (tables.fresh_table, 2),
+        (tables.device_table, 2),
     ],
 )
-def test_tables_are_as_their_headers_say(header: list[str], rows: Any, count: int) -> None:
-    found = rows(result())
-    assert [len(row) for row in found] == [len(header)] * count
-    assert all(isinstance(cell, str) for row in found for cell in row)
+def test_tables_are_as_their_headers_say(make: Callable[[Any], Table], count: int) -> None:
+    found = make(result())
+    assert [len(row) for row in found.rows] == [len(found.header)] * count
+    assert all(isinstance(cell, str) for row in found.rows for cell in row)
 
 
 def test_cells_say_what_was_measured() -> None:
-    assert showing.latency_rows(result())[0] == ["1", "a", "10.00", "11.00", "12.00", "13.00", "9", "100.00"]
-    assert showing.ratio_rows(result())[:2] == [
-        ["1", "a", "0.500", "FP32"],
-        ["1", "a", "1.250", "a of old.json, A CPU (another run)"],
-    ]
-    assert showing.fresh_rows(result())[0] == ["a", "2.00", "0.50", "4 (batch 4)", "0", "7.0"]
-    assert showing.fresh_rows(result())[1] == ["FP32", "-", "-", "-", "-", "22.0"]
-    assert showing.device_rows(result())[1][-2:] == ["-", "-"]
-    line = showing.machine_line(result())
+    assert tables.latency_table(result()).rows[0] == ("1", "a", "10.00", "11.00", "12.00", "13.00", "9", "100.00")
+    assert tables.ratio_table(result()).rows[:2] == (
+        ("1", "a", "0.500", "FP32"),
+        ("1", "a", "1.250", "a of old.json, A CPU (another run)"),
+    )
+    assert tables.fresh_table(result()).rows[0] == ("a", "2.00", "0.50", "4 (batch 4)", "0", "7.0")
+    assert tables.fresh_table(result()).rows[1] == ("FP32", "-", "-", "-", "-", "22.0")
+    assert tables.device_table(result()).rows[1][-2:] == ("-", "-")
+    line = tables.machine_line(result())
     assert line.startswith(
         "A CPU (no known features), 2 cores, 8 GiB, 2 threads: cores 0, 1; 16 golden tiles; warm-up 5"
     )
 
 
 def test_picture_has_a_bar_for_each(tmp_path: Path) -> None:
-    showing.draw_latency(result(), tmp_path / "p.png")
+    draw_latency(result(), tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or ()}
     assert {(0x00, 0x72, 0xB2), (0xBB, 0xBB, 0xBB)} <= colours
     with pytest.raises(UsageError, match=r"plot .*cannot be written"):
-        showing.draw_latency(result(), tmp_path / "none" / "p.png")
+        draw_latency(result(), tmp_path / "none" / "p.png")
