@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: the bundle on disk, and its report (also in it as `report.json`, `.md`, `.html`)."""
+    """A finished export: the bundle on disk, and its report (also in it: `bundle.json`, `report.md`, `report.html`)."""
 
     bundle: Bundle
     report: dict[str, Any]
@@ -101,7 +100,7 @@ def export(
     stages = Stages(progress or (lambda stage, done, total: None))
     with BundleWriter(Path(out) / f"{spec.name.replace(':', '-')}-{recipe.target}", force=force) as writer:
         source = "synthetic" if calibration is None else calibration
-        tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad)
+        tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad).kept()
         chosen, held_out = apart(*split(tiles, calibration_tiles))
         with stages.stage("load weights"):
             vit, spec, loaded = load_model(spec, weights)
@@ -139,7 +138,6 @@ def export(
             versions=versions(),
             **figures,
         )
-        _write(writer.path / "report.json", json.dumps(report, indent=2) + "\n")
         _write(writer.path / "report.md", to_markdown(report))
         _write(writer.path / "report.html", to_html(report, pictures(report, golden)))
         writer.commit(report)

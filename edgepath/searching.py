@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .backends import SCORES
+from .backends import builds_of, targets
 from .bundle.running import embed_all
 from .checks.drift import measure
 from .errors import UsageError, did_you_mean
@@ -105,7 +105,7 @@ def search(
     embedding = embedding or spec.embedding  # type: ignore[assignment]
     assert embedding is not None
     source = "synthetic" if calibration is None else calibration
-    tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad)
+    tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad).kept()
     chosen, held_out = apart(*split(tiles, calibration_tiles))
     with stages.stage("load weights"):
         vit, spec, loaded = load_model(spec, weights)
@@ -200,10 +200,9 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
             raise UsageError(f'search {recipe.target}: budget "{key}" is not known; {did_you_mean(key, FIGURES)}')
         if not 0 < value < 1:
             raise UsageError(f"search {recipe.target}: budget {key}={value}; expected a cosine between 0 and 1")
-    if recipe.quantize.scores and recipe.backend not in SCORES:
-        raise UsageError(
-            f"search {recipe.target}: attention's scores can be INT8 for {', '.join(SCORES)}; leave out scores"
-        )
+    if recipe.quantize.scores and not builds_of(recipe.backend).int8_scores:
+        able = ", ".join(name for name in targets() if builds_of(name).int8_scores)
+        raise UsageError(f"search {recipe.target}: attention's scores can be INT8 for {able}; leave out scores")
     if recipe.quantize.keep:
         raise UsageError(f"search {recipe.target}: it already keeps layers; give a recipe without quantize.keep")
     if out.suffix != ".toml" or not NAME.fullmatch(out.stem) or not out.parent.is_dir():

@@ -72,6 +72,7 @@ BACKEND = Backend(
         suffix=".onnx",
         read=onnxruntime.read,
         layers=onnxruntime.layers,
+        int8_scores=True,
         reads_with=("onnx", "export"),
     ),
 )

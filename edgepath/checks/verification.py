@@ -68,7 +68,7 @@ def verify(
     if tiles is not None:
         require("torch", "export")
         require_reader(bundle.artifact)
-        source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
+        source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad).kept()
     with open_runner(bundle, recipe, threads) as runner:
         own = _golden(bundle, recipe, runner, say)
         other = None if captured is None else _captured(bundle, recipe, captured, runner, say)

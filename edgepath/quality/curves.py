@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import ran_by
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.running import embed_all, open_runner
 from ..checks.comparison import own_share
@@ -71,6 +72,7 @@ def curves(
                 cosine = float(np.einsum("nd,nd->n", moved, known).mean())
                 found[p.name][name].append({"cosine": cosine, "own": own_share(moved, known)})
             ran_with[name] = run.runtime
+        ran = ran_by(artifact)
     return {
         "name": bundle.name,
         "bundle": bundle.digest,
@@ -78,7 +80,7 @@ def curves(
         "skipped": source.skipped,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
-        "notes": notes(recipe, ran_with[ARTIFACT]),
+        "notes": notes(recipe, ran),
         "curves": [
             {"name": p.name, "unit": p.unit, "degrees": list(p.degrees), "figures": found[p.name]}
             for p in PERTURBATIONS

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import ran_by
 from ..bundle.bundle import Bundle, open_bundle, seen_in_calibration
 from ..bundle.running import embed_all, open_runner
 from ..checks.gates import Gate, all_passed, loss_gate, to_json
@@ -83,6 +84,7 @@ def probe(
             advance = counter(say, f"embed, {name}", len(source))
             rows = [embed_all(run, batch.pixels, advance) for batch in source.batches()]
             embeddings[name], ran_with[name] = np.concatenate(rows), run.runtime
+        ran = ran_by(artifact)
     kept = [key for key in source.keys if key in source.digests]
     names = [labels[key] for key in kept]
     units = [groups[key] for key in kept] if groups else None
@@ -116,7 +118,7 @@ def probe(
         "eva_steps": eva_steps,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
-        "notes": _notes(units, seen) + notes(recipe, ran_with[ARTIFACT]),
+        "notes": _notes(units, seen) + notes(recipe, ran),
         "scores": scores,
         "flips": flips,
         "gates": to_json(judged),

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..backends import Runtime, ran_by
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.running import open_runner
 from ..checks.gates import Gate, all_passed, loss_gate, to_json
@@ -82,7 +83,8 @@ def robustness(
             unsure[name] = sum(not path.with_name(ORIGIN).is_file() for path in files.values())
             ran_with[name] = run.runtime
             rows[name] = measure_slides(slides, files, bundle.dim, half=half, device=device, say=say)
-    return _result(bundle, recipe, slides, rows, ran_with, kept, unsure, half)
+        ran = ran_by(artifact)
+    return _result(bundle, recipe, slides, rows, ran_with, kept, unsure, half, ran)
 
 
 def measure_slides(
@@ -137,6 +139,7 @@ def _result(
     kept: Mapping[str, int],
     unsure: Mapping[str, int],
     half: bool,
+    ran: Runtime,
 ) -> dict[str, Any]:
     from .plism import leaderboard, summarise
 
@@ -158,7 +161,7 @@ def _result(
         "notes": _of_slides(slides)
         + _of_looks(bundle, slides)
         + _of_kept(kept, unsure, len(slides.slides))
-        + notes(recipe, ran_with[ARTIFACT]),
+        + notes(recipe, ran),
         "figures": summaries,
         "leaderboard": {name: leaderboard(summary) for name, summary in summaries.items()},
         "gates": to_json(judged),

@@ -207,6 +207,11 @@ def _check_buildable(recipe: Recipe) -> None:
             f'{who}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked with '
             f'"{builds.checked_with}" or "none"'
         )
+    if recipe.quantize.scores and not (recipe.int8 and builds.int8_scores):
+        able = [name for name in known if backends.builds_of(name).int8_scores]
+        raise RecipeError(
+            f"{who}: quantize.scores; attention's scores are INT8 in INT8 targets of {', '.join(able)} only"
+        )
     if recipe.quantize.class_token == "float" and not (recipe.int8 and builds.float_class_token):
         able = [name for name in known if backends.builds_of(name).float_class_token]
         raise RecipeError(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import torch
 
@@ -123,6 +128,43 @@ def test_ranges_are_kept_by_all_they_depend_on(
         file.write_bytes(file.read_bytes()[:100])
     assert not look(base)[1]
     assert look(base)[1]
+
+
+def test_what_ranges_follow_from_is_all_that_calibration_imports() -> None:
+    graph = grimp.build_graph("edgepath", cache_dir=None)
+    roots = ("edgepath.program.tune", "edgepath.program.calibrate")
+    found = {*roots, "edgepath.program.quantizing"}.union(*map(graph.find_upstream_modules, roots))
+    in_program = {name.removeprefix("edgepath.").replace(".", "/") for name in found if ".program." in name}
+    assert in_program == set(quantizing.RANGES_FROM)
+    assert not [name for name in graph.find_upstream_modules("edgepath.tiles.synthetic") if ".tiles." in name
+                and not name.startswith("edgepath.tiles.synthetic")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "survives"),
+    [
+        ("reports/console.py", True),
+        ("program/forms.py", True),
+        ("program/tune.py", False),
+        ("tiles/synthetic/looks.py", False),
+    ],
+)
+def test_kept_ranges_survive_the_edit_of_a_file_that_has_no_part_in_them(
+    file: str, survives: bool, tmp_path: Path, checkout: Path
+) -> None:
+    package = tmp_path / "edgepath"
+    shutil.copytree(checkout / "edgepath", package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    script = "from edgepath.program.quantizing import _code; print(_code())"
+
+    def code() -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    before = code()
+    (package / file).write_text((package / file).read_text() + "\n# edited\n")
+    assert (code() == before) is survives
 
 
 def test_a_second_target_needs_no_second_look(known_tiny: ModelSpec, tmp_path: Path) -> None:

@@ -224,6 +224,31 @@ class Counting:
         return np.full((SIZE, SIZE, 3), int(key), np.uint8)
 
 
+def test_kept_tiles_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load(key: str) -> np.ndarray:
+        asked.append(key)
+        if key == "bad":
+            raise TileError("bad: cannot be read")
+        return np.full((SIZE, SIZE, 3), len(key), np.uint8)
+
+    keys = ("a", "bad", "cc", "ddd")
+    source = TileSource("made", "made", keys, SIZE, load, skip_bad=True).kept()
+    few = source.select([0, 1, 2])
+    for _ in range(2):
+        assert few.read().shape == (2, SIZE, SIZE, 3)
+        assert source.provenance()["count"] == 3
+    assert sorted(asked) == sorted(keys)
+    assert [key for key, _ in few.skipped] == ["bad"]
+    monkeypatch.setattr("edgepath.tiles.source._KEPT_BYTES", 2 * 3 * SIZE * SIZE)  # room for two
+    asked.clear()
+    source = TileSource("made", "made", keys, SIZE, load, skip_bad=True).kept()
+    pixels = [source.read() for _ in range(2)]
+    assert (pixels[0] == pixels[1]).all()
+    assert len(asked) == 2 + 2 * 2
+
+
 def test_no_more_is_decoded_ahead_than_promised() -> None:
     counting = Counting(60)
     batches = counting.source.batches(4, threads=3)

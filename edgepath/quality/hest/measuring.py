@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backends import ran_by
 from ...bundle.bundle import Bundle, calibrated_on, open_bundle
 from ...bundle.running import embed_all, open_runner
 from ...checks.gates import Gate, all_passed, loss_gate, to_json
@@ -96,7 +97,7 @@ def probe_hest(
         "components": components,
         "ran_with": ran_with,
         "cautions": bundle.manifest["cautions"],
-        "notes": _of(components, seen) + notes(recipe, ran_with[ARTIFACT]),
+        "notes": _of(components, seen) + notes(recipe, ran_by(artifact)),
         "pearson": means,
         "tasks": scored,
         "gates": to_json(judged),
