@@ -140,7 +140,7 @@ def test_results_that_cannot_be_read_are_refused(bundle: Bundle, results: dict[s
 
 
 def test_a_failed_task_of_hest_fails_the_page(bundle: Bundle, results: dict[str, Path], tmp_path: Path) -> None:
-    change(results["hest"], lambda found: found["gates"][-1].update(passed=False, lost=0.05))
+    change(results["hest"], lambda found: found["gates"][-1].update(passed=False, measured=0.05))
     done = run(bundle.path, "--probe", results["hest"], "--out", tmp_path / "page.html")
     assert done.exit_code == 1
     assert "not measured: robustness, curves, tasks, latency, devices" in done.stdout
