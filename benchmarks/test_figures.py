@@ -115,7 +115,7 @@ def test_cold_start_and_memory(ours: str, whole: str, contenders: Mapping[str, C
         one = contenders[name]
         assert one.artifact is not None
         given = (name, one.backend, one.artifact)
-        starts = fresh.cold_starts(*given, size=224, threads=THREADS, times=3, progress=lambda: None)
+        starts = fresh.cold_starts(*given, size=224, threads=THREADS, times=3)
         memory = fresh.peak_memory(*given, size=224, threads=THREADS, batches=[1])
         found[name] = (starts, memory)
         record(f"cold start of {name}", starts)

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from .bundle.bundle import Bundle, open_bundle
 from .errors import UsageError
-from .recipes.recipe import Recipe
 from .tiles.images import check_resize, resize_tile
 
 # How many levels a normalised image may lie off whole ones; bfloat16 does not hold 256 levels.
@@ -40,8 +39,8 @@ def torch_module(bundle: str | Path | Bundle, *, threads: int = 0) -> TorchModul
     """
     from .bundle.running import open_runner
 
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    runner = open_runner(bundle, Recipe.from_json(bundle.manifest["recipe"]), threads)
+    bundle = open_bundle(bundle)
+    runner = open_runner(bundle, bundle.recipe, threads)
     return TorchModule(bundle, runner)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,18 +14,19 @@ from .bundle.bundle import Bundle, open_bundle
 from .bundle.kit import write_golden, write_kit
 from .bundle.running import BATCH, artifact_bytes, embed_all
 from .bundle.writer import BundleWriter
-from .checks.summary import build_report
+from .checks.results import Report
+from .checks.summary import Made, Origins, build_report
 from .errors import UsageError
-from .machine.packages import versions
-from .machine.progress import Progress, Stages
+from .machine.progress import Progress, Stages, silent
 from .models.catalogue import find_model
+from .program.preparing import Inputs, Prepared, prepare
 from .program.quantizing import quantize_from_tiles
 from .recipes.recipe import Recipe, find_recipe
 from .reports.markdown import to_markdown
 from .reports.page.document import to_html
 from .reports.page.tilestrip import pictures
-from .tiles.opening import open_tiles
-from .tiles.splitting import DEFAULT_TILES, apart, split
+from .speed.gate import check_measurable, measure_speed
+from .tiles.splitting import DEFAULT_TILES
 
 if TYPE_CHECKING:
     from .program.fold import EdgeModel
@@ -36,12 +37,12 @@ class Exported:
     """A finished export: the bundle on disk, and its report (also in it: `bundle.json`, `report.md`, `report.html`)."""
 
     bundle: Bundle
-    report: dict[str, Any]
+    report: Report
 
     @property
     def passed(self) -> bool:
         """Whether every gate of the recipe was passed."""
-        return bool(self.report["passed"])
+        return self.report["passed"]
 
 
 def export(
@@ -77,79 +78,71 @@ def export(
     cannot be done: unknown names, unusable weights or tiles, an output in the way, a missing package.
     """
     recipe, spec = find_recipe(target), find_model(model)
-    if qad < 0 or (qad and not recipe.int8):
-        raise UsageError(f"export {recipe.target}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
-    if qad and recipe.quantize.rounding == "gptq":
-        raise UsageError(f"export {recipe.target}: qad rounds to the nearest step; give a recipe without gptq")
-    if qad and recipe.quantize.scores:
-        raise UsageError(
-            f"export {recipe.target}: qad moves queries and keys away from their ranges; give a recipe without scores"
-        )
-    from .speed.gate import check_measurable, measure_speed
-
-    if speed:
-        check_measurable(recipe)
-    find(recipe.backend).require_to_build()
-    from .machine.hardware import pick_device
-    from .models.reference import reference_embeddings
-    from .models.weights import load_model
-    from .program.fold import check_known, fold
-    from .program.linear import scales
-
-    device = pick_device(device)
-    stages = Stages(progress or (lambda stage, done, total: None))
+    _check(recipe, qad, speed)
+    stages = Stages(progress or silent)
+    inputs = Inputs(weights, calibration, calibration_tiles, embedding, tokens, resize, skip_bad, device)
     with BundleWriter(Path(out) / f"{spec.name.replace(':', '-')}-{recipe.target}", force=force) as writer:
-        source = "synthetic" if calibration is None else calibration
-        tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad).kept()
-        chosen, held_out = apart(*split(tiles, calibration_tiles))
-        with stages.stage("load weights"):
-            vit, spec, loaded = load_model(spec, weights)
-            check_known(vit, spec)  # before the model is run on any tile
-        embedding = embedding or spec.embedding  # type: ignore[assignment]
-        assert embedding is not None
-        with stages.stage("reference", len(held_out)) as advance:
-            reference = reference_embeddings(
-                vit, spec, loaded, held_out, embedding=embedding, device=device, progress=advance
-            )
-        net = fold(vit, spec, embedding=embedding, tokens=tokens)
-        trained = None
-        whole = copy.deepcopy(net) if speed else None
-        if recipe.int8:
-            of = {"weights": loaded.sha256, "model": spec.to_json(), "embedding": embedding, "tokens": tokens}
-            net, trained = quantize_from_tiles(recipe, net, chosen, qad, device, writer.path, stages, of=of)
-        golden = held_out.read()
-        figures = _lower(recipe, net, golden, reference.embeddings, writer.path, stages)
-        if whole is not None:
-            with stages.stage("speed"):
-                figures["speed"] = measure_speed(recipe, writer.path / figures["artifact"]["file"], whole, golden)
-        report = build_report(
-            name=writer.final.name,
-            recipe=recipe,
-            model=spec.to_json(),
-            weights=loaded.to_json(),
-            contract={"size": spec.size, "embedding": embedding, "dim": net.dim, "tokens": tokens},
-            calibration=chosen.provenance() | {"looks": recipe.quantize.looks} if recipe.int8 else None,
-            qad=trained,
-            program=scales(net),
-            held_out=held_out.provenance() | {"keys": list(reference.keys)},
-            skipped=[*chosen.skipped, *held_out.skipped],
-            reference=reference.runtime,
-            cost=stages.cost(),
-            versions=versions(),
-            **figures,
-        )
+        ready = prepare(spec, inputs, stages)
+        made, golden = _make(recipe, ready, writer.path, qad, speed, stages)
+        report = build_report(writer.final.name, recipe, _origins(recipe, ready), made, stages.cost())
         _write(writer.path / "report.md", to_markdown(report))
         _write(writer.path / "report.html", to_html(report, pictures(report, golden)))
         writer.commit(report)
     return Exported(open_bundle(writer.final), report)
 
 
+def _check(recipe: Recipe, qad: int, speed: bool) -> None:
+    """Refuse what cannot be done before any work."""
+    who = f"export {recipe.target}"
+    if qad < 0 or (qad and not recipe.int8):
+        raise UsageError(f"{who}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
+    if qad and recipe.quantize.rounding == "gptq":
+        raise UsageError(f"{who}: qad rounds to the nearest step; give a recipe without gptq")
+    if qad and recipe.quantize.scores:
+        raise UsageError(f"{who}: qad moves queries and keys away from their ranges; give a recipe without scores")
+    if speed:
+        check_measurable(recipe)
+    find(recipe.backend).require_to_build()
+
+
+def _make(
+    recipe: Recipe, ready: Prepared, folder: Path, qad: int, speed: bool, stages: Stages
+) -> tuple[Made, np.ndarray]:
+    """Quantize the model where the recipe says so, build the artifact, run both; return it all and the golden tiles."""
+    net, trained, full_precision = ready.net, None, copy.deepcopy(ready.net) if speed else None
+    if recipe.int8:
+        net, trained = quantize_from_tiles(
+            recipe, net, ready.chosen, qad, ready.device, folder, stages, of=ready.identity
+        )
+    golden = ready.held_out.read()
+    made = _lower(recipe, net, golden, ready.reference.embeddings, folder, stages)
+    if full_precision is not None:
+        with stages.stage("speed"):
+            measured = measure_speed(recipe, folder / made.artifact["file"], full_precision, golden)
+        made = replace(made, speed=measured)
+    return replace(made, qad=trained), golden
+
+
+def _origins(recipe: Recipe, ready: Prepared) -> Origins:
+    contract = {"size": ready.spec.size, "embedding": ready.embedding}
+    return Origins(
+        model=ready.spec.to_json(),
+        weights=ready.weights.to_json(),
+        contract=contract | {"dim": ready.net.dim, "tokens": ready.net.tokens},
+        calibration=ready.chosen.provenance() | {"looks": recipe.quantize.looks} if recipe.int8 else None,
+        held_out=ready.held_out.provenance() | {"keys": list(ready.reference.keys)},
+        skipped=[*ready.chosen.skipped, *ready.held_out.skipped],
+        reference=ready.reference.runtime,
+    )
+
+
 def _lower(
     recipe: Recipe, net: EdgeModel, golden: np.ndarray, reference: np.ndarray, folder: Path, stages: Stages
-) -> dict[str, Any]:
+) -> Made:
     """Make the artifact, run program and artifact on the golden tiles, and put golden set and kit beside it."""
     from .checks.parts import differences
     from .program.forms import Program
+    from .program.linear import scales
 
     program = Program(net, recipe)
     with stages.stage("program", len(golden)) as advance:
@@ -166,12 +159,8 @@ def _lower(
         differing = differences(program.lowered, artifact)
     write_golden(folder / "golden", golden, embeddings)
     write_kit(folder / "kit", recipe)
-    return {
-        "artifact": {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)},
-        "runtime": runtime,
-        "embeddings": embeddings,
-        "differences": differing,
-    }
+    file = {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)}
+    return Made(file, embeddings, differing, runtime, scales(net))
 
 
 def _write(path: Path, text: str) -> None:

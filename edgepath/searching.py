@@ -23,9 +23,10 @@ from .bundle.running import embed_all
 from .checks.drift import measure
 from .errors import UsageError, did_you_mean
 from .machine.packages import require, versions
-from .machine.progress import Progress, Stages
+from .machine.progress import Progress, Stages, silent
 from .machine.writing import replacing
 from .models.catalogue import find_model
+from .program.preparing import Inputs, Prepared, prepare
 from .program.quantizing import (
     calibrated,
     finished,
@@ -34,8 +35,7 @@ from .program.quantizing import (
 )
 from .recipes.recipe import NAME, Recipe, find_recipe
 from .recipes.recipefile import to_toml
-from .tiles.opening import open_tiles
-from .tiles.splitting import DEFAULT_TILES, apart, split
+from .tiles.splitting import DEFAULT_TILES
 
 if TYPE_CHECKING:
     from .program.calibrate import Ranges
@@ -93,57 +93,17 @@ def search(
         recipe = replace(recipe, quantize=replace(recipe.quantize, scores=True))
     _check(recipe, budget, out, force)
     require("torch", "export")
-    from .machine.hardware import pick_device
-    from .models.reference import reference_embeddings
-    from .models.weights import load_model
-    from .program.fold import fold
-    from .program.sensitivity import multiply_adds
-    from .program.smooth import smooth
-
-    device = pick_device(device)
-    stages = Stages(progress or (lambda stage, done, total: None))
-    embedding = embedding or spec.embedding  # type: ignore[assignment]
-    assert embedding is not None
-    source = "synthetic" if calibration is None else calibration
-    tiles = open_tiles(source, size=spec.size, resize=resize, skip_bad=skip_bad).kept()
-    chosen, held_out = apart(*split(tiles, calibration_tiles))
-    with stages.stage("load weights"):
-        vit, spec, loaded = load_model(spec, weights)
-    with stages.stage("reference", len(held_out)) as advance:
-        exact = reference_embeddings(
-            vit, spec, loaded, held_out, embedding=embedding, device=device, progress=advance
-        ).embeddings
-    net = fold(vit, spec, embedding=embedding)
-    of = {"weights": loaded.sha256, "model": spec.to_json(), "embedding": embedding, "tokens": False}
-    ranges, seen = calibrated(recipe, net, chosen, device, stages, of=of)
-    shared = _Shared(recipe, net, ranges, seen, held_out.read(), exact)
-    depends_on = [
-        versions()["edgepath"],
-        recipe.to_json(),
-        embedding,
-        loaded.sha256,
-        chosen.provenance()["sha256"],
-        held_out.provenance()["sha256"],
-    ]
-    state = _State(out, hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest())
-    smoothed = copy.deepcopy(net)
-    work = multiply_adds(smoothed, scores=recipe.quantize.scores)
-    _measure_layers(smoothed, smooth(smoothed, ranges, alpha=recipe.quantize.smooth_alpha), shared, state, stages)
-    order = sorted(work, key=lambda name: state.drift[name] / work[name], reverse=True)
+    stages = Stages(progress or silent)
+    inputs = Inputs(weights, calibration, calibration_tiles, embedding, False, resize, skip_bad, device)
+    ready = prepare(spec, inputs, stages)
+    ranges, seen = calibrated(recipe, ready.net, ready.chosen, ready.device, stages, of=ready.identity)
+    shared = _Shared(recipe, ready.net, ranges, seen, ready.held_out.read(), ready.reference.embeddings)
+    state = _State(out, _key(recipe, ready))
+    work, order = _measure_layers(shared, state, stages)
     with stages.stage("whole programs", len(order).bit_length() + 2) as advance:
         kept = _fewest_kept(order, work, budget, shared, state, advance)
-    if kept is None:
-        best = state.points[str(len(order))]
-        raise UsageError(
-            f"search {target}: the budget {_said(budget)} is not met even without INT8 "
-            f"({', '.join(f'{key} {best[key]:.6f}' for key in budget)}); give a smaller one"
-        )
-    if kept == len(order):
-        best = state.points["0"]
-        raise UsageError(
-            f"search {target}: only full precision meets the budget {_said(budget)}; all in INT8 it is "
-            f"{', '.join(f'{key} {best[key]:.6f}' for key in budget)}: give a smaller one, or a target without INT8"
-        )
+    _check_worth(target, kept, len(order), budget, state)
+    assert kept is not None
     with replacing(out, "recipe") as partial:
         partial.write_text(to_toml(_mixed(recipe, order[:kept], budget, out.stem)), encoding="utf-8")
     state.path.unlink(missing_ok=True)
@@ -154,7 +114,7 @@ def search(
         "kept": order[:kept],
         "layers": [{"layer": name, "drift": state.drift[name], "multiply_adds": work[name]} for name in order],
         "points": sorted(state.points.values(), key=lambda point: point["kept"]),
-        "held_out": held_out.provenance(),
+        "held_out": ready.held_out.provenance(),
         "cost": stages.cost(),
     }
 
@@ -214,11 +174,38 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
         raise UsageError(f"{out} exists; give --force to replace it, or another name")
 
 
-def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Shared, state: _State, stages: Stages) -> None:
-    from .program.sensitivity import sensitivities
+def _key(recipe: Recipe, ready: Prepared) -> str:
+    """Return the hash of all that what a search measures follows from."""
+    tiles = [source.provenance()["sha256"] for source in (ready.chosen, ready.held_out)]
+    depends_on = [versions()["edgepath"], recipe.to_json(), ready.embedding, ready.weights.sha256, *tiles]
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
+
+def _check_worth(target: str, kept: int | None, layers: int, budget: Mapping[str, float], state: _State) -> None:
+    """Raise UsageError where no program meets the budget, or only the one without INT8."""
+    if kept is not None and kept < layers:
+        return
+    best = state.points[str(layers if kept is None else 0)]
+    figures = ", ".join(f"{key} {best[key]:.6f}" for key in budget)
+    if kept is None:
+        raise UsageError(
+            f"search {target}: the budget {_said(budget)} is not met even without INT8 ({figures}); give a smaller one"
+        )
+    raise UsageError(
+        f"search {target}: only full precision meets the budget {_said(budget)}; all in INT8 it is {figures}: give a "
+        "smaller one, or a target without INT8"
+    )
+
+
+def _measure_layers(shared: _Shared, state: _State, stages: Stages) -> tuple[dict[str, int], list[str]]:
+    """Measure each product's drift alone; return its multiply-adds, and the order in which products are kept."""
+    from .program.sensitivity import multiply_adds, sensitivities
+    from .program.smooth import smooth
+
+    smoothed, how = copy.deepcopy(shared.net), shared.recipe.quantize
+    work = multiply_adds(smoothed, scores=how.scores)
+    ranges = smooth(smoothed, shared.ranges, alpha=how.smooth_alpha)
     few = shared.tiles[[i * len(shared.tiles) // FEW for i in range(min(FEW, len(shared.tiles)))]]
-    how = shared.recipe.quantize
     count = len(ranges.absmax) + (len(ranges.scores) if how.scores else 0)
     with stages.stage("layers", count) as advance:
         advance(len(state.drift))
@@ -235,6 +222,7 @@ def _measure_layers(smoothed: EdgeModel, ranges: Ranges, shared: _Shared, state:
             state.drift[name] = drift
             state.keep()
             advance(1)
+    return work, sorted(work, key=lambda name: state.drift[name] / work[name], reverse=True)
 
 
 def _fewest_kept(

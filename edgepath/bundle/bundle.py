@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..machine.packages import pip_install
 from ..machine.writing import put_back
+from ..recipes.recipe import Recipe
 from ..tiles.source import TileSource
 from .manifest import (
     MANIFEST,
@@ -62,6 +63,11 @@ class Bundle:
     @property
     def model(self) -> str:
         return str(self.manifest["model"]["name"])
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe it was made by. Raises RecipeError for one that this edgepath cannot read."""
+        return Recipe.from_json(self.manifest["recipe"])
 
     @property
     def target(self) -> str:
@@ -149,11 +155,15 @@ def load_artifact(bundle: Bundle, backend: str, **options: Any) -> Runner:
     return runner
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path | Bundle) -> Bundle:
     """Check a bundle and return it; BundleError names the first thing that is not as its manifest says.
+
+    One that was opened before is returned as it is.
 
     A bundle that is not there because its replacement was cut off is put back first.
     """
+    if isinstance(path, Bundle):
+        return path
     path = Path(path)
     try:
         if not path.exists():

@@ -36,7 +36,7 @@ def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any
 
     Raises UsageError for a file that is no such report, or one of another bundle.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = open_bundle(bundle)
     found = _read_report(Path(report))
     measured = found["bundle"].get("sha256")
     if measured != bundle.digest:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, UsageError
-from ..machine.progress import Progress
+from ..machine.progress import Progress, silent
 from ..tiles.opening import open_tiles
 from .bundle import Bundle, open_bundle
 from .features import check_features_path, write_features
@@ -34,11 +34,11 @@ def embed(
     UsageError for a suffix that is not known or an output in the way.
     """
     check_features_path(Path(out), force=force)
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = open_bundle(bundle)
     if Path(out).resolve().is_relative_to(bundle.path.resolve()):
         raise UsageError(f"embed: {out} lies in the bundle, which holds nothing else; write the file elsewhere")
     source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
-    say = progress or (lambda stage, done, total: None)
+    say = progress or silent
     with bundle.runner(**({"threads": threads} if threads else {})) as runner:
 
         def rows() -> Iterator[tuple[tuple[str, ...], np.ndarray]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from ..bundle.bundle import Bundle, open_bundle, seen_in_calibration
 from ..bundle.running import BATCH, open_runner
 from ..errors import UsageError
 from ..machine.progress import Progress
-from ..recipes.recipe import Recipe
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
 from .drift import measure
+from .results import Comparison, Pair
 from .summary import FEW, notes
 
 _TIE = 1e-9  # cosines that differ by less are equal
@@ -32,7 +33,7 @@ def compare(
     skip_bad: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Embed the same tiles with two or more bundles and compare every two of them; return the figures, JSON-able.
 
     Tiles are the first bundle's golden ones unless some are given. Of each pair: cosine of a tile's two embeddings
@@ -43,7 +44,7 @@ def compare(
 
     Raises UsageError for fewer than two bundles, or when they are not of one model, weights and embedding.
     """
-    opened = [bundle if isinstance(bundle, Bundle) else open_bundle(bundle) for bundle in bundles]
+    opened = [open_bundle(bundle) for bundle in bundles]
     names = _check_comparable(opened)
     source = None
     if tiles is not None:
@@ -52,7 +53,7 @@ def compare(
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
     with ExitStack() as stack:
         runners = {
-            name: stack.enter_context(open_runner(bundle, Recipe.from_json(bundle.manifest["recipe"]), threads))
+            name: stack.enter_context(open_runner(bundle, bundle.recipe, threads))
             for name, bundle in zip(names, opened, strict=True)
         }
         for batch in _batches(opened[0], source):
@@ -61,15 +62,12 @@ def compare(
             if progress is not None:
                 progress("compare", sum(map(len, rows[names[-1]])), total)
     ran_with = {name: ran_by(runner) for name, runner in runners.items()}
-    said = [
-        note
-        for name, bundle in zip(names, opened, strict=True)
-        for note in notes(Recipe.from_json(bundle.manifest["recipe"]), ran_with[name])
-    ]
+    said = [note for name, bundle in zip(names, opened, strict=True) for note in notes(bundle.recipe, ran_with[name])]
     said += _of_tiles(names, opened, source, sum(map(len, rows[names[0]])))
     embeddings = {name: np.concatenate(parts) for name, parts in rows.items()}
     floors = [bundle.manifest["drift"]["noise_floor"]["cosine_mean"] for bundle in opened]
     return {
+        "kind": "comparison",
         "bundles": {name: bundle.digest for name, bundle in zip(names, opened, strict=True)},
         "ran_with": {name: runtime.text for name, runtime in ran_with.items()},
         "cautions": list(dict.fromkeys(caution for bundle in opened for caution in bundle.manifest["cautions"])),
@@ -118,10 +116,10 @@ def _of_tiles(names: Sequence[str], bundles: Sequence[Bundle], source: TileSourc
     return said
 
 
-def _pair(one: str, other: str, embeddings: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    figures = measure(embeddings[one], embeddings[other]).to_json()
+def _pair(one: str, other: str, embeddings: Mapping[str, np.ndarray]) -> Pair:
+    figures = asdict(measure(embeddings[one], embeddings[other]))
     del figures["worst"]
-    return {"of": [one, other], **figures, "twins": twins(embeddings[one], embeddings[other])}
+    return cast(Pair, {"of": [one, other], **figures, "twins": twins(embeddings[one], embeddings[other])})
 
 
 def _check_comparable(bundles: Sequence[Bundle]) -> list[str]:

@@ -15,10 +15,10 @@ from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.running import BATCH
 from ..errors import UsageError
 from ..machine.packages import require
-from ..machine.progress import Progress, counter
+from ..machine.progress import Progress, counter, silent
 from ..program.rebuilding import rebuild, same_weights
-from ..recipes.recipe import Recipe
 from ..tiles.opening import open_tiles
+from .results import BlockFigures, Debugging, LayerFigures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def debug(
     weights: str | Path | None = None,
     resize: str = "refuse",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Debugging:
     """Run a bundle's program beside its full-precision model and return what each part contributes, JSON-able.
 
     On the golden tiles, or on up to 64 `tiles`. Of every layer in `layers`: the largest magnitude and the outlier
@@ -58,10 +58,10 @@ def debug(
     from .layerwise import joint, prove
     from .parts import differences, named_parts
 
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = open_bundle(bundle)
     require_reader(bundle.artifact)
-    recipe = Recipe.from_json(bundle.manifest["recipe"])
-    say = progress or (lambda stage, done, total: None)
+    recipe = bundle.recipe
+    say = progress or silent
     if tiles is None:
         name, pixels = "golden tiles", bundle.golden()[0]
     else:
@@ -85,6 +85,7 @@ def debug(
         parts = [proof for name, proof in proofs.items() if whole(name) == row["layer"]]
         row["proof"] = asdict(joint(parts)) if parts else None
     return {
+        "kind": "debugging",
         "name": bundle.name,
         "bundle": bundle.digest,
         "tiles": {"name": name, "count": len(pixels)},
@@ -119,9 +120,7 @@ class _Block:
     cosines: float = 0.0
 
 
-def _watch(
-    twin: Any, program: Any, pixels: np.ndarray, advance: Any
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _watch(twin: Any, program: Any, pixels: np.ndarray, advance: Any) -> tuple[list[LayerFigures], list[BlockFigures]]:
     """Run both models on the same tiles, and return the figures of layers and blocks."""
     import torch
 
@@ -184,7 +183,7 @@ def _watch(
     )
 
 
-def _layer_figures(name: str, of: _Layer, quantized: bool) -> dict[str, Any]:
+def _layer_figures(name: str, of: _Layer, quantized: bool) -> LayerFigures:
     channels = of.channels.double().numpy()
     median = float(np.median(channels))
     return {
@@ -194,10 +193,11 @@ def _layer_figures(name: str, of: _Layer, quantized: bool) -> dict[str, Any]:
         "outlier_channels": int((channels > OUTLIER * median).sum()),
         "channels": len(channels),
         "sqnr_db": _decibels(of.signal, of.noise) if quantized else None,
+        "proof": None,
     }
 
 
-def _block_figures(index: int, of: _Block, count: int, quantized: bool) -> dict[str, Any]:
+def _block_figures(index: int, of: _Block, count: int, quantized: bool) -> BlockFigures:
     return {
         "block": index,
         "max": of.largest,

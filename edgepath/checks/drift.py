@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from ..errors import EdgepathError
+from .results import DriftFigures
 
 NEIGHBOURS = 10
 _BLOCK = 512
@@ -35,9 +36,9 @@ class Drift:
     neighbours: int
     worst: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> DriftFigures:
         """Return the figures as JSON-able values."""
-        return asdict(self) | {"worst": list(self.worst)}
+        return cast(DriftFigures, asdict(self) | {"worst": list(self.worst)})
 
 
 def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = ()) -> Drift:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..recipes.recipe import Recipe
 from .parts import Difference
+from .results import Drifts, GateRow
 
 Kind = Literal["drift", "parts", "speed", "loss"]
 _FLOAT = 1e-9  # 0.97 - 0.96 is allowed where 0.01 is, though floating point says 0.010000000000000009
@@ -34,10 +35,17 @@ class Gate:
     at_most: bool
     passed: bool
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> GateRow:
         """Return the gate as JSON-able values."""
-        judged = {"measured": self.measured, "required": self.bound, "at_most": self.at_most, "passed": self.passed}
-        return {"kind": self.kind, "gate": self.figure, "of": self.of, **judged}
+        return {
+            "kind": self.kind,
+            "gate": self.figure,
+            "of": self.of,
+            "measured": self.measured,
+            "required": self.bound,
+            "at_most": self.at_most,
+            "passed": self.passed,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Gate:
@@ -57,21 +65,25 @@ def all_passed(gates: Sequence[Gate]) -> bool:
     return all(gate.passed for gate in gates)
 
 
-def to_json(gates: Sequence[Gate]) -> list[dict[str, Any]]:
+def to_json(gates: Sequence[Gate]) -> list[GateRow]:
     """Return gates as JSON-able values."""
     return [gate.to_json() for gate in gates]
 
 
-def drift_gates(recipe: Recipe, drift: Mapping[str, Any]) -> list[Gate]:
+def drift_gates(recipe: Recipe, drift: Drifts) -> list[Gate]:
     """Hold the measured drift against the recipe's `[accept]`.
 
     The artifact is judged where it ran; where it could not run here, the quantized program is, and `of` says so.
     """
-    of = "total" if drift["total"] else "quantization"
-    bounds = {"cosine_mean": recipe.accept.cosine_mean, "cosine_p01": recipe.accept.cosine_p01}
+    of, found = ("total", drift["total"]) if drift["total"] else ("quantization", drift["quantization"])
+    assert found is not None
+    held = {
+        "cosine_mean": (found["cosine_mean"], recipe.accept.cosine_mean),
+        "cosine_p01": (found["cosine_p01"], recipe.accept.cosine_p01),
+    }
     return [
-        Gate("drift", figure, of, drift[of][figure], bound, False, drift[of][figure] >= bound)
-        for figure, bound in bounds.items()
+        Gate("drift", figure, of, measured, bound, False, measured >= bound)
+        for figure, (measured, bound) in held.items()
     ]
 
 

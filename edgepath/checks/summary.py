@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from ..backends import Runtime, builds_of, find
 from ..machine.hardware import cpu_features, machine
+from ..machine.packages import versions
 from ..recipes.recipe import Recipe
 from .drift import cosines, measure
 from .gates import all_passed, drift_gates, parts_gate, speed_gate, to_json
 from .parts import Difference
+from .results import DriftFigures, Drifts, Facts, Report, WorstTiles
 
 NOT_RUN = "not run here"
 WORST = 8  # tiles named as the farthest
@@ -30,94 +33,105 @@ _NO_VNNI = (
 )
 
 
-def build_report(
-    *,
-    name: str,
-    recipe: Recipe,
-    model: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    contract: Mapping[str, Any],
-    calibration: Mapping[str, Any] | None,
-    qad: Mapping[str, Any] | None = None,
-    program: Mapping[str, Sequence[float]],
-    held_out: Mapping[str, Any],
-    skipped: Sequence[tuple[str, str]],
-    artifact: Mapping[str, Any],
-    runtime: Runtime | None,
-    reference: str,
-    embeddings: Mapping[str, np.ndarray],
-    differences: Sequence[Difference],
-    speed: Mapping[str, Any] | None = None,
-    cost: Mapping[str, Any],
-    versions: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return everything a bundle says about itself, JSON-able; `embeddings` as `drifts` takes them.
+@dataclass(frozen=True)
+class Made:
+    """What an export made, and of what.
 
-    `speed` is what `speed.gate.measure_speed` found; None where it was not measured.
+    `artifact` is its file and size, `embeddings` are as `drifts` takes them, `runtime` is what ran the artifact (None:
+    nothing here could), `speed` what `speed.gate.measure_speed` found (None: not measured).
     """
-    drift = drifts(embeddings, held_out["keys"])
-    judged = [*drift_gates(recipe, drift), parts_gate(differences)]
-    judged += [speed_gate(recipe, speed["ratio"])] if speed else []
+
+    artifact: Facts
+    embeddings: Mapping[str, np.ndarray]
+    differences: Sequence[Difference]
+    runtime: Runtime | None
+    program: Mapping[str, Sequence[float]]
+    qad: Facts | None = None
+    speed: Facts | None = None
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where it came from: model, weights, tiles calibrated on and held out, full precision's runtime."""
+
+    model: Facts
+    weights: Facts
+    contract: Facts
+    calibration: Facts | None
+    held_out: Facts
+    skipped: Sequence[tuple[str, str]]
+    reference: str
+
+
+def build_report(name: str, recipe: Recipe, origins: Origins, made: Made, cost: Facts) -> Report:
+    """Return everything a bundle says about itself."""
+    keys = origins.held_out["keys"]
+    drift = drifts(made.embeddings, keys)
+    judged = [*drift_gates(recipe, drift), parts_gate(made.differences)]
+    judged += [speed_gate(recipe, made.speed["ratio"])] if made.speed else []
+    odd = [f"The artifact is not its program: {difference}." for difference in made.differences]
     return {
+        "kind": "export",
         "schema": 1,
         "name": name,
         "passed": all_passed(judged),
-        "cautions": cautions(weights, calibration, held_out),
-        "notes": [f"The artifact is not its program: {line}." for line in differences] + notes(recipe, runtime),
+        "cautions": cautions(origins.weights, origins.calibration, origins.held_out),
+        "notes": odd + notes(recipe, made.runtime),
         "drift": drift,
         "gates": to_json(judged),
-        "model": dict(model),
-        "weights": dict(weights),
+        "model": origins.model,
+        "weights": origins.weights,
         "recipe": recipe.to_json(),
-        "contract": dict(contract),
-        "calibration": calibration,
-        "qad": qad,
-        "program": {name: list(values) for name, values in program.items()},
-        "held_out": dict(held_out),
-        "worst": worst_tiles(embeddings, held_out["keys"]),
-        "skipped": [list(entry) for entry in skipped],
-        "artifact": dict(artifact),
-        "ran_with": None if runtime is None else runtime.text,
-        "runtime": None if runtime is None else runtime.to_json(),
-        "speed": None if speed is None else dict(speed),
-        "reference": reference,
-        "cost": dict(cost),
+        "contract": origins.contract,
+        "calibration": origins.calibration,
+        "qad": made.qad,
+        "program": {name: list(values) for name, values in made.program.items()},
+        "held_out": origins.held_out,
+        "worst": worst_tiles(made.embeddings, keys),
+        "skipped": [list(entry) for entry in origins.skipped],
+        "artifact": made.artifact,
+        "ran_with": None if made.runtime is None else made.runtime.text,
+        "runtime": None if made.runtime is None else made.runtime.to_json(),
+        "speed": made.speed,
+        "reference": origins.reference,
+        "cost": cost,
         "machine": machine(),
-        "versions": dict(versions),
+        "versions": versions(),
     }
 
 
-def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
+def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> Drifts:
     """Compare embeddings (float32 (N, D) each, same tiles) of `reference`, `program` and `artifact`, and of `nudged`.
 
-    The last may be of the first tiles only: a noise floor needs no more.
-
-    Returns the four drifts by name: `quantization`, `lowering`, `noise_floor`, `total`; None where a side is not there.
+    The last may be of the first tiles only: a noise floor needs no more. None where a side is not there.
     """
-    found: dict[str, Any] = {}
-    for name, (one, other) in PAIRS.items():
+
+    def between(one: str, other: str) -> DriftFigures | None:
         if one not in embeddings or other not in embeddings:
-            found[name] = None
-            continue
+            return None
         tiles = len(embeddings[other]) if other == "nudged" else len(embeddings[one])
-        found[name] = measure(embeddings[one][:tiles], embeddings[other], keys[:tiles]).to_json()
-    return found
+        return measure(embeddings[one][:tiles], embeddings[other], keys[:tiles]).to_json()
+
+    return {
+        "quantization": between(*PAIRS["quantization"]),
+        "lowering": between(*PAIRS["lowering"]),
+        "noise_floor": between(*PAIRS["noise_floor"]),
+        "total": between(*PAIRS["total"]),
+    }
 
 
-def worst_tiles(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
+def worst_tiles(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> WorstTiles:
     """Name the tiles whose embedding lies farthest from the reference, farthest first, and where each is among `keys`.
 
-    They are of the artifact (`of` is "total") or, where that could not run here, of the program ("quantization").
+    They are of the artifact or, where that could not run here, of the program.
     """
-    of = "total" if "artifact" in embeddings else "quantization"
+    of: Literal["total", "quantization"] = "total" if "artifact" in embeddings else "quantization"
     found = cosines(*(embeddings[side] for side in PAIRS[of]))
     farthest = np.argsort(found, kind="stable")[:WORST].tolist()
     return {"of": of, "tiles": [{"tile": keys[i], "golden": i, "cosine": float(found[i])} for i in farthest]}
 
 
-def cautions(
-    weights: Mapping[str, Any], calibration: Mapping[str, Any] | None, held_out: Mapping[str, Any]
-) -> list[str]:
+def cautions(weights: Facts, calibration: Facts | None, held_out: Facts) -> list[str]:
     """What a reader must know before trusting a figure of this bundle, wherever it was measured."""
     said = []
     if weights["random"]:

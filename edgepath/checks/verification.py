@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ..bundle.bundle import (
 from ..bundle.running import BATCH, embed_all, open_runner
 from ..errors import BundleError, TileError, UsageError
 from ..machine.packages import require
-from ..machine.progress import Progress, counter
+from ..machine.progress import Progress, counter, silent
 from ..program.rebuilding import rebuild, same_weights
 from ..recipes.recipe import Recipe
 from ..tiles.images import tile_sha256
@@ -29,7 +29,13 @@ from ..tiles.source import TileSource
 from .drift import measure
 from .gates import drift_gates, parts_gate, to_json
 from .golden import Golden, open_golden
+from .results import Judged, JudgedElsewhere, JudgedTiles, Verification
 from .summary import drifts, notes
+
+if TYPE_CHECKING:
+    from ..machine.progress import Advance
+    from ..models.reference import Reference
+    from ..program.forms import Program
 
 _LINES = 5  # of what differs
 
@@ -45,7 +51,7 @@ def verify(
     threads: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Verification:
     """Run a bundle's artifact, measure its drift and apply its recipe's gates; return the figures, JSON-able.
 
     Always on the golden tiles in the bundle (torch is not needed for that, but where Core ML is evaluated it is). With
@@ -60,9 +66,9 @@ def verify(
     """
     if weights is not None and tiles is None:
         raise UsageError("verify: weights are only needed for tiles; give --tiles too, or leave out --weights")
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    recipe = Recipe.from_json(bundle.manifest["recipe"])
-    say = progress or (lambda stage, done, total: None)
+    bundle = open_bundle(bundle)
+    recipe = bundle.recipe
+    say = progress or silent
     captured = None if golden is None else open_golden(golden, bundle)
     source = None
     if tiles is not None:
@@ -74,8 +80,9 @@ def verify(
         other = None if captured is None else _captured(bundle, recipe, captured, runner, say)
         fresh = None if source is None else _fresh(bundle, recipe, runner, source, weights, device, say)
         runtime = backends.ran_by(runner)
-    parts = [part for part in (own, other, fresh) if part is not None]
+    parts: list[Judged] = [part for part in (own, other, fresh) if part is not None]
     return {
+        "kind": "verification",
         "name": bundle.name,
         "bundle": bundle.digest,
         "ran_with": runtime.text,
@@ -89,7 +96,7 @@ def verify(
     }
 
 
-def _of_tiles(fresh: dict[str, Any] | None) -> list[str]:
+def _of_tiles(fresh: JudgedTiles | None) -> list[str]:
     """What a reader must know of the given tiles."""
     if not fresh:
         return []
@@ -100,12 +107,12 @@ def _of_tiles(fresh: dict[str, Any] | None) -> list[str]:
     return said
 
 
-def _of_captured(captured: dict[str, Any] | None) -> list[str]:
+def _of_captured(captured: JudgedElsewhere | None) -> list[str]:
     seen = captured["seen_in_calibration"] if captured else 0
     return [f"{seen} of the captured tiles were calibrated on: they say little about others."] if seen else []
 
 
-def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> dict[str, Any]:
+def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> Judged:
     tiles, reference = bundle.golden()
     embeddings = {
         "reference": reference,
@@ -117,7 +124,7 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> di
     return {"drift": drift, "gates": to_json(drift_gates(recipe, drift))}
 
 
-def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> dict[str, Any]:
+def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> JudgedElsewhere:
     """Measure drift against embeddings that were captured elsewhere."""
     advance = counter(say, "captured tiles", len(captured.tiles))
     embeddings = {"reference": captured.embeddings, "artifact": embed_all(runner, captured.tiles, advance)}
@@ -138,7 +145,7 @@ def _fresh(
     weights_from: str | Path | None,
     device: str,
     say: Progress,
-) -> dict[str, Any]:
+) -> JudgedTiles:
     """Measure drift on tiles the bundle has not seen; the program is rebuilt from the weights and `ranges.npz`."""
     from ..machine.hardware import pick_device
     from ..models.reference import reference_embeddings
@@ -161,22 +168,8 @@ def _fresh(
     program = Program(net, recipe)
     check_same_program(bundle, program)
     differing = differences(program.lowered, bundle.artifact)
-    runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {"program": program, "artifact": runner}
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in (*runs, "nudged")}
-    keys: list[str] = []
-    advance = counter(say, "program and artifact", len(source))
-    for batch in source.batches(BATCH):
-        for name, run in runs.items():
-            rows[name].append(run(batch.pixels))
-        if not keys:
-            rows["nudged"].append(program.nudged(batch.pixels))
-        keys += batch.keys
-        advance(len(batch.keys))
-    if tuple(keys) != reference.keys:
-        raise TileError(f"tiles {source.name}: changed while they were read; run again")
-    drift = drifts(
-        {"reference": reference.embeddings} | {name: np.concatenate(part) for name, part in rows.items()}, keys
-    )
+    embeddings = _embed(program, runner, source, reference, counter(say, "program and artifact", len(source)))
+    drift = drifts(embeddings, reference.keys)
     return {
         "source": source.provenance(),
         "seen_in_calibration": seen_in_calibration(bundle, source),
@@ -186,6 +179,24 @@ def _fresh(
         "gates": to_json([*drift_gates(recipe, drift), parts_gate(differing)]),
         "differences": [str(one) for one in differing],
     }
+
+
+def _embed(
+    program: Program, runner: Runner, source: TileSource, reference: Reference, advance: Advance
+) -> dict[str, np.ndarray]:
+    """Embed tiles with program and artifact, and the first few with the program nudged."""
+    rows: dict[str, list[np.ndarray]] = {"program": [], "artifact": [], "nudged": []}
+    keys: list[str] = []
+    for batch in source.batches(BATCH):
+        rows["program"].append(program(batch.pixels))
+        rows["artifact"].append(runner(batch.pixels))
+        if not keys:
+            rows["nudged"].append(program.nudged(batch.pixels))
+        keys += batch.keys
+        advance(len(batch.keys))
+    if tuple(keys) != reference.keys:
+        raise TileError(f"tiles {source.name}: changed while they were read; run again")
+    return {"reference": reference.embeddings} | {name: np.concatenate(part) for name, part in rows.items()}
 
 
 def check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarray]) -> None:

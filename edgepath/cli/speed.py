@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +16,7 @@ from ..reports.console import (
     progress_bars,
     say_cautions,
 )
+from ..speed.results import Bench
 from .options import AsJson, Force
 
 
@@ -126,7 +126,7 @@ def bench(
     raise typer.Exit(0 if result["passed"] else 1)
 
 
-def _write(out: Path | None, result: dict[str, Any]) -> None:
+def _write(out: Path | None, result: Bench) -> None:
     if out is None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _write(out: Path | None, result: dict[str, Any]) -> None:
         partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def _print(result: Mapping[str, Any]) -> None:
+def _print(result: Bench) -> None:
     from ..reports.tables import speed as tables
     from ..reports.tables.drift import gate_table
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..machine.hardware import device_name, pick_device
-from ..machine.progress import Progress
+from ..machine.progress import Progress, silent
 from ..models.catalogue import ModelSpec
 from ..tiles.opening import open_tiles
 from .loader import Views
@@ -38,7 +38,7 @@ def dry_run(
     gradients and the optimizer's state.
     """
     whole = load_options(recipe, options)
-    say = progress or (lambda stage, done, total: None)
+    say = progress or silent
     with join_processes(pick_device(device)) as processes:
         batch = 2 * tiles * processes.world
         small = {"training.batch": batch, "training.steps": 3, "heads.fit_tiles": max(2, tiles), "run.workers": 0}

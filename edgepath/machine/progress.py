@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 Progress = Callable[[str, int, int], None]
+"""Is told the stage, how much of it is done, and how much there is."""
+Advance = Callable[[int], None]
+"""Is told how much more of the stage at hand was done."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Say nothing."""
 
 
 @dataclass
@@ -25,7 +32,7 @@ class Stages:
     _largest: int = 0
 
     @contextmanager
-    def stage(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
+    def stage(self, name: str, total: int = 1) -> Iterator[Advance]:
         done = 0
 
         def advance(count: int) -> None:
@@ -70,13 +77,14 @@ def peak_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def counter(say: Progress, stage: str, total: int) -> Callable[[int], None]:
+def counter(say: Progress | None, stage: str, total: int) -> Advance:
     """Return what counts up to `total` and says so, as progress of `stage`."""
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        say(stage, done, total)
+        if say is not None:
+            say(stage, done, total)
 
     return advance

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from ..checks.results import Judged, Report, Verification
 from .table import Table, words
 
 
@@ -60,7 +61,7 @@ def print_table(shown: Table) -> None:
     Console().print(drawn)
 
 
-def print_report(report: Mapping[str, Any]) -> None:
+def print_report(report: Report) -> None:
     from .tables.drift import fact_table
 
     say_cautions([*report["cautions"], *report["notes"]])
@@ -68,17 +69,18 @@ def print_report(report: Mapping[str, Any]) -> None:
     print_table(fact_table(report))
 
 
-def print_verification(result: Mapping[str, Any]) -> None:
+def print_verification(result: Verification) -> None:
     say_cautions([*result["cautions"], *result["notes"]])
-    parts = {"golden tiles": result["golden"], "captured tiles": result["captured"], "given tiles": result["tiles"]}
-    for name, part in parts.items():
+    if result["tiles"] is not None:
+        say_skipped(result["tiles"]["skipped"])
+    parts: dict[str, Judged | None] = {"golden tiles": result["golden"], "captured tiles": result["captured"]}
+    for name, part in (parts | {"given tiles": result["tiles"]}).items():
         if part is not None:
-            say_skipped(part.get("skipped", ()))
             print(f"{name} ({result['ran_with']})")
             print_figures(part)
 
 
-def print_figures(part: Mapping[str, Any]) -> None:
+def print_figures(part: Judged | Report) -> None:
     from .tables.drift import drift_table, gate_table
 
     print_table(drift_table(part["drift"]))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks.results import Comparison, Debugging
 from ..quality.robustness import ARTIFACT, FULL
+from ..speed.results import Bench, Timed
 from .plots import (
     BLUE,
     GREY,
@@ -34,7 +36,7 @@ _WORDS = {"cosine_mean": "mean over tiles", "cosine_p01": "worst tile of a hundr
 _COLOURS = {"cosine_mean": BLUE, "cosine_p01": VERMILION}
 
 
-def draw_pairs(result: Mapping[str, Any], path: Path) -> None:
+def draw_pairs(result: Comparison, path: Path) -> None:
     """Draw what `compare` returned as a PNG: 1 - mean cosine of every pair. Raises UsageError where it cannot."""
     names, source = list(result["bundles"]), result["source"]
     apart = np.full((len(names), len(names)), np.nan)
@@ -61,23 +63,24 @@ def draw_pairs(result: Mapping[str, Any], path: Path) -> None:
         figure.supxlabel(f"noise floor of the programs themselves: {result['noise_floor']:.1e}", fontsize="medium")
 
 
-def draw_debug(result: Mapping[str, Any], path: Path) -> None:
+def draw_debug(result: Debugging, path: Path) -> None:
     """Draw layers and blocks as a PNG: where noise is made, how it adds up, how near to FP16's end values come."""
     layers, blocks = result["layers"], result["blocks"]
     places, depth = range(len(layers)), [row["block"] for row in blocks]
     headroom = [min(row["fp16_headroom"], _MOST_HEADROOM) for row in blocks]
     inputs = [
-        Line(label, [max(row[key], 2**-24) for row in layers])
-        for label, key in (("its largest channel", "input_max"), ("its median channel", "input_median_channel"))
+        Line("its largest channel", [max(row["input_max"], 2**-24) for row in layers]),
+        Line("its median channel", [max(row["input_median_channel"], 2**-24) for row in layers]),
     ]
     room = [Line("headroom", headroom), Line("1: FP16 overflows", [1.0] * len(blocks), colour=GREY, dashed=True)]
     panels = [
         Panel("What goes into each layer", _LAYERS, "largest value", places, inputs, log=True),
         Panel("Room to FP16's largest number, 65504", _BLOCKS, "65504 / largest value", depth, room, log=True),
     ]
-    if all(row["sqnr_db"] is not None for row in layers + blocks):
+    of_layers, of_blocks = ([row["sqnr_db"] for row in layers], [row["sqnr_db"] for row in blocks])
+    if None not in of_layers + of_blocks:
         signal = "SQNR, dB (more is better)"
-        alone, after = ([Line("SQNR", [row["sqnr_db"] for row in rows])] for rows in (layers, blocks))
+        alone, after = ([Line("SQNR", [float(value or 0) for value in of])] for of in (of_layers, of_blocks))
         panels = [
             Panel("Signal to quantization noise of each layer alone", _LAYERS, signal, places, alone),
             Panel("Signal to quantization noise after each block", _BLOCKS, signal, depth, after),
@@ -122,7 +125,7 @@ def draw_search(result: Mapping[str, Any], path: Path) -> None:
     )
 
 
-def draw_latency(result: Mapping[str, Any], path: Path) -> None:
+def draw_latency(result: Bench, path: Path) -> None:
     """Draw p50 as bars, to p99 as a line, a panel a batch, as a PNG. Raises UsageError where it cannot be written."""
     batches = list(dict.fromkeys(row["batch"] for row in result["results"]))
     panels = [[row for row in result["results"] if row["batch"] == batch] for batch in batches]
@@ -136,7 +139,7 @@ def draw_latency(result: Mapping[str, Any], path: Path) -> None:
         figure.suptitle(f"Latency on {result['machine']['cpu']}")
 
 
-def _bars(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _bars(ax: Axes, rows: Sequence[Timed]) -> None:
     p50, p99 = ([row["latency_ms"][key] for row in rows] for key in ("p50", "p99"))
     ax.barh(range(len(rows)), p50, 0.7, color=[BLUE if row["ratio"] else "#bbbbbb" for row in rows])
     ax.hlines(range(len(rows)), p50, p99, color="#222222")

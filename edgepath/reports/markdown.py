@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from ..checks.results import Report
 from .table import Table, table, words
 from .tables.drift import DRIFT_LEGEND, drift_table, fact_table, gate_table
 
 
-def to_markdown(report: Mapping[str, Any]) -> str:
+def to_markdown(report: Report) -> str:
     """Return `report.md`: verdict first, then drift, gates, where everything came from."""
     lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
     said = [*report["cautions"], *report["notes"]]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks.results import Facts
 from ..errors import UsageError
+from .results import SCHEMA, Bench, Compared, Held, Ratio, Timed
 
-SCHEMA = 1
 _LARGEST = 64 << 20
 FULL = "torch FP32"
 """The row of a reference suite that others are shown relative to."""
@@ -22,9 +23,9 @@ class Elsewhere:
     """A result file of `bench` or `bench --reference`."""
 
     path: Path
-    result: Mapping[str, Any]
+    result: Bench
 
-    def ratios(self, name: str, batch: int, p50: float) -> list[dict[str, Any]]:
+    def ratios(self, name: str, batch: int, p50: float) -> list[Ratio]:
         """Return p50 over what the file has at this batch: of the same name, or of the reference suite's FP32.
 
         Not of the same run, so what machines do to it is in it.
@@ -32,6 +33,7 @@ class Elsewhere:
         wanted = (name, FULL)
         return [
             {
+                "kind": "earlier",
                 "against": f"{row['name']} of {self.path.name}, {self.device}",
                 "p50": round(p50 / row["latency_ms"]["p50"], 4),
                 "same_run": False,
@@ -79,7 +81,7 @@ def read_result(path: Path) -> Elsewhere:
     return Elsewhere(path, found)
 
 
-def compare(result: Mapping[str, Any], baseline: Elsewhere, worse: float) -> dict[str, Any]:
+def compare(result: Bench, baseline: Elsewhere, worse: float) -> Compared:
     """Hold a result against an earlier one of the same machine kind: is a ratio worse than `worse` times what it was?
 
     Where both have a ratio against the same rival in the same run, that is compared, for it does not depend on what
@@ -105,7 +107,7 @@ def compare(result: Mapping[str, Any], baseline: Elsewhere, worse: float) -> dic
     }
 
 
-def _compared(now: Mapping[str, Any], before: Mapping[str, Any], worse: float) -> list[dict[str, Any]]:
+def _compared(now: Timed, before: Timed, worse: float) -> list[Held]:
     """Return a row for every rival that both were held against, or one for the latency where there is none."""
     known = {one["against"]: one["p50"] for one in _ratios(before)}
     pairs = [(one["against"], one["p50"]) for one in now["ratios"] if one["against"] in known and one["same_run"]]
@@ -125,11 +127,12 @@ def _compared(now: Mapping[str, Any], before: Mapping[str, Any], worse: float) -
     ]
 
 
-def _ratios(row: Mapping[str, Any]) -> list[Any]:
-    return [one for one in row.get("ratios") or [row["ratio"]] if one]
+def _ratios(row: Timed) -> list[Ratio]:
+    ratios: Sequence[Ratio | None] = row.get("ratios") or [row["ratio"]]
+    return [one for one in ratios if one]
 
 
-def check_machine(about: Mapping[str, Any], baseline: Elsewhere) -> None:
+def check_machine(about: Facts, baseline: Elsewhere) -> None:
     """Raise UsageError unless `about`, a result's `machine`, is of the kind that a baseline was measured on."""
     for key in ("cpu", "cpu_features", "cores", "device"):
         ours, theirs = about.get(key), baseline.result["machine"].get(key)
@@ -138,7 +141,7 @@ def check_machine(about: Mapping[str, Any], baseline: Elsewhere) -> None:
             raise UsageError(f"bench: {baseline.path}: {found}; measure a baseline here")
 
 
-def _check_same(result: Mapping[str, Any], baseline: Elsewhere) -> None:
+def _check_same(result: Bench, baseline: Elsewhere) -> None:
     who, old = f"bench: {baseline.path}", baseline.result
     check_machine(result["machine"], baseline)
     for key in ("threads", "batch"):
@@ -152,7 +155,7 @@ def _check_same(result: Mapping[str, Any], baseline: Elsewhere) -> None:
         raise UsageError(f"{who}: has no {_said(sorted(missing))}; it has {_said(sorted(names))}")
 
 
-def _judged(result: Mapping[str, Any]) -> set[str]:
+def _judged(result: Bench) -> set[str]:
     """Return what is held against a baseline: bundles, not their rivals; of a reference suite all."""
     return {one["name"] for one in result["bundles"]} or {row["name"] for row in result["results"]}
 

@@ -5,30 +5,29 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..backends import find
 from ..bundle.bundle import Bundle, open_bundle
+from ..bundle.device_reports import device_reports
 from ..checks.gates import Gate, all_passed, speed_gate, to_json
 from ..errors import MissingRuntime, UsageError
-from ..machine.hardware import machine, memory
-from ..machine.packages import versions
-from ..machine.progress import Progress
-from ..recipes.recipe import Recipe
+from ..machine.progress import Progress, counter, silent
 from .baseline import Elsewhere, read_result
 from .contenders import Contender, bundle_contender
 from .device import reported
 from .fresh import cold_starts, peak_memory
 from .operations import operations
 from .pinning import Pinning, pinned
-from .rivals import KINDS, Rivals, full_precision_name
+from .results import Bench, ColdStart, Effort, Memory, Ratio, Streamed, Timed, measured
+from .rivals import KINDS, Rivals
 from .timing import in_turn, percentiles, ratio
 
-SCHEMA = 1
 BATCHES = (1, 4, 16)
 STREAMED = 2  # batches for each request the runtime has
 
@@ -46,7 +45,7 @@ def bench(
     profile: bool = False,
     weights: str | Path | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Bench:
     """Time bundles on their golden tiles and return all figures, JSON-able.
 
     `against` names what each is held against, measured in the same rounds: `fp32` (the same model in full precision in
@@ -64,62 +63,58 @@ def bench(
 
     Raises UsageError for what cannot be compared, MissingRuntime where nothing can be timed.
     """
-    opened = [bundle if isinstance(bundle, Bundle) else open_bundle(bundle) for bundle in bundles]
+    opened = [open_bundle(bundle) for bundle in bundles]
     named = dict(zip(_names(opened), opened, strict=True))
-    if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
-        raise UsageError(f"bench: batches {', '.join(map(str, batches)) or 'none'}; give each once, from 1 on")
-    say = progress or (lambda stage, done, total: None)
+    _check_batches(batches)
+    effort, say = Effort(rounds, seconds, warm_up), progress or silent
     files, kinds, others = _sorted(against, named)
     with pinned(threads) as pinning, ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepath-bench-")))
-        ours, untimed = _load(named, pinning, stack)
-        rivals = Rivals(pinning, weights, scratch, stack, say)
-        held: dict[str, list[Contender]] = {name: rivals.of(named[name], kinds) for name in ours}
-        for name, bundle in others.items():
-            rival = bundle_contender(bundle, name, pinning.threads, stack)
-            for one in held.values():
-                one.append(rival)
-        every = {one.name: one for one in [*ours.values(), *(rival for few in held.values() for rival in few)]}
+        field = _load(named, others, kinds, weights, pinning, stack, say)
         tiles = next(iter(named.values())).golden()[0]
-        results: list[dict[str, Any]] = []
-        streamed: list[dict[str, Any]] = []
-        for batch in batches if every else ():
-            found = _time(every, ours, tiles, batch, pinning, rounds, seconds, warm_up, say)
-            results += _results(found, held, files, batch, pinning.threads)
-            streamed += found[1]
+        results, streamed = _time_all(field, files, tiles, batches, pinning, effort, say)
         inside = {
             name: operations(one.backend, one.artifact, tiles[:1], pinning.threads)
-            for name, one in (ours if profile else {}).items()
+            for name, one in (field.ours if profile else {}).items()
             if one.artifact is not None
         }
-        fresh = _fresh(every.values() if cold else (), tiles.shape[1], pinning, cold, batches, say)
-    gates = _gates(named, results)
-    return {
-        "schema": SCHEMA,
-        "kind": "bench",
-        "bundles": [{"name": name, "bundle": bundle.digest} for name, bundle in (named | others).items()],
-        "cautions": list(dict.fromkeys(text for bundle in opened for text in bundle.manifest["cautions"])),
-        "notes": [*untimed, *rivals.notes, *(note for file in files for note in file.notes(_models(opened), batches))],
-        "results": results,
-        "throughput": streamed,
+        fresh = _fresh(field.every.values() if cold else (), tiles.shape[1], pinning, cold, batches, say)
+    gates, models = _gates(named, results), {bundle.model for bundle in opened}
+    return measured(
+        "bench",
+        results,
+        pinning=pinning,
+        effort=effort,
+        tiles=f"{len(tiles)} golden tiles of {next(iter(named))}",
+        notes=[*field.notes, *(note for file in files for note in file.notes(models, batches))],
+        bundles=[{"name": name, "bundle": bundle.digest} for name, bundle in (named | others).items()],
+        cautions=list(dict.fromkeys(text for bundle in opened for text in bundle.manifest["cautions"])),
+        throughput=streamed,
+        operations=inside,
+        size_bytes={name: one.size_bytes for name, one in field.every.items() if one.size_bytes is not None},
+        runtimes={name: one.runtime for name, one in field.every.items()},
+        devices=[row for name, bundle in named.items() for row in reported(name, bundle, results, files)],
+        gates=to_json(gates),
+        passed=all_passed(gates),
         **fresh,
-        "operations": inside,
-        "size_bytes": {name: one.size_bytes for name, one in every.items() if one.size_bytes is not None},
-        "runtimes": {name: one.runtime for name, one in every.items()},
-        "devices": [row for name, bundle in named.items() for row in reported(name, bundle, results, files)],
-        "gates": to_json(gates),
-        "passed": all_passed(gates),
-        "machine": machine() | {"memory": memory(), "pinned": pinning.how},
-        "tiles": f"{len(tiles)} golden tiles of {next(iter(named))}",
-        "warm_up": warm_up,
-        "rounds": rounds,
-        "seconds": seconds,
-        "versions": versions(),
-    }
+    )
 
 
-def _models(bundles: Sequence[Bundle]) -> set[str]:
-    return {bundle.manifest["model"]["name"] for bundle in bundles}
+@dataclass(frozen=True)
+class _Field:
+    """Everything that is timed: bundles that run here, what each is held against, and what could not be measured."""
+
+    ours: dict[str, Contender]
+    held: dict[str, list[Contender]]
+    notes: list[str]
+
+    @property
+    def every(self) -> dict[str, Contender]:
+        return {one.name: one for one in [*self.ours.values(), *(one for few in self.held.values() for one in few)]}
+
+
+def _check_batches(batches: Sequence[int]) -> None:
+    if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
+        raise UsageError(f"bench: batches {', '.join(map(str, batches)) or 'none'}; give each once, from 1 on")
 
 
 def _names(bundles: Sequence[Bundle]) -> list[str]:
@@ -151,80 +146,100 @@ def _sorted(
     return files, list(dict.fromkeys(kinds)), others
 
 
-def _load(named: Mapping[str, Bundle], pinning: Pinning, stack: ExitStack) -> tuple[dict[str, Contender], list[str]]:
+def _load(
+    named: Mapping[str, Bundle],
+    others: Mapping[str, Bundle],
+    kinds: Sequence[str],
+    weights: str | Path | None,
+    pinning: Pinning,
+    stack: ExitStack,
+    say: Progress,
+) -> _Field:
     """Load what runs here; MissingRuntime for what does not, unless its devices have reported."""
-    from ..bundle.device_reports import device_reports
-
-    loaded: dict[str, Contender] = {}
+    ours: dict[str, Contender] = {}
     untimed = []
     for name, bundle in named.items():
         try:
-            loaded[name] = bundle_contender(bundle, name, pinning.threads, stack)
+            ours[name] = bundle_contender(bundle, name, pinning.threads, stack)
         except MissingRuntime:
             if not device_reports(bundle):
                 raise
             untimed.append(f"{name}: its runtime is not here, so it was not timed; its devices' reports are shown.")
-    return loaded, untimed
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepath-bench-")))
+    rivals = Rivals(pinning, weights, scratch, stack, say)
+    held = {name: rivals.of(named[name], kinds) for name in ours}
+    for name, bundle in others.items():
+        rival = bundle_contender(bundle, name, pinning.threads, stack)
+        for few in held.values():
+            few.append(rival)
+    return _Field(ours, held, [*untimed, *rivals.notes])
+
+
+def _time_all(
+    field: _Field,
+    files: Sequence[Elsewhere],
+    tiles: np.ndarray,
+    batches: Sequence[int],
+    pinning: Pinning,
+    effort: Effort,
+    say: Progress,
+) -> tuple[list[Timed], list[Streamed]]:
+    results: list[Timed] = []
+    streamed: list[Streamed] = []
+    for batch in batches if field.every else ():
+        times, streams = _time(field, tiles, batch, pinning.threads, effort, say)
+        results += _results(times, field, files, batch, pinning.threads)
+        streamed += streams
+    return results, streamed
 
 
 def _time(
-    every: Mapping[str, Contender],
-    ours: Mapping[str, Contender],
-    tiles: np.ndarray,
-    batch: int,
-    pinning: Pinning,
-    rounds: int,
-    seconds: float,
-    warm_up: int,
-    say: Progress,
-) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    field: _Field, tiles: np.ndarray, batch: int, threads: int, effort: Effort, say: Progress
+) -> tuple[dict[str, np.ndarray], list[Streamed]]:
     """Time everything at one batch size; return samples by name, and throughput where a runtime has streams."""
     given = np.resize(tiles, (batch, *tiles.shape[1:]))
-    runs: dict[Any, Callable[[], object]] = {name: partial(one.run, given) for name, one in every.items()}
+    runs: dict[Any, Callable[[], object]] = {name: partial(one.run, given) for name, one in field.every.items()}
     with ExitStack() as stack:
         counts: dict[str, int] = {}
-        for name, one in ours.items():
+        for name, one in field.ours.items():
             kind = find(one.backend).load_runner()
             if one.artifact is None or not hasattr(kind, "stream"):
                 continue
-            runner = stack.enter_context(kind(one.artifact, threads=pinning.threads, hint="throughput"))
+            runner = stack.enter_context(kind(one.artifact, threads=threads, hint="throughput"))
             counts[name] = runner.requests() * STREAMED
             runs["streams", name] = partial(runner.stream, [given] * counts[name])
-        times = in_turn(
-            runs,
-            rounds=rounds,
-            seconds=seconds,
-            warm_up=warm_up,
-            progress=lambda done, total: say(f"batch {batch}", done, total),
-        )
+        times = in_turn(runs, **asdict(effort), advance=counter(say, f"batch {batch}", effort.rounds))
     streamed = []
     for name, count in counts.items():
         rates = count * batch / times.pop(("streams", name)) * 1e3
-        rate = round(float(np.median(rates)), 3)
-        entry = {"name": name, "batch": batch, "threads": pinning.threads, "requests": count // STREAMED}
-        streamed.append(entry | {"n": len(rates), "tiles_per_s": rate, "samples": [round(float(x), 3) for x in rates]})
+        entry = {"name": name, "batch": batch, "threads": threads, "requests": count // STREAMED, "n": len(rates)}
+        samples = [round(float(x), 3) for x in rates]
+        entry |= {"tiles_per_s": round(float(np.median(rates)), 3), "samples": samples}
+        streamed.append(cast(Streamed, entry))
     return times, streamed
 
 
 def _results(
-    found: tuple[dict[str, np.ndarray], Any],
-    held: Mapping[str, Sequence[Contender]],
+    times: Mapping[str, np.ndarray],
+    field: _Field,
     files: Sequence[Elsewhere],
     batch: int,
     threads: int,
-) -> list[dict[str, Any]]:
-    rows = []
-    for name, samples in found[0].items():
+) -> list[Timed]:
+    rows: list[Timed] = []
+    every = field.every
+    for name, samples in times.items():
         latency = percentiles(samples)
-        ratios = [
-            {"against": rival.name, "p50": ratio(samples, found[0][rival.name]), "same_run": True}
-            for rival in held.get(name, ())
+        ratios: list[Ratio] = [
+            {"against": rival.name, "kind": rival.kind, "p50": ratio(samples, times[rival.name]), "same_run": True}
+            for rival in field.held.get(name, ())
         ]
-        if name in held:
+        if name in field.held:
             ratios += [one for file in files for one in file.ratios(name, batch, latency["p50"])]
         rows.append(
             {
                 "name": name,
+                "kind": every[name].kind,
                 "batch": batch,
                 "threads": threads,
                 "n": len(samples),
@@ -238,31 +253,25 @@ def _results(
     return rows
 
 
-def _fresh(
-    every: Any, size: int, pinning: Pinning, cold: int, batches: Sequence[int], say: Progress
-) -> dict[str, list[dict[str, Any]]]:
+def _fresh(every: Any, size: int, pinning: Pinning, cold: int, batches: Sequence[int], say: Progress) -> dict[str, Any]:
     files = [one for one in every if one.artifact is not None and find(one.backend).can_compare_full_precision]
-    starts: list[dict[str, Any]] = []
-    memory: list[dict[str, Any]] = []
+    starts: list[ColdStart] = []
+    memory: list[Memory] = []
     for number, one in enumerate(files):
         say("fresh processes", number, len(files))
-        starts += cold_starts(
-            one.name, one.backend, one.artifact, size=size, threads=pinning.threads, times=cold, progress=lambda: None
-        )
+        starts += cold_starts(one.name, one.backend, one.artifact, size=size, threads=pinning.threads, times=cold)
         memory += peak_memory(one.name, one.backend, one.artifact, size=size, threads=pinning.threads, batches=batches)
         say("fresh processes", number + 1, len(files))
     return {"cold_start": starts, "memory": memory}
 
 
-def _gates(named: Mapping[str, Bundle], results: Sequence[Mapping[str, Any]]) -> list[Gate]:
+def _gates(named: Mapping[str, Bundle], results: Sequence[Timed]) -> list[Gate]:
     """Judge INT8 bundles that were held against full precision at batch 1."""
     gates = []
     for row in results:
-        recipe = Recipe.from_json(named[row["name"]].manifest["recipe"]) if row["name"] in named else None
+        recipe = named[row["name"]].recipe if row["name"] in named else None
         if recipe is None or not recipe.int8 or row["batch"] != 1:
             continue
-        whole = full_precision_name(named[row["name"]])
-        gates += [
-            speed_gate(recipe, one["p50"], row["name"]) for one in row["ratios"] if one["against"].startswith(whole)
-        ]
+        full = [one for one in row["ratios"] if one["kind"] == "full precision"]
+        gates += [speed_gate(recipe, one["p50"], row["name"]) for one in full]
     return gates

@@ -19,6 +19,7 @@ from ..bundle.running import artifact_bytes
 from ..errors import MissingRuntime, UsageError
 from ..machine.packages import require
 from ..recipes.recipe import Precision, Recipe
+from .results import Kind
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Contender:
     """Something loaded that embeds tiles, uint8 (N, S, S, 3); `artifact` is its file where it has one."""
 
     name: str
+    kind: Kind
     run: Callable[[np.ndarray], object]
     runtime: str
     backend: str = ""
@@ -63,13 +65,13 @@ def bundle_contender(bundle: Bundle, name: str, threads: int, stack: ExitStack) 
             "here: run kit/check.py on the device, then edgepath report add"
         ) from None
     size = int(bundle.manifest["artifact"]["size_bytes"])
-    return Contender(name, runner, runner.runtime, bundle.backend, bundle.artifact, size)
+    return Contender(name, "bundle", runner, runner.runtime, bundle.backend, bundle.artifact, size)
 
 
-def file_contender(name: str, backend: str, artifact: Path, threads: int, stack: ExitStack) -> Contender:
+def file_contender(name: str, kind: Kind, backend: str, artifact: Path, threads: int, stack: ExitStack) -> Contender:
     """Load an artifact that belongs to no bundle."""
     runner = stack.enter_context(find(backend).load_runner()(artifact, threads=threads))
-    return Contender(name, runner, runner.runtime, backend, artifact, artifact_bytes(artifact))
+    return Contender(name, kind, runner, runner.runtime, backend, artifact, artifact_bytes(artifact))
 
 
 def full_model(bundle: Bundle, weights: str | Path | None) -> FullModel:
@@ -110,13 +112,13 @@ def torch_contenders(model: FullModel, threads: int, stack: ExitStack) -> list[C
     eager = stack.enter_context(
         reference.Runner(copy.deepcopy(model.vit), model.spec.mean, model.spec.std, model.embedding)
     )
-    found = [Contender("torch eager FP32", eager, eager.runtime)]
+    found = [Contender("torch eager FP32", "torch eager", eager, eager.runtime)]
     if compiler():
         compiled = stack.enter_context(
             reference.Runner(copy.deepcopy(model.vit), model.spec.mean, model.spec.std, model.embedding)
         )
         compiled.compile()
-        found.append(Contender("torch.compile FP32", compiled, f"{compiled.runtime}, compiled"))
+        found.append(Contender("torch.compile FP32", "torch compiled", compiled, f"{compiled.runtime}, compiled"))
     return found
 
 

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 from ..bundle.bundle import Bundle
 from ..bundle.device_reports import device_name, device_reports
 from .baseline import Elsewhere
+from .results import Device, Percentiles, Timed
 
-_HERE = "torch eager FP32"
 
-
-def reported(
-    name: str, bundle: Bundle, results: Sequence[Mapping[str, Any]], files: Sequence[Elsewhere]
-) -> list[dict[str, Any]]:
+def reported(name: str, bundle: Bundle, results: Sequence[Timed], files: Sequence[Elsewhere]) -> list[Device]:
     """Return an entry a kept report: device, runtime, p50 and p99 at batch 1, and their ratio to a reference if any.
 
     The reference is that of a given result file (a GPU's, from `bench --reference`), else PyTorch here if it was timed.
     """
-    entries = []
+    entries: list[Device] = []
     for report in device_reports(bundle):
         latency = report["latency"]
         ratios = [one for file in files for one in file.ratios(name, 1, latency["p50_ms"])]
         ratios += [
             {
                 "against": f"{row['name']} here",
+                "kind": row["kind"],
                 "p50": round(latency["p50_ms"] / row["latency_ms"]["p50"], 4),
                 "same_run": False,
             }
             for row in results
-            if row["name"].startswith(_HERE) and row["batch"] == 1
+            if row["kind"] == "torch eager" and row["batch"] == 1
         ]
         entries.append(
             {
@@ -40,7 +38,7 @@ def reported(
                 "measured_at": report["measured_at"],
                 "batch": 1,
                 "n": latency.get("n"),
-                "latency_ms": {key: latency[f"{key}_ms"] for key in ("p50", "p90", "p95", "p99")},
+                "latency_ms": cast(Percentiles, {key: latency[f"{key}_ms"] for key in ("p50", "p90", "p95", "p99")}),
                 "ratio": ratios[0] if ratios else None,
             }
         )

@@ -11,28 +11,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..backends import find
 from ..errors import MissingRuntime
+from .results import ColdStart, Memory
 
 _SECONDS = 900
 
 
-def cold_starts(
-    name: str, backend: str, artifact: Path, *, size: int, threads: int, times: int, progress: Callable[[], None]
-) -> list[dict[str, Any]]:
+def cold_starts(name: str, backend: str, artifact: Path, *, size: int, threads: int, times: int) -> list[ColdStart]:
     """Start `times` fresh processes that load an artifact and embed one tile; the same with a model cache, if it can.
 
     Returns an entry without and one with cache. Seconds: `import_s` (the runtime), `load_s`, `first_s` (the first
     inference), `total_s` = load + first, each the median; `samples_s` are the totals. Files are in the system's cache.
     """
-    entries = []
+    entries: list[ColdStart] = []
     for cached in (False, True)[: 1 + find(backend).model_cache]:
         found = []
         with tempfile.TemporaryDirectory(prefix="edgepath-cache-") as folder:
@@ -42,11 +41,10 @@ def cold_starts(
                 _start(backend, artifact, size, 1, options)  # fills it
             for _ in range(times):
                 found.append(_start(backend, artifact, size, 1, options))
-                progress()
         totals = [one["load_s"] + one["first_s"] for one in found]
         medians = {key: round(float(np.median([one[key] for one in found])), 4) for key in _SECONDS_OF}
         total = {"total_s": round(float(np.median(totals)), 4), "samples_s": [round(total, 4) for total in totals]}
-        entries.append({"name": name, "cache": cached, "n": times, **medians, **total})
+        entries.append(cast(ColdStart, {"name": name, "cache": cached, "n": times, **medians, **total}))
     return entries
 
 
@@ -55,15 +53,16 @@ _SECONDS_OF = ("import_s", "load_s", "first_s")
 
 def peak_memory(
     name: str, backend: str, artifact: Path, *, size: int, threads: int, batches: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[Memory]:
     """Return the largest resident set of a fresh process that only loads an artifact and embeds one batch, by batch.
 
     `start_bytes` of it were there before the artifact was loaded: Python, NumPy, the runtime's libraries.
     """
-    entries = []
+    entries: list[Memory] = []
     for batch in batches:
         found = _start(backend, artifact, size, batch, {"threads": threads})
-        entries.append({"name": name, "batch": batch} | {key: found[key] for key in ("start_bytes", "peak_bytes")})
+        peak, start = (int(found[key]) for key in ("peak_bytes", "start_bytes"))
+        entries.append({"name": name, "batch": batch, "peak_bytes": peak, "start_bytes": start})
     return entries
 
 

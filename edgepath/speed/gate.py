@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import find
+from ..checks.results import Facts
 from ..errors import UsageError
 from ..recipes.recipe import Recipe
 from .contenders import build_full_precision, file_contender
@@ -31,7 +32,7 @@ def check_measurable(recipe: Recipe) -> None:
         )
 
 
-def measure_speed(recipe: Recipe, artifact: Path, whole: Any, tiles: np.ndarray) -> dict[str, Any]:
+def measure_speed(recipe: Recipe, artifact: Path, whole: Any, tiles: np.ndarray) -> Facts:
     """Time an INT8 artifact and `whole`, its folded full-precision model, in turn at batch 1; all cores.
 
     Returns `ratio`, the percentiles of both in milliseconds, `n` and how threads were set.
@@ -39,7 +40,7 @@ def measure_speed(recipe: Recipe, artifact: Path, whole: Any, tiles: np.ndarray)
     with pinned() as pinning, tempfile.TemporaryDirectory(prefix="edgepath-fp32-") as folder, ExitStack() as stack:
         other = build_full_precision(whole, recipe, Path(folder))
         runners = {
-            name: file_contender(name, recipe.backend, path, pinning.threads, stack).run
+            name: file_contender(name, "bundle", recipe.backend, path, pinning.threads, stack).run
             for name, path in (("int8", artifact), ("full", other))
         }
         one = tiles[:1]

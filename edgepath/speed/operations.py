@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..backends import every, find
 from ..errors import UsageError
+from .results import Operation, Operations
 
 CALLS, WARM_UP = 5, 2
 
 
-def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) -> dict[str, Any]:
+def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) -> Operations:
     """Profile an artifact on `tiles`, uint8 (N, S, S, 3), and return its operations, the ones that take longest first.
 
     Each of `rows` has `type`, `precision`, `count`, `ms` (median over calls of the sum of that kind) and `share`.
@@ -27,7 +27,7 @@ def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) ->
     kinds = {kind for call in calls for kind in call}
     times = {kind: float(np.median([sum(call.get(kind, ())) for call in calls])) for kind in kinds}
     total = sum(times.values())
-    rows = [
+    rows: list[Operation] = [
         {
             "type": kind[0],
             "precision": kind[1],

@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, did_you_mean
-from ..machine.hardware import machine
-from ..machine.hardware import memory as main_memory
-from ..machine.packages import require, versions
-from ..machine.progress import Progress
+from ..machine.packages import require
+from ..machine.progress import Progress, counter
 from ..models.catalogue import find_model
 from .pinning import pinned
+from .results import Bench, Effort, Ratio, Timed, measured
 from .timing import FEWEST, percentiles, ratio
 
-SCHEMA = 1
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PRECISIONS = tuple(f"{name}{how}" for name in ("fp32", "tf32", "fp16", "bf16") for how in ("", "+compile"))
 _ON_CPU, _CPU_BATCH = ("fp32", "fp32+compile"), 4
@@ -45,7 +43,7 @@ def reference_suite(
     seconds: float = 20.0,
     warm_up: int = 5,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Bench:
     """Time a model in PyTorch on one device and return the figures, JSON-able, in the form of `bench`.
 
     Tiles, uint8 (N, S, S, 3), lie on the device and embeddings stay there: normalisation is timed, copies are not. On
@@ -60,52 +58,45 @@ def reference_suite(
     from ..models.weights import load_model
 
     device = pick_device(device)
-    on_cpu = device == "cpu"
-    chosen = list(precisions) or list(_ON_CPU if on_cpu else PRECISIONS)
-    for one in chosen:
-        if one not in PRECISIONS:
-            raise UsageError(f'bench: precision "{one}" is not known; {did_you_mean(one, PRECISIONS)}')
-    sizes = [batch for batch in batches if not on_cpu or batch <= _CPU_BATCH] or list(batches)
+    chosen, sizes = _chosen(precisions, batches, device)
     vit, spec, loaded = load_model(find_model(model), weights)
-    say = progress or (lambda stage, done, total: None)
-    results, notes = [], [f"Batches above {_CPU_BATCH} are for GPUs."] if len(sizes) < len(batches) else []
+    effort, advance = Effort(rounds, seconds, warm_up), counter(progress, "batches", len(sizes))
+    results: list[Timed] = []
+    notes = [f"Batches above {_CPU_BATCH} are for GPUs."] if len(sizes) < len(batches) else []
     with pinned(threads) as pinning, ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(pinning.threads)
         stack.callback(_tf32, False)
         ready = {one: _encoder(vit, spec, one, device) for one in chosen}
-        for number, batch in enumerate(sizes):
-            say("batches", number, len(sizes))
+        for batch in sizes:
             tiles = torch.randint(0, 256, (batch, spec.size, spec.size, 3), dtype=torch.uint8).to(device)
-            times, memory, failed = _in_turn(ready, tiles, device, rounds, seconds, warm_up)
+            times, memory, failed = _in_turn(ready, tiles, device, effort)
             notes += [f"{shown(one)} at batch {batch}: {why}." for one, why in failed.items()]
             results += _rows(times, memory, batch, pinning.threads)
-        say("batches", len(sizes), len(sizes))
-    about = machine() | {"memory": main_memory(), "pinned": pinning.how}
-    return {
-        "schema": SCHEMA,
-        "kind": "reference",
-        "model": spec.name,
-        "weights": loaded.source,
-        "bundles": [],
-        "cautions": [],
-        "notes": notes,
-        "results": results,
-        "throughput": [],
-        "cold_start": [],
-        "memory": [{"name": row["name"], "batch": row["batch"], "peak_bytes": row["peak_bytes"]} for row in results],
-        "size_bytes": {},
-        "operations": {},
-        "devices": [],
-        "gates": [],
-        "passed": True,
-        "machine": about | {"device": _device_name(device), "cuda": torch.version.cuda},
-        "tiles": f"random tiles on {device}",
-        "warm_up": warm_up,
-        "rounds": rounds,
-        "seconds": seconds,
-        "versions": versions(),
-    }
+            advance(1)
+    result = measured(
+        "reference",
+        results,
+        pinning=pinning,
+        effort=effort,
+        tiles=f"random tiles on {device}",
+        notes=notes,
+        model=spec.name,
+        weights=loaded.source,
+        memory=[{"name": row["name"], "batch": row["batch"], "peak_bytes": row["peak_bytes"]} for row in results],
+    )
+    result["machine"] |= {"device": _device_name(device), "cuda": torch.version.cuda}
+    return result
+
+
+def _chosen(precisions: Sequence[str], batches: Sequence[int], device: str) -> tuple[list[str], list[int]]:
+    """Return the precisions and batches that are worth timing on a device. Raises UsageError for unknown ones."""
+    on_cpu = device == "cpu"
+    chosen = list(precisions) or list(_ON_CPU if on_cpu else PRECISIONS)
+    for one in chosen:
+        if one not in PRECISIONS:
+            raise UsageError(f'bench: precision "{one}" is not known; {did_you_mean(one, PRECISIONS)}')
+    return chosen, [batch for batch in batches if not on_cpu or batch <= _CPU_BATCH] or list(batches)
 
 
 def result_file(out: Path, model: str, device: str) -> Path:
@@ -157,7 +148,7 @@ def _tf32(allowed: bool) -> None:
 
 
 def _in_turn(
-    ready: dict[str, Callable[[Any], Any]], tiles: Any, device: str, rounds: int, seconds: float, warm_up: int
+    ready: dict[str, Callable[[Any], Any]], tiles: Any, device: str, effort: Effort
 ) -> tuple[dict[str, list[float]], dict[str, int | None], dict[str, str]]:
     """Time one call of each after the other; what fails for want of memory is left out, and said."""
     import torch
@@ -170,7 +161,7 @@ def _in_turn(
             if device != "cpu":
                 torch.cuda.reset_peak_memory_stats(device)
                 before = torch.cuda.memory_allocated(device)
-            for _ in range(max(1, warm_up)):
+            for _ in range(max(1, effort.warm_up)):
                 run(tiles)
             _wait(device)
             # All precisions lie on the device side by side, so what a call adds is told, without anyone's weights.
@@ -180,10 +171,10 @@ def _in_turn(
             failed[name] = "does not fit the device's memory"
             torch.cuda.empty_cache()
     begun = time.perf_counter()
-    for done in range(rounds):
+    for done in range(effort.rounds):
         for name in times:
             times[name].append(_timed(ready[name], tiles, device))
-        if done + 1 >= FEWEST and time.perf_counter() - begun > seconds * len(times):
+        if done + 1 >= FEWEST and time.perf_counter() - begun > effort.seconds * len(times):
             break
     return times, memory, failed
 
@@ -213,18 +204,22 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _rows(
-    times: dict[str, list[float]], memory: dict[str, int | None], batch: int, threads: int
-) -> list[dict[str, Any]]:
-    rows = []
+def _rows(times: dict[str, list[float]], memory: dict[str, int | None], batch: int, threads: int) -> list[Timed]:
+    rows: list[Timed] = []
     for name, found in times.items():
         samples, latency = np.array(found), percentiles(np.array(found))
-        held = None
+        held: Ratio | None = None
         if name != "fp32" and "fp32" in times:
-            held = {"against": FULL, "p50": round(ratio(samples, np.array(times["fp32"])), 4), "same_run": True}
+            held = {
+                "against": FULL,
+                "kind": "reference",
+                "p50": round(ratio(samples, np.array(times["fp32"])), 4),
+                "same_run": True,
+            }
         rows.append(
             {
                 "name": shown(name),
+                "kind": "reference",
                 "batch": batch,
                 "threads": threads,
                 "n": len(found),

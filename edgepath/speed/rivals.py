@@ -11,7 +11,6 @@ from pathlib import Path
 from ..backends import find
 from ..bundle.bundle import Bundle
 from ..machine.progress import Progress
-from ..recipes.recipe import Recipe
 from . import peers
 from .contenders import (
     Contender,
@@ -22,6 +21,7 @@ from .contenders import (
     torch_contenders,
 )
 from .pinning import Pinning
+from .results import Kind
 
 KINDS = ("fp32", "torch", "peer")
 
@@ -56,7 +56,7 @@ class Rivals:
 
     def _full(self, bundle: Bundle) -> list[Contender]:
         whole = self._whole_of(bundle)
-        return [self._file(bundle, full_precision_name(bundle), whole)]
+        return [self._file(bundle, f"FP32 ({find(bundle.backend).title})", "full precision", whole)]
 
     def _torch(self, bundle: Bundle) -> list[Contender]:
         loaded = torch_contenders(self._model(bundle), self._threads, self._stack)
@@ -67,17 +67,17 @@ class Rivals:
     def _peers(self, bundle: Bundle) -> list[Contender]:
         whole, golden = self._whole_of(bundle), bundle.golden()[0]
         return [
-            self._file(bundle, name, peers.build_peer(name, whole, golden, self._folder()))
+            self._file(bundle, name, "peer", peers.build_peer(name, whole, golden, self._folder()))
             for name in peers.OF[bundle.backend]
         ]
 
-    def _file(self, bundle: Bundle, name: str, path: Path) -> Contender:
-        return file_contender(self._called(bundle, name), bundle.backend, path, self._threads, self._stack)
+    def _file(self, bundle: Bundle, name: str, kind: Kind, path: Path) -> Contender:
+        return file_contender(self._called(bundle, name), kind, bundle.backend, path, self._threads, self._stack)
 
     def _whole_of(self, bundle: Bundle) -> Path:
         key = (_model_of(bundle), bundle.backend)
         if key not in self._whole:
-            recipe = Recipe.from_json(bundle.manifest["recipe"])
+            recipe = bundle.recipe
             self._whole[key] = build_full_precision(self._model(bundle).folded(), recipe, self._folder())
         return self._whole[key]
 
@@ -94,11 +94,6 @@ class Rivals:
 
     def _folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._scratch))
-
-
-def full_precision_name(bundle: Bundle) -> str:
-    """Return what a bundle's model in full precision is called, in the same runtime."""
-    return f"FP32 ({find(bundle.backend).title})"
 
 
 def _model_of(bundle: Bundle) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+
+from ..machine.progress import Advance
+from .results import Percentiles
 
 PERCENTILES = (50, 90, 95, 99)
 FEWEST = 3  # rounds, whatever they take
@@ -22,7 +25,7 @@ def in_turn(
     rounds: int = 40,
     seconds: float = math.inf,
     warm_up: int = 5,
-    progress: Callable[[int, int], None] | None = None,
+    advance: Advance | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Any, np.ndarray]:
     """Time one call of each of `runs`, then of each again: milliseconds, float64 (n,) by name, the same n for all.
@@ -44,19 +47,19 @@ def in_turn(
             run()
             times[name].append((clock() - start) * 1e3)
         ended = clock()
-        if progress is not None:
-            progress(done + 1, rounds)
+        if advance is not None:
+            advance(1)
         if done + 1 >= FEWEST and ended - begun + (ended - started) > limit:
             break
-    if progress is not None:
-        progress(rounds, rounds)
+    if advance is not None:
+        advance(rounds - done - 1)
     return {name: np.array(values) for name, values in times.items()}
 
 
-def percentiles(samples: np.ndarray) -> dict[str, float]:
+def percentiles(samples: np.ndarray) -> Percentiles:
     """Return p50, p90, p95 and p99 of milliseconds; of few samples the last ones are near the largest."""
     found = np.percentile(samples, PERCENTILES)
-    return {f"p{q}": round(float(value), 4) for q, value in zip(PERCENTILES, found, strict=True)}
+    return cast(Percentiles, {f"p{q}": round(float(value), 4) for q, value in zip(PERCENTILES, found, strict=True)})
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from markupsafe import Markup
 
+from ...checks.results import Facts, Report
 from ..table import Table, table
 from ..tables.drift import DRIFT_LEGEND, drift_table, fact_table, gate_table
 from .rendering import render
@@ -46,9 +47,7 @@ _FAILED = ("failed gate", "of", "measured or lost", "asked for", "")
 _GATES = {"cosine_mean": "cosine mean", "cosine_p01": "cosine p01"}
 
 
-def to_html(
-    report: Mapping[str, Any], shown: Sequence[Picture], sections: Sequence[Section] = (), digest: str = ""
-) -> str:
+def to_html(report: Report, shown: Sequence[Picture], sections: Sequence[Section] = (), digest: str = "") -> str:
     """Return the page of a bundle's report, its worst tiles, and what else was measured of it.
 
     `digest` is the sha256 of `bundle.json`, empty in the page that lies in the bundle (and is hashed there itself).
@@ -75,7 +74,7 @@ def to_html(
     return str(page)
 
 
-def passed(report: Mapping[str, Any], sections: Sequence[Section]) -> bool:
+def passed(report: Report, sections: Sequence[Section]) -> bool:
     """Tell whether every gate passed: the export's, and those of what else was measured."""
     return bool(report["passed"]) and all(row[-1] for one in sections for row in one.gates.rows)
 
@@ -90,7 +89,7 @@ def _word(section: Section) -> str:
     return (KINDS[section.kind][0] if section.kind in KINDS else section.title).lower()
 
 
-def _drift(report: Mapping[str, Any]) -> Section:
+def _drift(report: Report) -> Section:
     gates = gate_table(report["gates"], _GATES)
     shown = {"drift": drift_table(report["drift"]).turned(), "gates": gates, "legend": DRIFT_LEGEND}
     return Section("drift", "Drift", render("drift.html.j2", **shown), gates, tuple(report["notes"]))
@@ -106,7 +105,7 @@ def _parts(kind: str, everything: Sequence[Section]) -> list[dict[str, Any]]:
     return [{"id": name, "title": one.title, "section": one} for name, one in zip(names, of, strict=True)]
 
 
-def _provenance(report: Mapping[str, Any], digest: str) -> dict[str, Any]:
+def _provenance(report: Report, digest: str) -> dict[str, Any]:
     """Where everything came from: facts, machine, versions, hashes."""
     machine = report["machine"]
     features = ", ".join(machine["cpu_features"]) or "none named"
@@ -120,8 +119,8 @@ def _provenance(report: Mapping[str, Any], digest: str) -> dict[str, Any]:
     }
 
 
-def _hashes(report: Mapping[str, Any], digest: str) -> list[tuple[str, str]]:
-    files = report.get("files", {})
+def _hashes(report: Report, digest: str) -> list[tuple[str, str]]:
+    files: Facts = cast(Facts, report).get("files", {})
     hashes = {
         "weights": report["weights"]["sha256"],
         "calibration tiles": (report["calibration"] or {}).get("sha256"),

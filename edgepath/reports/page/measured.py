@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...checks.gates import Gate
+from ...checks.results import Facts
 from ...quality.probing import METHODS
 from ...quality.robustness import ARTIFACT, FULL
 from ..table import Table, table
@@ -155,7 +156,7 @@ def latency_section(result: Mapping[str, Any]) -> Section:
     return Section("latency", KINDS["latency"][0], body, gates, tuple(result.get("notes") or ()))
 
 
-def devices_section(reports: Sequence[Mapping[str, Any]]) -> Section:
+def devices_section(reports: Sequence[Facts]) -> Section:
     """Return what devices measured, a column each; a device that failed its gates is a gate that failed."""
     gates = [("all", f"{one['measured_at']}, {one['ran_with']}", "-", "-", bool(one["passed"])) for one in reports]
     body = render("devices.html.j2", reports=device_table(reports).turned())

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import UndefinedError
 
 from ...bundle.bundle import Bundle, open_bundle
 from ...bundle.device_reports import device_reports
+from ...checks.results import Report
 from ...errors import BundleError, UsageError
 from ...machine.writing import replacing
 from .document import (
@@ -62,7 +63,7 @@ def write_page(
     gates. `probe` takes results of `--labelled` and of `--hest`. Raises UsageError for a file that is no such result
     or is of another bundle, or an output in the way.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = open_bundle(bundle)
     folder = bundle.path.resolve()
     path = folder.with_name(f"{folder.name}.report.html") if out is None else Path(out)
     _check_out(path, folder, force)
@@ -85,7 +86,7 @@ def write_page(
         "file": str(path),
         "sections": [one.title for one in sections],
         "not_measured": unmeasured(sections),
-        "passed": passed(bundle.manifest, sections),
+        "passed": passed(cast(Report, bundle.manifest), sections),
     }
 
 
@@ -142,6 +143,7 @@ def _read(path: Path, command: str) -> dict[str, Any]:
 def _page(bundle: Bundle, sections: Sequence[Section]) -> str:
     golden, _ = bundle.golden()
     try:
-        return to_html(bundle.manifest, pictures(bundle.manifest, golden), sections, bundle.digest)
+        report = cast(Report, bundle.manifest)
+        return to_html(report, pictures(report, golden), sections, bundle.digest)
     except _NOT_WHOLE as error:  # a manifest is checked only for what running the artifact needs
         raise BundleError(f"bundle {bundle.path}: its report is not whole ({error!r}); export it again") from None

@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks.lint import Finding
+from ...checks.results import Comparison, Debugging
 from ...searching import FIGURES
 from ..table import Table, table
 
 
-def pair_table(result: Mapping[str, Any]) -> Table:
+def pair_table(result: Comparison) -> Table:
     """Return a row a pair of bundles."""
     rows = []
     for pair in result["pairs"]:
-        cosines = [f"{pair[key]:.6f}" for key in ("cosine_mean", "cosine_p01", "cosine_min")]
+        cosines = [f"{value:.6f}" for value in (pair["cosine_mean"], pair["cosine_p01"], pair["cosine_min"])]
         overlap = f"{pair['neighbour_overlap']:.3f}" if pair["neighbours"] == 10 else "-"
         rows.append([*pair["of"], *cosines, f"{pair['twins']:.3f}", overlap])
     return table(["bundle", "and", "cosine mean", "1 %", "min", "finds its twin", "top-10"], rows)
 
 
-def layer_table(result: Mapping[str, Any]) -> Table:
+def layer_table(result: Debugging) -> Table:
     """Return a row a layer, the noisiest first; in the order they run in where nothing is quantized."""
     header = ["layer", "output SQNR", "largest input", "median channel", "outlier channels"]
     header += ["integers differ", "output error", "kernels' error"]
@@ -42,7 +43,7 @@ def layer_table(result: Mapping[str, Any]) -> Table:
     )
 
 
-def block_table(result: Mapping[str, Any]) -> Table:
+def block_table(result: Debugging) -> Table:
     """Return a row a transformer block."""
     rows = [
         [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ...bundle.device_reports import device_name
 from ...checks.gates import Gate
+from ...checks.results import Drifts, Facts, GateRow, Report
 from ...checks.summary import NOT_RUN, PAIRS
 from ..table import Table, table
 
@@ -17,22 +17,23 @@ DRIFT_LEGEND = (
 _MEASURED = {"drift": "{:.6f}", "parts": "{:.0f}", "speed": "{:.6f}", "loss": "{:+.4f}"}
 
 
-def drift_table(drift: Mapping[str, Any]) -> Table:
+def drift_table(drift: Drifts) -> Table:
     """Return a row a drift: tiles, cosine mean, 1st percentile, min, relative L2, neighbour overlap."""
     rows = []
-    for key in PAIRS:
-        title, figures = key.replace("_", " "), drift[key]
+    found = (drift["quantization"], drift["lowering"], drift["noise_floor"], drift["total"])
+    for key, figures in zip(PAIRS, found, strict=True):
+        title = key.replace("_", " ")
         if figures is None:
             rows.append([title, *[NOT_RUN] * 6])
             continue
-        cosines = [f"{figures[k]:.6f}" for k in ("cosine_mean", "cosine_p01", "cosine_min")]
+        cosines = [f"{value:.6f}" for value in (figures["cosine_mean"], figures["cosine_p01"], figures["cosine_min"])]
         # Fewer than 11 tiles have no ten neighbours each.
         overlap = f"{figures['neighbour_overlap']:.3f}" if figures["neighbours"] == 10 else "-"
         rows.append([title, str(figures["tiles"]), *cosines, f"{figures['relative_l2']:.5f}", overlap])
     return table(["drift", "tiles", "cosine mean", "1 %", "min", "rel. L2", "top-10"], rows)
 
 
-def gate_table(gates: Sequence[Mapping[str, Any]], words: Mapping[str, str] | None = None) -> Table:
+def gate_table(gates: Sequence[GateRow], words: Mapping[str, str] | None = None) -> Table:
     """Return a row a gate, JSON-able ones; `words` say what figures and what they are of are called."""
     found, called = [Gate.from_json(gate) for gate in gates], dict(words or {})
     lost = bool(found) and all(gate.kind == "loss" for gate in found)
@@ -49,7 +50,7 @@ def gate_table(gates: Sequence[Mapping[str, Any]], words: Mapping[str, str] | No
     return table(["gate", "of", *(("lost", "allowed") if lost else ("measured", "required")), ""], rows)
 
 
-def fact_table(report: Mapping[str, Any]) -> Table:
+def fact_table(report: Report) -> Table:
     """Return where the figures came from: model, weights, tiles, runtimes, cost."""
     calibration, cost, contract = report["calibration"], report["cost"], report["contract"]
     also = ", and patch tokens" if contract["tokens"] else ""
@@ -76,12 +77,12 @@ def fact_table(report: Mapping[str, Any]) -> Table:
     return table(["", ""], rows)
 
 
-def _calibrated(calibration: Mapping[str, Any]) -> str:
+def _calibrated(calibration: Facts) -> str:
     looks = f", and {calibration['looks']} procedural ones" if calibration.get("looks") else ""
     return f"{calibration['count']} tiles of {calibration['name']}{looks}"
 
 
-def _speed(speed: Mapping[str, Any] | None) -> str:
+def _speed(speed: Facts | None) -> str:
     """Say what INT8 takes beside full precision in the same runtime."""
     if speed is None:
         return "not measured"
@@ -89,7 +90,7 @@ def _speed(speed: Mapping[str, Any] | None) -> str:
     return f"{int8:.1f} ms, FP32 {full:.1f} ms (batch 1, {speed['threads']} threads, n = {speed['n']} in turn)"
 
 
-def _trained(qad: Mapping[str, Any]) -> str:
+def _trained(qad: Facts) -> str:
     """Say what quantization-aware distillation did, as 1 - mean cosine on the tiles that judged it."""
     if not qad["best_step"]:
         return f"{qad['steps']} steps, none better than before (1 - cosine {qad['drift_before']:.2e}): left as it was"
@@ -97,7 +98,7 @@ def _trained(qad: Mapping[str, Any]) -> str:
     return f"{qad['best_step']} of {qad['steps']} steps, {change} on {qad['validated_on']} tiles not trained on"
 
 
-def device_table(reports: Sequence[Mapping[str, Any]]) -> Table:
+def device_table(reports: Sequence[Facts]) -> Table:
     """Return a row a device's report: drift to full precision and to the program, latency, and its own verdict."""
     rows = []
     for one in reports:

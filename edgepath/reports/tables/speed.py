@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ..table import Table, table
+from ...speed.results import Bench, Compared, Operations, Ratio
+from ..table import Cell, Table, table
 
 _NONE = "-"
 
 
-def latency_table(result: Mapping[str, Any]) -> Table:
+def latency_table(result: Bench) -> Table:
     """Return a row a contender and batch."""
     rows = [
         [
@@ -25,13 +23,13 @@ def latency_table(result: Mapping[str, Any]) -> Table:
     return table(["batch", "what", "p50 ms", "p90", "p95", "p99", "n", "tiles/s"], rows)
 
 
-def ratio_table(result: Mapping[str, Any]) -> Table:
+def ratio_table(result: Bench) -> Table:
     """Return a row a ratio to something that was timed beside it."""
     rows = [[str(row["batch"]), row["name"], *_ratio(one)] for row in result["results"] for one in row["ratios"]]
     return table(["batch", "what", "times (median)", "of"], rows)
 
 
-def stream_table(result: Mapping[str, Any]) -> Table:
+def stream_table(result: Bench) -> Table:
     """Return a row a batch of the throughput hint."""
     rows = [
         [str(row["batch"]), row["name"], str(row["requests"]), f"{row['tiles_per_s']:.2f}", str(row["n"])]
@@ -40,7 +38,7 @@ def stream_table(result: Mapping[str, Any]) -> Table:
     return table(["batch", "what", "side by side", "tiles/s", "n"], rows)
 
 
-def fresh_table(result: Mapping[str, Any]) -> Table:
+def fresh_table(result: Bench) -> Table:
     """Return a row a contender with a file: cold start, and memory at the largest batch."""
     header = ["what", "cold start s", "with model cache s", "peak memory MB", "of it before loading", "size MB"]
     rows = []
@@ -50,13 +48,13 @@ def fresh_table(result: Mapping[str, Any]) -> Table:
         largest = max(memory, key=lambda one: one["batch"], default=None)
         peak = [_NONE, _NONE]
         if largest is not None:
-            peak = [f"{largest['peak_bytes'] / 1e6:.0f} (batch {largest['batch']})"]
+            peak = [f"{(largest['peak_bytes'] or 0) / 1e6:.0f} (batch {largest['batch']})"]
             peak.append(f"{largest['start_bytes'] / 1e6:.0f}")
         rows.append([name, starts.get(False, _NONE), starts.get(True, _NONE), *peak, f"{size / 1e6:.1f}"])
     return table(header, rows)
 
 
-def device_table(result: Mapping[str, Any]) -> Table:
+def device_table(result: Bench) -> Table:
     """Return a row a report of a device."""
     rows = [
         [
@@ -72,9 +70,9 @@ def device_table(result: Mapping[str, Any]) -> Table:
     return table(["what", "device", "ran with", "p50 ms", "p99 ms", "ratio", "of"], rows)
 
 
-def baseline_table(compared: Mapping[str, Any]) -> Table:
+def baseline_table(compared: Compared) -> Table:
     """Return a row a bundle and batch that was held against an earlier result."""
-    rows = [
+    rows: list[list[Cell]] = [
         [
             row["name"],
             str(row["batch"]),
@@ -90,18 +88,18 @@ def baseline_table(compared: Mapping[str, Any]) -> Table:
     return table(["bundle", "batch", "of", "baseline", "now", "times", "allowed", ""], rows)
 
 
-def operation_table(found: Mapping[str, Any], shown: int = 12) -> Table:
+def operation_table(found: Operations, shown: int = 12) -> Table:
     """Return a row a kind of operation, the longest first; the rest in one row."""
     rows = [
         _cells(row["type"], row["precision"], row["count"], row["ms"], row["share"]) for row in found["rows"][:shown]
     ]
     if rest := found["rows"][shown:]:
-        count, ms, share = (sum(row[key] for row in rest) for key in ("count", "ms", "share"))
-        rows.append(_cells(f"{len(rest)} other kinds", "", count, ms, share))
+        ms, share = sum(row["ms"] for row in rest), sum(row["share"] for row in rest)
+        rows.append(_cells(f"{len(rest)} other kinds", "", sum(row["count"] for row in rest), ms, share))
     return table(["operation", "precision", "how many", "ms", "share"], rows)
 
 
-def machine_line(result: Mapping[str, Any]) -> str:
+def machine_line(result: Bench) -> str:
     """Say on what and how it was measured."""
     about = result["machine"]
     threads = sorted({row["threads"] for row in result["results"]})
@@ -115,5 +113,5 @@ def _cells(kind: str, precision: str, count: int, ms: float, share: float) -> li
     return [kind, precision, str(count), f"{ms:.2f}", f"{100 * share:.1f} %"]
 
 
-def _ratio(one: Mapping[str, Any]) -> list[str]:
+def _ratio(one: Ratio) -> list[str]:
     return [f"{one['p50']:.3f}", one["against"] + ("" if one["same_run"] else " (another run)")]
