@@ -294,7 +294,7 @@ EXPORT = """
 import sys
 from dataclasses import replace
 import edgepath
-from edgepath import models
+from edgepath.models import catalogue as models
 
 def progress(stage, done, total):
     print(stage, flush=True)

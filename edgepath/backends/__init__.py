@@ -27,5 +27,5 @@ from .backend import ran_by as ran_by
 from .backend import register as register
 from .backend import targets as targets
 
-for _module in (onnxruntime, openvino, tensorrt, tensorrt_rtx, coreml, mil):
+for _module in (openvino, onnxruntime, tensorrt, tensorrt_rtx, coreml, mil):
     register(_module.BACKEND)

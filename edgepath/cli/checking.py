@@ -8,35 +8,26 @@ from typing import Annotated
 import typer
 
 from ..reports.console import (
+    print_comparison,
+    print_debugging,
     print_json,
     print_table,
     print_verification,
     progress_bars,
-    say_cautions,
-    say_skipped,
     verdict,
 )
-from .options import (
-    AsJson,
-    Force,
-    Resize,
-    ResizeOption,
-    SkipBad,
-    Threads,
-)
-
-_SHOWN = 12  # layers in a table
+from .options import AsJson, BundleFolder, Device, Force, Plot, Resize, ResizeOption, SameWeights, SkipBad, Threads
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    bundle: BundleFolder,
     tiles: Annotated[str | None, typer.Option(help="A folder or pack of other tiles, or `synthetic`.")] = None,
     golden: Annotated[Path | None, typer.Option(help="A golden set of `edgepath reference capture`.")] = None,
-    weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
+    weights: SameWeights = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
     threads: Threads = 0,
-    device: Annotated[str, typer.Option(help="Where the reference runs: auto, cpu, cuda.")] = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's hashes, run its artifact and hold its drift against the recipe's gates."""
@@ -65,16 +56,15 @@ def verify(
 def compare(
     bundles: Annotated[list[Path], typer.Argument(help="Two or more bundle folders of one model.")],
     tiles: Annotated[str | None, typer.Option(help="A folder or pack of tiles; default: golden tiles.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a heat map to this PNG.")] = None,
+    plot: Plot = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
     threads: Threads = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Show whether bundles of one model agree, tile by tile: does a tile find its twin made elsewhere?"""
     from ..checks.comparison import compare as run
-    from ..reports.tables.checks import pair_table
 
     if plot is not None:
         from ..reports.plots import check_plot
@@ -95,28 +85,21 @@ def compare(
         draw_pairs(result, plot)
     if as_json:
         print_json(result)
-        return
-    say_cautions([*result["cautions"], *result["notes"]])
-    say_skipped(result["skipped"])
-    print(f"{result['source']['count']} tiles of {result['source']['name']}")
-    print_table(pair_table(result))
-    for name, runtime in result["ran_with"].items():
-        print(f"{name}: {runtime}")
-    print(f"noise floor of the programs themselves: 1 - cosine = {result['noise_floor']:.1e}")
+    else:
+        print_comparison(result)
 
 
 def debug(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    bundle: BundleFolder,
     tiles: Annotated[str | None, typer.Option(help="Up to 64 tiles; default: the golden ones.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw layers and blocks to this PNG.")] = None,
-    weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
+    plot: Plot = None,
+    weights: SameWeights = None,
     resize: ResizeOption = Resize.refuse,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Show where drift comes from, layer by layer, and whether the artifact holds the program's linears and norms."""
     from ..checks.debugging import debug as run
-    from ..reports.tables.checks import block_table, layer_table
 
     if plot is not None:
         from ..reports.plots import check_plot
@@ -128,24 +111,11 @@ def debug(
         from ..reports.drawings import draw_debug
 
         draw_debug(result, plot)
-    parts = result["parts"]
     if as_json:
         print_json(result)
     else:
-        say_cautions(result["cautions"])
-        print(f"{result['tiles']['count']} tiles of {result['tiles']['name']}")
-        layers = layer_table(result)
-        print_table(layers.first(_SHOWN))
-        if (more := len(layers.rows) - _SHOWN) > 0:
-            print(f"... and {more} layers less noisy; --json has all")
-        print_table(block_table(result))
-        for line in parts["differences"]:
-            print(f"not the program's: {line}")
-        for name in result["unproved"]:
-            print(f"{name}: given the program's input, it computes something else (--json has by how much)")
-        count = f"{parts['products']} products and {parts['norms']} norms"
-        print(f"{bundle}: {count}, {len(parts['differences']) or 'none'} of them not as in the program")
-    raise typer.Exit(1 if parts["differences"] or result["unproved"] else 0)
+        print_debugging(result)
+    raise typer.Exit(1 if result["parts"]["differences"] or result["unproved"] else 0)
 
 
 def add_report(
@@ -162,7 +132,7 @@ def add_report(
 
 
 def show_reports(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    bundle: BundleFolder,
     as_json: AsJson = False,
 ) -> None:
     """Show what devices measured of a bundle."""
@@ -180,7 +150,7 @@ def show_reports(
 
 
 def make_page(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    bundle: BundleFolder,
     robustness: Annotated[list[Path] | None, typer.Option(help="What `edgepath robustness --json` printed.")] = None,
     curves: Annotated[list[Path] | None, typer.Option(help="What `edgepath curves --json` printed.")] = None,
     probe: Annotated[

@@ -21,25 +21,29 @@ from ..reports.console import (
 from ..reports.table import table
 from .options import (
     AsJson,
-    Embedding,
+    BundleFolder,
+    Device,
+    EmbeddingOption,
     Force,
+    Model,
     Outputs,
     Resize,
     ResizeOption,
     SkipBad,
     Threads,
+    Weights,
 )
 
 
 def export(
     target: Annotated[str, typer.Option(help="A name of `edgepath targets`, or a recipe file.")],
-    model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")] = "demo",
-    weights: Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = None,
+    model: Model = "demo",
+    weights: Weights = None,
     calibration: Annotated[
         str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic`.")
     ] = "synthetic",
     calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to calibrate on, at most.")] = 128,
-    embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
+    embedding: EmbeddingOption = None,
     outputs: Annotated[Outputs, typer.Option(help="`tokens` keeps the patch tokens too.")] = Outputs.embedding,
     qad: Annotated[int, typer.Option(min=0, help="Steps of quantization-aware distillation (INT8 targets).")] = 0,
     speed: Annotated[
@@ -48,7 +52,7 @@ def export(
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
     out: Annotated[Path, typer.Option(help="Folder for bundles.")] = Path("build"),
-    device: Annotated[str, typer.Option(help="Where reference and calibration run: auto, cpu, cuda.")] = "auto",
+    device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -82,8 +86,8 @@ def export(
 
 
 def distill(
-    teacher: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
-    student: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
+    teacher: Model,
+    student: Model,
     tiles: Annotated[str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic:COUNT`.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     recipe: Annotated[str, typer.Option(help="`recipe`, or a TOML file with what differs.")] = "recipe",
@@ -140,7 +144,7 @@ def distill(
 
 
 def embed(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    bundle: BundleFolder,
     tiles: Annotated[list[str], typer.Argument(help="A folder, a pack, tile files, or `synthetic`.")],
     out: Annotated[Path, typer.Option(help="Output file: .npz, .h5 or .parquet.")],
     batch: Annotated[int, typer.Option(min=1, help="Tiles a call.")] = 8,
@@ -174,14 +178,14 @@ def embed(
 
 
 def capture(
-    model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")],
+    model: Model,
     tiles: Annotated[str, typer.Option(help="Best a pack of 64 tiles; or a folder, or `synthetic:COUNT`.")],
     out: Annotated[Path, typer.Option(help="The golden set, an .npz file.")],
-    weights: Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = None,
-    embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
+    weights: Weights = None,
+    embedding: EmbeddingOption = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
-    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda.")] = "auto",
+    device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

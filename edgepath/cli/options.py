@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out tiles that cannot be read, and list them.")]
 Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads of the runtime; 0 = its own choice.")]
+
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.")]
+Model = Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")]
+Weights = Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")]
+SameWeights = Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")]
+Device = Annotated[str, typer.Option(help="Where the full-precision model runs: auto, cpu, cuda.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw the result to this PNG.")]
 
 
 class Resize(str, Enum):
@@ -38,6 +46,7 @@ class Outputs(str, Enum):
     tokens = "tokens"
 
 
+EmbeddingOption = Annotated[Embedding | None, typer.Option(help="Default: the model's own.")]
 ResizeOption = Annotated[Resize, typer.Option(help="Tiles of another size: refuse, squash, or crop the centre.")]
 
 

@@ -13,34 +13,27 @@ from ..reports.console import (
     progress_bars,
     say_how_to_go_on,
 )
-from .options import (
-    AsJson,
-    Embedding,
-    Force,
-    Resize,
-    ResizeOption,
-    SkipBad,
-)
+from .options import AsJson, Device, EmbeddingOption, Force, Model, Plot, Resize, ResizeOption, SkipBad, Weights
 
 
 def search(
     target: Annotated[str, typer.Option(help="An INT8 target, or a recipe file.")],
     budget: Annotated[list[str], typer.Option(help="cosine_mean=VALUE or cosine_p01=VALUE; repeatable.")],
     out: Annotated[Path, typer.Option(help="The recipe to write, a .toml file.")],
-    model: Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")] = "demo",
-    weights: Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")] = None,
+    model: Model = "demo",
+    weights: Weights = None,
     calibration: Annotated[
         str | None, typer.Option(help="Tiles to calibrate on: a folder, a pack, or `synthetic:COUNT`.")
     ] = None,
     calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to take of them.")] = 128,
-    embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
+    embedding: EmbeddingOption = None,
     scores: Annotated[
         bool, typer.Option("--scores", help="Attention's products of queries and keys can be INT8, too.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the front to this PNG.")] = None,
+    plot: Plot = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
-    device: Annotated[str, typer.Option(help="Where reference and calibration run: auto, cpu, cuda.")] = "auto",
+    device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

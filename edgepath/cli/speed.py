@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 from ..machine.writing import replacing
-from ..reports.console import (
-    print_json,
-    print_table,
-    progress_bars,
-    say_cautions,
-)
-from ..speed.results import Bench
-from .options import AsJson, Force
+from ..reports.console import print_bench, print_json, progress_bars
+from .options import AsJson, Force, Plot, SameWeights
+
+if TYPE_CHECKING:
+    from ..speed.baseline import Elsewhere
+    from ..speed.results import Bench
 
 
 def bench(
@@ -32,7 +30,7 @@ def bench(
     warm_up: Annotated[int, typer.Option(min=1, help="Untimed calls of each before.")] = 5,
     cold: Annotated[int, typer.Option(min=0, help="Fresh processes for cold start; 0 leaves out memory too.")] = 3,
     operations: Annotated[bool, typer.Option("--operations", help="Show where the time goes, too.")] = False,
-    weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
+    weights: SameWeights = None,
     compare: Annotated[Path | None, typer.Option(help="An earlier result of this machine: fail if worse.")] = None,
     worse: Annotated[float, typer.Option(help="How many times its ratio a ratio may be.")] = 1.10,
     reference: Annotated[bool, typer.Option("--reference", help="PyTorch's precisions instead of bundles.")] = False,
@@ -41,73 +39,31 @@ def bench(
         list[str] | None, typer.Option(help="For --reference: fp32, tf32, fp16, bf16, or with +compile; repeatable.")
     ] = None,
     device: Annotated[str, typer.Option(help="For --reference: auto, cpu, cuda.")] = "auto",
-    plot: Annotated[Path | None, typer.Option(help="Draw the latencies to this PNG.")] = None,
+    plot: Plot = None,
     out: Annotated[Path | None, typer.Option(help="Write the result to this .json (--reference: or folder).")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Time bundles against their full-precision model, PyTorch, peers or an earlier result, in turn on this machine."""
-    if reference == bool(bundles):
-        found = "bundles and --reference, which has none" if bundles else "neither bundles nor --reference"
-        raise UsageError(f"bench: {found}; give bundles, or --reference and a --model")
-    others = {"--against": against, "--operations": operations} if reference else {"--precision": precision}
-    for option, value in others.items():
-        if value:
-            raise UsageError(f"bench: {option} is for {'bundles' if reference else '--reference'}; leave it out")
+    _check_options(bundles, reference, against, operations, precision, worse)
     if reference and out is not None:
         from ..speed.reference import result_file
 
         out = result_file(out, model, device)
-    if plot is not None:
-        from ..reports.plots import check_plot
-
-        check_plot(plot, bundles or [], force=force)
-    if out is not None and (out.suffix != ".json" or out.is_dir()):
-        raise UsageError(f"bench: --out {out}; give a file that ends in .json")
-    if out is not None and out.exists() and not force:
-        raise UsageError(f"{out} exists; give --force to replace it, or another name")
-    if not worse > 0:
-        raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
-    earlier = None
-    if compare is not None:
-        from ..machine.hardware import machine
-        from ..speed.baseline import check_machine, read_result
-
-        earlier = read_result(compare)
-        check_machine(machine(), earlier)
+    _check_outputs(out, plot, bundles or [], force)
+    earlier = None if compare is None else _earlier(compare)
+    effort: dict[str, Any] = {"threads": threads, "rounds": rounds, "seconds": seconds, "warm_up": warm_up}
     with progress_bars() as progress:
         if reference:
             from ..speed.reference import BATCHES, reference_suite
 
-            result = reference_suite(
-                model,
-                weights=weights,
-                device=device,
-                batches=batch or BATCHES,
-                precisions=precision or (),
-                threads=threads,
-                rounds=rounds,
-                seconds=seconds,
-                warm_up=warm_up,
-                progress=progress,
-            )
+            how = {"device": device, "batches": batch or BATCHES, "precisions": precision or (), **effort}
+            result = reference_suite(model, weights=weights, progress=progress, **how)
         else:
-            from ..speed.benchmark import BATCHES as SIZES
-            from ..speed.benchmark import bench as run
+            from ..speed import benchmark
 
-            result = run(
-                bundles or [],
-                against=against or (),
-                batches=batch or SIZES,
-                threads=threads,
-                rounds=rounds,
-                seconds=seconds,
-                warm_up=warm_up,
-                cold=cold,
-                profile=operations,
-                weights=weights,
-                progress=progress,
-            )
+            how = {"against": against or (), "batches": batch or benchmark.BATCHES, "cold": cold, **effort}
+            result = benchmark.bench(bundles or [], profile=operations, weights=weights, progress=progress, **how)
     if plot is not None:
         from ..reports.drawings import draw_latency
 
@@ -122,8 +78,49 @@ def bench(
     if as_json:
         print_json(result)
     else:
-        _print(result)
+        print_bench(result)
     raise typer.Exit(0 if result["passed"] else 1)
+
+
+def _check_options(
+    bundles: list[Path] | None,
+    reference: bool,
+    against: list[str] | None,
+    operations: bool,
+    precision: list[str] | None,
+    worse: float,
+) -> None:
+    if reference == bool(bundles):
+        found = "bundles and --reference, which has none" if bundles else "neither bundles nor --reference"
+        raise UsageError(f"bench: {found}; give bundles, or --reference and a --model")
+    others = {"--against": against, "--operations": operations} if reference else {"--precision": precision}
+    for option, value in others.items():
+        if value:
+            raise UsageError(f"bench: {option} is for {'bundles' if reference else '--reference'}; leave it out")
+    if not worse > 0:
+        raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
+
+
+def _check_outputs(out: Path | None, plot: Path | None, bundles: list[Path], force: bool) -> None:
+    """Refuse outputs that cannot be written, before minutes of work."""
+    if plot is not None:
+        from ..reports.plots import check_plot
+
+        check_plot(plot, bundles, force=force)
+    if out is not None and (out.suffix != ".json" or out.is_dir()):
+        raise UsageError(f"bench: --out {out}; give a file that ends in .json")
+    if out is not None and out.exists() and not force:
+        raise UsageError(f"{out} exists; give --force to replace it, or another name")
+
+
+def _earlier(path: Path) -> Elsewhere:
+    """Read an earlier result of this machine."""
+    from ..machine.hardware import machine
+    from ..speed.baseline import check_machine, read_result
+
+    earlier = read_result(path)
+    check_machine(machine(), earlier)
+    return earlier
 
 
 def _write(out: Path | None, result: Bench) -> None:
@@ -132,30 +129,6 @@ def _write(out: Path | None, result: Bench) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out, "result") as partial:
         partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _print(result: Bench) -> None:
-    from ..reports.tables import speed as tables
-    from ..reports.tables.drift import gate_table
-
-    say_cautions([*result["cautions"], *result["notes"]])
-    for make in (
-        tables.latency_table,
-        tables.ratio_table,
-        tables.stream_table,
-        tables.fresh_table,
-        tables.device_table,
-    ):
-        print_table(make(result))
-    for name, found in result["operations"].items():
-        print(f"{name}: operations at batch {found['batch']}, profiled")
-        print_table(tables.operation_table(found))
-    print_table(gate_table(result["gates"]))
-    if "compared" in result:
-        print_table(tables.baseline_table(result["compared"]))
-    print(tables.machine_line(result))
-    if result["gates"] or "compared" in result:
-        print(f"bench: {'passed' if result['passed'] else 'FAILED'}")
 
 
 def add(app: typer.Typer) -> None:

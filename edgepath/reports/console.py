@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..checks.results import Judged, Report, Verification
 from .table import Table, words
+
+if TYPE_CHECKING:
+    from ..checks.results import Comparison, Debugging, Judged, Report, Verification
+    from ..speed.results import Bench
 
 
 @contextmanager
@@ -85,6 +88,116 @@ def print_figures(part: Judged | Report) -> None:
 
     print_table(drift_table(part["drift"]))
     print_table(gate_table(part["gates"]))
+
+
+def print_bench(result: Bench) -> None:
+    from .tables import speed as tables
+    from .tables.drift import gate_table
+
+    say_cautions([*result["cautions"], *result["notes"]])
+    for make in (
+        tables.latency_table,
+        tables.ratio_table,
+        tables.stream_table,
+        tables.fresh_table,
+        tables.device_table,
+    ):
+        print_table(make(result))
+    for name, found in result["operations"].items():
+        print(f"{name}: operations at batch {found['batch']}, profiled")
+        print_table(tables.operation_table(found))
+    print_table(gate_table(result["gates"]))
+    if "compared" in result:
+        print_table(tables.baseline_table(result["compared"]))
+    print(tables.machine_line(result))
+    if result["gates"] or "compared" in result:
+        print(f"bench: {'passed' if result['passed'] else 'FAILED'}")
+
+
+def print_comparison(result: Comparison) -> None:
+    from .tables.checks import pair_table
+
+    say_cautions([*result["cautions"], *result["notes"]])
+    say_skipped(result["skipped"])
+    print(f"{result['source']['count']} tiles of {result['source']['name']}")
+    print_table(pair_table(result))
+    for name, runtime in result["ran_with"].items():
+        print(f"{name}: {runtime}")
+    print(f"noise floor of the programs themselves: 1 - cosine = {result['noise_floor']:.1e}")
+
+
+def print_debugging(result: Debugging, shown: int = 12) -> None:
+    from .tables.checks import block_table, layer_table
+
+    parts = result["parts"]
+    say_cautions(result["cautions"])
+    print(f"{result['tiles']['count']} tiles of {result['tiles']['name']}")
+    layers = layer_table(result)
+    print_table(layers.first(shown))
+    if (more := len(layers.rows) - shown) > 0:
+        print(f"... and {more} layers less noisy; --json has all")
+    print_table(block_table(result))
+    for line in parts["differences"]:
+        print(f"not the program's: {line}")
+    for name in result["unproved"]:
+        print(f"{name}: given the program's input, it computes something else (--json has by how much)")
+    count = f"{parts['products']} products and {parts['norms']} norms"
+    odd = len(parts["differences"]) or "none"
+    print(f"{result['name']}: {count}, {odd} of them not as in the program")
+
+
+def print_robustness(result: Mapping[str, Any]) -> None:
+    from .tables.drift import gate_table
+    from .tables.quality import GROUPS, robustness_table
+
+    say_cautions([*result["cautions"], *result["notes"]])
+    slides = result["slides"]
+    print(f"{slides['places']} places on {slides['slides']} slides of {slides['name']}; medians over pairs of slides")
+    print_table(robustness_table(result))
+    if result["leaderboard"]["artifact"] is not None:
+        both = [f"{name} {value:.4f}" for name, value in result["leaderboard"].items()]
+        whole = (slides["kind"], slides["slides"], slides["places"]) == ("plism", 91, 8139)
+        of = "" if whole else "; PLISM's own is of 91 slides and 8,139 places"
+        print(f"PLISM's one number: {', '.join(both)}{of}")
+    print_table(gate_table(result["gates"], GROUPS))
+
+
+def print_curves(result: Mapping[str, Any]) -> None:
+    from .tables.quality import curve_table
+
+    say_cautions([*result["cautions"], *result["notes"]])
+    say_skipped(result["skipped"])
+    print(f"{result['source']['count']} tiles of {result['source']['name']}, at each perturbation's last degree")
+    print_table(curve_table(result))
+
+
+def print_probe(result: Mapping[str, Any]) -> None:
+    from .tables.drift import gate_table
+    from .tables.quality import PROBES, flip_table, score_table
+
+    say_cautions([*result["cautions"], *result["notes"]])
+    say_skipped(result["skipped"])
+    classes = ", ".join(f"{count} {name}" for name, count in result["classes"].items())
+    apart = f", {result['groups']} groups, each in one fold" if result["groups"] else ""
+    source = result["source"]
+    print(f"{source['count']} tiles of {source['name']}: {classes}; {result['folds']} folds{apart}")
+    print_table(score_table(result))
+    print_table(flip_table(result))
+    if not result["flips"]:
+        print("No prediction changed.")
+    print_table(gate_table(result["gates"], PROBES))
+
+
+def print_genes(result: Mapping[str, Any]) -> None:
+    from .tables.drift import gate_table
+    from .tables.quality import gene_table, task_table
+
+    say_cautions([*result["cautions"], *result["notes"]])
+    source = result["source"]
+    print(f"{source['count']} patches of {source['name']}; Pearson's correlation, mean over genes and splits")
+    print_table(task_table(result))
+    print_table(gene_table(result))
+    print_table(gate_table(result["gates"]))
 
 
 def print_pack(info: Any, as_json: bool) -> None:

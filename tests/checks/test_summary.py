@@ -12,8 +12,12 @@ import pytest
 from edgepath.backends import Runtime, find
 from edgepath.checks.drift import measure
 from edgepath.checks.gates import drift_gates
+from edgepath.checks.parts import Difference
+from edgepath.checks.results import Report
 from edgepath.checks.summary import (
     NOT_RUN,
+    Made,
+    Origins,
     build_report,
     cautions,
     drifts,
@@ -50,25 +54,27 @@ def without(names: str, **noise: float) -> dict[str, np.ndarray]:
     return {name: values for name, values in embeddings(**noise).items() if name not in names.split()}
 
 
-def report(found: dict[str, np.ndarray] | None = None, recipe: Recipe = RECIPE, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "name": "tiny-onnx-int8",
-        "recipe": recipe,
+def report(found: dict[str, np.ndarray] | None = None, recipe: Recipe = RECIPE, **changes: Any) -> Report:
+    origins: dict[str, Any] = {
         "model": {"name": "tiny", "licence": "Apache-2.0"},
         "weights": {"source": "random weights (seed 0)", "random": True, "sha256": "a1b2c3d4" * 8},
         "contract": {"size": 224, "embedding": "cls", "dim": 32, "tokens": False},
         "calibration": {"kind": "synthetic", "name": "synthetic:160", "count": 128},
         "held_out": {"kind": "synthetic", "name": "synthetic:160", "count": 12, "keys": KEYS},
         "skipped": [],
-        "program": {"vit.blocks.0.mlp.fc1": [0.01, 0.002]},
-        "artifact": {"file": "model.onnx", "size_bytes": 12_345_678},
-        "runtime": ran("onnxruntime", "ONNX Runtime 1.22.0, CPU"),
         "reference": "PyTorch 2.14.1 FP32, CPU",
-        "cost": {"seconds": {"calibrate": 1.5, "lower": 2.25}, "peak_memory_bytes": 3 << 29},
-        "versions": {"edgepath": "0.1.0"},
-        "differences": [],
     }
-    return build_report(embeddings=embeddings() if found is None else found, **(values | changes))
+    made: dict[str, Any] = {
+        "artifact": {"file": "model.onnx", "size_bytes": 12_345_678},
+        "embeddings": embeddings() if found is None else found,
+        "differences": [],
+        "runtime": ran("onnxruntime", "ONNX Runtime 1.22.0, CPU"),
+        "program": {"vit.blocks.0.mlp.fc1": [0.01, 0.002]},
+    }
+    for key, value in changes.items():
+        (origins if key in origins else made)[key] = value
+    cost = {"seconds": {"calibrate": 1.5, "lower": 2.25}, "peak_memory_bytes": 3 << 29}
+    return build_report("tiny-onnx-int8", recipe, Origins(**origins), Made(**made), cost)
 
 
 def tables(markdown: str) -> list[list[list[str]]]:
@@ -312,7 +318,7 @@ def test_few_tiles_are_said() -> None:
 
 
 def test_an_artifact_that_is_not_its_program_fails_and_says_where() -> None:
-    found = report(differences=["vit.norm: epsilon 0.001, the program's is 1e-06"])
+    found = report(differences=[Difference("numbers", "vit.norm", "epsilon 0.001, the program's is 1e-06")])
     assert found["passed"] is False
     assert found["gates"][-1]["measured"] == 1
     page = to_markdown(found)

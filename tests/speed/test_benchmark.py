@@ -151,7 +151,8 @@ def test_what_its_device_reported_is_shown_relative_to_a_reference(
     found = bench([open_bundle(bundle.path)], against=[tmp_path / "gpu.json"], batches=[1], **QUICK)  # type: ignore[arg-type]
     (row,) = found["devices"]
     assert (row["device"], row["latency_ms"]["p50"]) == ("Jetson Orin Nano", 5.5)
-    assert row["ratio"] == {"against": "torch FP32 of gpu.json, A big GPU", "p50": 2.75, "same_run": False}
+    against = {"against": "torch FP32 of gpu.json, A big GPU", "kind": "earlier"}
+    assert row["ratio"] == {**against, "p50": 2.75, "same_run": False}
     assert found["results"] == []
     assert "its devices' reports are shown" in found["notes"][0]
 

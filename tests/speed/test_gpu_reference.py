@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from edgepath.errors import UsageError
+from edgepath.machine import hardware
 from edgepath.models import reference
 from edgepath.models.weights import load_model
 from edgepath.speed.baseline import FULL as READ_AS
@@ -43,7 +44,7 @@ def test_suite_times_precisions_in_turn(known_tiny: Any) -> None:
     samples = [np.array(row["samples_ms"]) for row in found["results"]]
     assert held["ratio"]["against"] == FULL == READ_AS
     assert held["ratio"]["p50"] == pytest.approx(np.median(samples[1] / samples[0]), rel=1e-2)
-    assert found["machine"]["device"] == reference.cpu_model()
+    assert found["machine"]["device"] == hardware.cpu_model()
     assert found["passed"] is True
 
 
@@ -66,6 +67,6 @@ def test_names_are_told_apart_and_unknown_ones_refused(known_tiny: Any) -> None:
 
 
 def test_result_goes_to_its_devices_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "cpu_model", lambda: "Some (R) CPU @ 2.0 GHz")
+    monkeypatch.setattr(hardware, "cpu_model", lambda: "Some (R) CPU @ 2.0 GHz")
     assert result_file(tmp_path, "timm:vit", "cpu") == tmp_path / "some-r-cpu-2-0-ghz" / "timm-vit.json"
     assert result_file(tmp_path / "x.json", "tiny", "cuda") == tmp_path / "x.json"
