@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..quality.robustness import ARTIFACT, FULL
+from ..quality.both_models import ARTIFACT, FULL
 from .plots import (
     BLUE,
     GREY,
