@@ -23,8 +23,9 @@ from edgepath.machine.packages import versions
 from edgepath.machine.writing import replacing
 from edgepath.models.catalogue import find_model
 from edgepath.models.weights import load_model
+from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.quality.probing import probe
-from edgepath.quality.robustness import ARTIFACT, FULL, robustness
+from edgepath.quality.robustness import robustness
 
 TARGETS = ("openvino-fp16", "openvino-int8", "onnx-int8")
 CALIBRATED, PLACES = 128, 16

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from edgepath.quality.robustness import ARTIFACT, FULL
+from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.reports.plots import (
     BLUE,
     GREY,

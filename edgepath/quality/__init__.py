@@ -1,9 +1,14 @@
-"""Robust after quantization: does the artifact see the same tissue under another stain and scanner as the model does?
+"""Is the artifact's embedding still good for something, beside the full-precision model's?
 
-slides        registered slides: PLISM's files, folders of one's own, synthetic tissue
-featurefolder their embeddings on disk, in plism-benchmark's layout
-metrics       PLISM's figures, block by block
-measuring     `robustness`, which joins them for a bundle and its full-precision model
-perturbations what a laboratory, a scanner or a file format does to a tile, by degrees
-curves        `curves`: how far each degree moves both models
+both_models     both models of a bundle, opened for the same tiles, and what every result says
+robustness      does a tile find the same tissue under another stain and scanner? PLISM's figures
+  slides        registered slides: PLISM's files, folders of one's own, synthetic tissue
+  feature_folder  their embeddings on disk, in plism-benchmark's layout
+  plism         the figures, block by block
+curves          how far both models move, degree by degree
+  perturbations   what a laboratory, a scanner or a file format does to a tile
+probing         labels from embeddings
+  labelled      tiles with labels, and which belong together
+  classifiers   neighbours, a linear layer, and their scores
+hest            genes from embeddings, by the HEST-Benchmark's protocol
 """

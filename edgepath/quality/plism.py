@@ -15,9 +15,11 @@ few tiles are multiplied in float64 and rounded.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..machine.progress import Progress
+from .both_models import quiet
+from .feature_folder import load_features
+from .slides import SlideSet
 
 TOP = (1, 3, 5, 10)
 FIGURES = ("cosine", *(f"top{k}" for k in TOP))
 GROUPS = ("scanner", "staining", "both", "all")
 """Pairs that differ in the scanner only, in the staining only, in both, and all pairs."""
 _BLOCK = 768  # rows and columns of a block, at most: 2 MB
+_HELD = 1 << 30  # bytes of unit embeddings held at once
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,42 @@ def compare(a: Slide, b: Slide) -> dict[str, float]:
     ranked = torch.cat(ranks)
     hits = [float((ranked < k).double().mean()) for k in TOP]
     return dict(zip(FIGURES, (float(twin.double().mean()), *hits), strict=True))
+
+
+def measure_slides(
+    slides: SlideSet,
+    files: Mapping[str, Path],
+    dim: int,
+    *,
+    half: bool = False,
+    device: str = "cpu",
+    say: Progress = quiet,
+) -> list[dict[str, Any]]:
+    """Return PLISM's figures of every pair of slides, from their files of features (see `feature_folder`).
+
+    Slides are compared block by block, so that no more than 1 GiB of them is held.
+    """
+    of_slide = slides.places * dim * 4
+    block = max(1, _HELD // (2 * of_slide))
+    held: OrderedDict[int, Slide] = OrderedDict()
+
+    def get(index: int) -> Slide:
+        if index not in held:
+            if len(held) >= 2 * block:
+                held.popitem(last=False)
+            slide = slides.slides[index]
+            held[index] = prepare(load_features(files[slide.name], slide, dim), slide.name, half=half, device=device)
+        held.move_to_end(index)
+        return held[index]
+
+    found = []
+    everything = pairs([(slide.staining, slide.scanner) for slide in slides.slides])
+    ordered = sorted(everything, key=lambda pair: (pair[0] // block, pair[1] // block))
+    for number, (a, b, group) in enumerate(ordered):
+        names = [slides.slides[i].name for i in (a, b)]
+        found.append({"of": names, "group": group} | compare(get(a), get(b)))
+        say("compare", number + 1, len(ordered))
+    return found
 
 
 def _spans(count: int) -> list[slice]:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..backends import Runtime, ran_by
-from ..bundle.bundle import Bundle, open_bundle
-from ..bundle.running import open_runner
-from ..checks.gates import Gate, all_passed, loss_gate, to_json
-from ..checks.summary import notes
+from ..bundle.bundle import Bundle
+from ..checks.gates import Gate, loss_gate
 from ..errors import UsageError
-from ..machine.packages import require
-from ..machine.progress import Progress, counter
-from ..program.rebuilding import same_weights
+from ..machine.progress import Progress
 from ..recipes.recipe import Recipe
-from .feature_folder import ORIGIN, embed_slides, load_features
+from .both_models import ARTIFACT, FULL, BothModels, Measured, Verdict, both_models, judged, opened
+from .feature_folder import ORIGIN, embed_slides
 from .slides import SlideSet, open_slides
 
-FULL, ARTIFACT = "full precision", "artifact"
-_HELD = 1 << 30  # bytes of unit embeddings held at once
+Pair = dict[str, Any]
+"""Of which slides, in which group, and PLISM's figures."""
+
+
+class Robustness(Measured, Verdict):
+    """What `robustness` returns: by model, each group's figures, PLISM's one number, and every pair's figures."""
+
+    kind: Literal["robustness"]
+    slides: dict[str, Any]
+    float16: bool
+    kept_slides: dict[str, int]
+    figures: dict[str, dict[str, Any]]
+    leaderboard: dict[str, float | None]
+    pairs: dict[str, list[Pair]]
 
 
 def robustness(
@@ -41,7 +48,7 @@ def robustness(
     threads: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Robustness:
     """Measure PLISM's figures for a bundle's artifact and for its full-precision model, and gate on what was lost.
 
     On synthetic tissue in 13 stainings on 7 scanners, on `plism` (a folder of owkin/plism-dataset's files), or on
@@ -52,122 +59,78 @@ def robustness(
     Raises TileError for slides that do not fit together, UsageError for features that are not theirs, and what
     `verify` raises.
     """
-    require("torch", "export")
-    from ..machine.hardware import pick_device
-    from ..models import reference
-
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    recipe, contract = Recipe.from_json(bundle.manifest["recipe"]), bundle.manifest["contract"]
-    say = progress or (lambda stage, done, total: None)
-    device = pick_device(device)
-    slides = open_slides(plism=plism, paired=paired, tiles=tiles, size=contract["size"], resize=resize)
-    vit, spec, loaded = same_weights(bundle, weights)
-    count = len(slides.slides) * slides.places
-    with ExitStack() as stack:
-        root = Path(features or stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepath-")))
-        if root.resolve().is_relative_to(bundle.path.resolve()):
-            raise UsageError(f"features {root} lie in the bundle, which holds nothing else; give another folder")
-        _check_writable(root)
-        artifact = stack.enter_context(open_runner(bundle, recipe, threads))
-        full = stack.enter_context(reference.Runner(vit, spec.mean, spec.std, contract["embedding"], device))
-        model = f"{loaded.sha256} {spec.mean} {spec.std} {contract['embedding']}"
-        known_as = bundle.model.replace(":", "-")
-        made_on = {
-            FULL: f"{known_as}-fp32-{hashlib.sha256(model.encode()).hexdigest()[:8]}{slides.identity()}",
-            ARTIFACT: f"{bundle.name}-{bundle.digest[:8]}{slides.identity()}",
-        }
-        rows, ran_with, kept, unsure = {}, {}, {}, {}
-        for name, run in ((FULL, full), (ARTIFACT, artifact)):
-            advance = counter(say, f"embed, {name}", count)
-            files, kept[name] = embed_slides(run, slides, root / made_on[name], bundle.dim, advance)
-            unsure[name] = sum(not path.with_name(ORIGIN).is_file() for path in files.values())
-            ran_with[name] = run.runtime
-            rows[name] = measure_slides(slides, files, bundle.dim, half=half, device=device, say=say)
-        ran = ran_by(artifact)
-    return _result(bundle, recipe, slides, rows, ran_with, kept, unsure, half, ran)
-
-
-def measure_slides(
-    slides: SlideSet,
-    files: Mapping[str, Path],
-    dim: int,
-    *,
-    half: bool = False,
-    device: str = "cpu",
-    say: Progress = lambda stage, done, total: None,
-) -> list[dict[str, Any]]:
-    """Return PLISM's figures of every pair of slides, from their files of features (see `featurefolder`).
-
-    Slides are compared block by block, so that no more than 1 GiB of them is held.
-    """
-    from .plism import (
-        Slide,
-        compare,
-        pairs,
-        prepare,
+    bundle, recipe = opened(bundle)
+    slides = open_slides(
+        plism=plism, paired=paired, tiles=tiles, size=bundle.manifest["contract"]["size"], resize=resize
     )
+    from .plism import leaderboard, measure_slides, summarise
 
-    of_slide = slides.places * dim * 4
-    block = max(1, _HELD // (2 * of_slide))
-    held: OrderedDict[int, Slide] = OrderedDict()
+    rows, kept, unsure = {}, {}, {}
+    with (
+        _feature_folder(features, bundle) as root,
+        both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models,
+    ):
+        counters = models.counters(len(slides.slides) * slides.places)
+        for name, folder in _folders(root, models, slides).items():
+            files, kept[name] = embed_slides(models.runners[name], slides, folder, bundle.dim, counters[name])
+            unsure[name] = sum(not path.with_name(ORIGIN).is_file() for path in files.values())
+            rows[name] = measure_slides(slides, files, bundle.dim, half=half, device=models.device, say=models.progress)
+    figures = {name: summarise(of) for name, of in rows.items()}
+    said = [*_of_slides(slides), *_of_looks(bundle, slides), *_of_kept(kept, unsure, len(slides.slides))]
+    return {
+        "kind": "robustness",
+        **models.measured(said),
+        "slides": slides.to_json(),
+        "float16": half,
+        "kept_slides": kept,
+        "figures": figures,
+        "leaderboard": {name: leaderboard(summary) for name, summary in figures.items()},
+        **judged(_gates(recipe, slides, rows, figures)),
+        "pairs": rows,
+    }
 
-    def get(index: int) -> Slide:
-        if index not in held:
-            if len(held) >= 2 * block:
-                held.popitem(last=False)
-            slide = slides.slides[index]
-            held[index] = prepare(load_features(files[slide.name], slide, dim), slide.name, half=half, device=device)
-        held.move_to_end(index)
-        return held[index]
 
-    found = []
-    everything = pairs([(slide.staining, slide.scanner) for slide in slides.slides])
-    ordered = sorted(everything, key=lambda pair: (pair[0] // block, pair[1] // block))
-    for number, (a, b, group) in enumerate(ordered):
-        names = [slides.slides[i].name for i in (a, b)]
-        found.append({"of": names, "group": group} | compare(get(a), get(b)))
-        say("compare", number + 1, len(ordered))
-    return found
+@contextmanager
+def _feature_folder(features: str | Path | None, bundle: Bundle) -> Iterator[Path]:
+    """Yield the folder that embeddings are kept in, one that goes where none is named.
+
+    It is tried before the first slide's take an hour.
+    """
+    if features is None:
+        with tempfile.TemporaryDirectory(prefix="edgepath-") as made:
+            yield Path(made)
+        return
+    folder = Path(features)
+    if folder.resolve().is_relative_to(bundle.path.resolve()):
+        raise UsageError(f"features {folder} lie in the bundle, which holds nothing else; give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"features {folder}: cannot be written ({error.strerror}); give another folder") from None
+    yield folder
 
 
-def _result(
-    bundle: Bundle,
-    recipe: Recipe,
-    slides: SlideSet,
-    rows: Mapping[str, list[dict[str, Any]]],
-    ran_with: Mapping[str, str],
-    kept: Mapping[str, int],
-    unsure: Mapping[str, int],
-    half: bool,
-    ran: Runtime,
-) -> dict[str, Any]:
-    from .plism import leaderboard, summarise
+def _folders(root: Path, models: BothModels, slides: SlideSet) -> dict[str, Path]:
+    """Return where each model's embeddings of these slides are kept, by what they depend on."""
+    bundle, of_slides = models.bundle, slides.identity()
+    weights = hashlib.sha256(models.made_from.encode()).hexdigest()[:8]
+    return {
+        FULL: root / f"{bundle.model.replace(':', '-')}-fp32-{weights}{of_slides}",
+        ARTIFACT: root / f"{bundle.name}-{bundle.digest[:8]}{of_slides}",
+    }
 
-    summaries = {name: summarise(of) for name, of in rows.items()}
+
+def _gates(
+    recipe: Recipe, slides: SlideSet, rows: Mapping[str, list[Pair]], figures: Mapping[str, dict[str, Any]]
+) -> list[Gate]:
     looks = {slide.name: (slide.staining, slide.scanner) for slide in slides.slides}
-    judged = [
-        *gates(recipe, summaries[FULL], summaries[ARTIFACT], slides.places),
+    found = [
+        *gates(recipe, figures[FULL], figures[ARTIFACT], slides.places),
         *worst_gates(recipe, rows[FULL], rows[ARTIFACT], looks),
     ]
-    judged = [gate for gate in judged if gate.figure not in _certain(slides.places)]
-    return {
-        "name": bundle.name,
-        "bundle": bundle.digest,
-        "slides": slides.to_json(),
-        "ran_with": dict(ran_with),
-        "float16": half,
-        "cautions": bundle.manifest["cautions"],
-        "kept_slides": dict(kept),
-        "notes": _of_slides(slides)
-        + _of_looks(bundle, slides)
-        + _of_kept(kept, unsure, len(slides.slides))
-        + notes(recipe, ran),
-        "figures": summaries,
-        "leaderboard": {name: leaderboard(summary) for name, summary in summaries.items()},
-        "gates": to_json(judged),
-        "passed": all_passed(judged),
-        "pairs": dict(rows),
-    }
+    return [gate for gate in found if gate.figure not in _certain(slides.places)]
 
 
 def _of_slides(slides: SlideSet) -> list[str]:
@@ -209,16 +172,6 @@ def _of_kept(kept: Mapping[str, int], unsure: Mapping[str, int], slides: int) ->
                 f"{name}: {count} of {slides} slides were embedded by an earlier run.{of if unsure[name] else ''}"
             )
     return said
-
-
-def _check_writable(folder: Path) -> None:
-    """See that embeddings can be kept, before the first slide's take an hour."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"features {folder}: cannot be written ({error.strerror}); give another folder") from None
 
 
 def worst_gates(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks.results import Comparison, Debugging
-from ..quality.robustness import ARTIFACT, FULL
+from ..quality.both_models import ARTIFACT, FULL
 from ..speed.results import Bench, Timed
 from .plots import (
     BLUE,

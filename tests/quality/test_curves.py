@@ -12,6 +12,7 @@ from PIL import Image
 
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
+from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.quality.curves import (
     curves,
 )
@@ -24,7 +25,6 @@ from edgepath.quality.perturbations import (
     perturb,
     turn,
 )
-from edgepath.quality.robustness import ARTIFACT, FULL
 from edgepath.reports.drawings import draw_curves
 from edgepath.reports.tables.quality import curve_table
 from edgepath.tiles.synthetic import synthesize
@@ -67,6 +67,8 @@ def test_grey_stays_grey_under_another_scanner() -> None:
 
 def test_curves_of_both_models(exports: Exports, tmp_path: Path) -> None:
     result = curves(exports("onnx-int8").bundle, "synthetic:4", device="cpu", threads=2)
+    assert result["kind"] == "curves"
+    assert list(result["ran_with"]) == [FULL, ARTIFACT]
     assert [curve["name"] for curve in result["curves"]] == [p.name for p in PERTURBATIONS]
     for curve in result["curves"]:
         assert set(curve["figures"]) == {FULL, ARTIFACT}

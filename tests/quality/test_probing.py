@@ -13,12 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from edgepath.errors import TileError, UsageError
 from edgepath.exporting import Exported
+from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.quality.classifiers import auroc
-from edgepath.quality.probing import (
-    ARTIFACT,
-    FULL,
-    probe,
-)
+from edgepath.quality.probing import probe
 from edgepath.reports.tables.drift import gate_table
 from edgepath.reports.tables.quality import score_table
 from edgepath.tiles.synthetic import synthesize
@@ -42,6 +39,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_models_are_probed_on_the_same_folds(exports: Exports, labelled: Path) -> None:
     result = probe(exports("onnx-int8").bundle, labelled, folds=3, device="cpu", threads=2)
+    assert result["kind"] == "probe"
+    assert list(result["ran_with"]) == [FULL, ARTIFACT]
     assert result["classes"] == {"dark": 12, "pale": 12}
     assert result["groups"] is None
     assert any("of one patient or slide is not known" in note for note in result["notes"])

@@ -16,13 +16,11 @@ from edgepath.checks.gates import all_passed
 from edgepath.checks.verification import verify
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
+from edgepath.quality import plism as metrics
 from edgepath.quality import robustness as measuring
+from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.quality.plism import FIGURES, summarise
-from edgepath.quality.robustness import (
-    ARTIFACT,
-    FULL,
-    robustness,
-)
+from edgepath.quality.robustness import robustness
 from edgepath.recipes.recipe import Recipe
 from edgepath.reports.tables.drift import gate_table
 from edgepath.reports.tables.quality import robustness_table
@@ -46,6 +44,8 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_models_are_measured_on_the_same_slides(exports: Exports, paired: Path) -> None:
     result = robustness(exports("onnx-fp32").bundle, paired=paired, device="cpu", threads=2)
+    assert result["kind"] == "robustness"
+    assert list(result["ran_with"]) == [FULL, ARTIFACT]
     assert result["passed"]
     assert result["slides"]["slides"] == 3
     assert set(result["figures"][FULL]) == {"scanner", "staining", "both", "all"}
@@ -90,7 +90,7 @@ def test_slides_held_in_small_blocks_give_the_same_figures(
 ) -> None:
     bundle = exports("onnx-fp32").bundle
     whole = robustness(bundle, paired=paired, device="cpu")
-    monkeypatch.setattr(measuring, "_HELD", 1)
+    monkeypatch.setattr(metrics, "_HELD", 1)
     blocked = robustness(bundle, paired=paired, device="cpu")
     order = {str(row["of"]): row for row in blocked["pairs"][FULL]}
     assert all(order[str(row["of"])] == row for row in whole["pairs"][FULL])

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from ...backends import ran_by
-from ...bundle.bundle import Bundle, calibrated_on, open_bundle
-from ...bundle.running import embed_all, open_runner
-from ...checks.gates import Gate, all_passed, loss_gate, to_json
-from ...checks.summary import notes
+from ...bundle.bundle import Bundle, Runner, calibrated_on
+from ...bundle.running import embed_all
+from ...checks.gates import Gate, loss_gate
 from ...errors import EdgepathError
 from ...machine.packages import require
 from ...machine.progress import Progress, counter
-from ...program.rebuilding import same_weights
 from ...recipes.recipe import Recipe
 from ...tiles.images import check_resize, tile_sha256
+from ..both_models import ARTIFACT, FULL, Measured, Verdict, both_models, judged, opened, quiet
 from .ridge import COMPONENTS, check_split, correlate
 from .tasks import Task, open_tasks
 
-FULL, ARTIFACT = "full precision", "artifact"
-Embed = Callable[[np.ndarray], np.ndarray]
+
+class Scored(TypedDict):
+    """A task's counts, the mean and deviation over its splits by model, and each gene's correlations."""
+
+    task: str
+    samples: int
+    tiles: int
+    splits: int
+    scores: dict[str, dict[str, Any]]
+    genes: list[dict[str, Any]]
+
+
+class Genes(Measured, Verdict):
+    """What `probe_hest` returns: Pearson's correlation by model, and by task."""
+
+    kind: Literal["genes"]
+    source: dict[str, Any]
+    components: int
+    pearson: dict[str, float]
+    tasks: list[Scored]
 
 
 def probe_hest(
@@ -39,7 +54,7 @@ def probe_hest(
     threads: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Genes:
     """Predict gene expression by the HEST-Benchmark's protocol from a bundle's embeddings and from its full model's.
 
     `folder` is the benchmark's folder of tasks (see `tasks`), or one task's; `tasks` chooses some by name. `components`
@@ -49,63 +64,39 @@ def probe_hest(
 
     Raises UsageError for a folder that is not what the benchmark's is, and what `verify` raises.
     """
-    require("torch", "export")
     require("scikit-learn", "probe")
     require("h5py", "features")
-    from ...machine.hardware import pick_device
-    from ...models import reference
-
     check_resize(resize)
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    recipe, contract = Recipe.from_json(bundle.manifest["recipe"]), bundle.manifest["contract"]
-    say = progress or (lambda stage, done, total: None)
-    opened = open_tasks(folder, tasks, size=contract["size"], resize=resize)
-    for task in opened:  # before hours of work
+    bundle, recipe = opened(bundle)
+    size = bundle.manifest["contract"]["size"]
+    given = open_tasks(folder, tasks, size=size, resize=resize)
+    for task in given:  # before hours of work
         for number in range(len(task.splits)):
             check_split(task, number, components, bundle.dim)
-    vit, spec, _ = same_weights(bundle, weights)
-    calibrated = calibrated_on(bundle)
-    with ExitStack() as stack:
-        artifact = stack.enter_context(open_runner(bundle, recipe, threads))
-        full = stack.enter_context(
-            reference.Runner(vit, spec.mean, spec.std, contract["embedding"], pick_device(device))
-        )
-        runs = {FULL: full, ARTIFACT: artifact}
-        ran_with = {name: run.runtime for name, run in runs.items()}
-        tiles = sum(map(len, opened))
-        advance = {name: counter(say, f"embed, {name}", tiles) for name in runs}
-        fitted = counter(say, "fit", 2 * sum(len(task.splits) for task in opened))
-        scored, lines, seen = [], [], 0
-        for task in opened:
-            embeddings, digests = _embed(task, runs, advance, contract["size"], resize)
+    calibrated, tiles = calibrated_on(bundle), sum(map(len, given))
+    fitted = counter(progress or quiet, "fit", 2 * sum(len(task.splits) for task in given))
+    scored, digests = [], []
+    with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
+        counters = models.counters(tiles)
+        for task in given:
+            embeddings, hashes = _embed(task, models.runners, counters, size, resize)
             scored.append(_score(task, embeddings, components, fitted))
-            lines += [f"{digest}  {key}\n" for key, digest in digests]
-            seen += sum(digest in calibrated for _, digest in digests)
-    means = {name: float(np.mean([task["scores"][name]["pearson"] for task in scored])) for name in runs}
-    judged = gates(recipe, means, scored)
+            digests += hashes
+    means = {name: float(np.mean([task["scores"][name]["pearson"] for task in scored])) for name in models.runners}
+    lines = "".join(f"{digest}  {key}\n" for key, digest in digests)
+    source = {"kind": "hest", "name": Path(folder).resolve().name, "count": tiles, "size": size, "resize": resize}
     return {
-        "name": bundle.name,
-        "bundle": bundle.digest,
-        "source": {
-            "kind": "hest",
-            "name": Path(folder).resolve().name,
-            "count": tiles,
-            "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
-            "size": contract["size"],
-            "resize": resize,
-        },
+        "kind": "genes",
+        **models.measured(_notes(components, sum(digest in calibrated for _, digest in digests))),
+        "source": {**source, "sha256": hashlib.sha256(lines.encode()).hexdigest()},
         "components": components,
-        "ran_with": ran_with,
-        "cautions": bundle.manifest["cautions"],
-        "notes": _of(components, seen) + notes(recipe, ran_by(artifact)),
         "pearson": means,
         "tasks": scored,
-        "gates": to_json(judged),
-        "passed": all_passed(judged),
+        **judged(gates(recipe, means, scored)),
     }
 
 
-def _of(components: int, seen: int) -> list[str]:
+def _notes(components: int, seen: int) -> list[str]:
     said = [f"{seen} of the tiles were calibrated on."] if seen else []
     if components != COMPONENTS:
         said.append(f"{components} principal components; the benchmark's figures are of {COMPONENTS}.")
@@ -113,7 +104,7 @@ def _of(components: int, seen: int) -> list[str]:
 
 
 def _embed(
-    task: Task, runs: Mapping[str, Embed], advance: Mapping[str, Callable[[int], None]], size: int, resize: str
+    task: Task, runs: Mapping[str, Runner], advance: Mapping[str, Callable[[int], None]], size: int, resize: str
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[tuple[str, str]]]:
     """Embed every sample once with every model, patches read once; return the embeddings and the hash of every tile."""
     found: dict[str, dict[str, np.ndarray]] = {name: {} for name in runs}
@@ -143,7 +134,7 @@ def _score(
     embeddings: Mapping[str, Mapping[str, np.ndarray]],
     components: int,
     advance: Callable[[int], None],
-) -> dict[str, Any]:
+) -> Scored:
     """Return the task's figures: a split's is the mean over genes, the task's the mean and deviation over splits."""
     of_genes, scores = {}, {}
     for name, of in embeddings.items():
@@ -159,11 +150,17 @@ def _score(
         {"gene": gene, FULL: full, ARTIFACT: artifact, "lost": full - artifact}
         for gene, full, artifact in zip(task.genes, of_genes[FULL], of_genes[ARTIFACT], strict=True)
     ]
-    counts = {"samples": len(task.samples), "tiles": len(task), "splits": len(task.splits)}
-    return {"task": task.name, **counts, "scores": scores, "genes": genes}
+    return {
+        "task": task.name,
+        "samples": len(task.samples),
+        "tiles": len(task),
+        "splits": len(task.splits),
+        "scores": scores,
+        "genes": genes,
+    }
 
 
-def gates(recipe: Recipe, means: Mapping[str, float], tasks: Sequence[Mapping[str, Any]]) -> list[Gate]:
+def gates(recipe: Recipe, means: Mapping[str, float], tasks: Sequence[Scored]) -> list[Gate]:
     """Hold what the mean over tasks lost, and the task that lost most, against `[accept.probe]`.
 
     A mean over nine tasks hardly moves when one of them fails.

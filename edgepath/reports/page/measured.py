@@ -12,8 +12,8 @@ from typing import Any
 
 from ...checks.gates import Gate
 from ...checks.results import Facts
+from ...quality.both_models import ARTIFACT, FULL
 from ...quality.probing import METHODS
-from ...quality.robustness import ARTIFACT, FULL
 from ..table import Table, table
 from ..tables.drift import device_table, gate_table
 from ..tables.quality import (

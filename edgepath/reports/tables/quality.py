@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...quality.both_models import ARTIFACT, FULL
 from ...quality.probing import METHODS
-from ...quality.robustness import ARTIFACT, FULL
 from ..table import Table, table
 
 GROUPS = {"scanner": "scanner only", "staining": "staining only", "both": "both", "all": "either"}

@@ -18,13 +18,9 @@ from edgepath.exporting import Exported
 from edgepath.models import reference
 from edgepath.models.catalogue import find_model
 from edgepath.models.weights import load_model
+from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.quality.hest import measuring
-from edgepath.quality.hest.measuring import (
-    ARTIFACT,
-    FULL,
-    gates,
-    probe_hest,
-)
+from edgepath.quality.hest.measuring import gates, probe_hest
 from edgepath.recipes.recipe import find_recipe
 from edgepath.reports.tables.drift import gate_table
 from edgepath.reports.tables.quality import gene_table, task_table
@@ -90,6 +86,8 @@ def test_figures_are_the_benchmarks_for_both_models(exports: Exports, folder: tu
         assert result["pearson"][model] == pytest.approx(mean, abs=1e-6)
         assert mean > 0.2  # or there would be nothing to lose
     tiles = TILES * len(made)
+    assert result["kind"] == "genes"
+    assert list(result["ran_with"]) == [FULL, ARTIFACT]
     assert said[f"embed, {FULL}"] == said[f"embed, {ARTIFACT}"] == (tiles, tiles)  # once each, in however many splits
     assert said["fit"] == (10, 10)
     assert result["source"]["count"] == tiles

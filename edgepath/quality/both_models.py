@@ -1,0 +1,112 @@
+"""A bundle's two models beside each other, full precision and the artifact, and what every result of them says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ..backends import ran_by
+from ..bundle.bundle import Bundle, Runner, open_bundle
+from ..bundle.running import open_runner
+from ..checks.gates import Gate, all_passed, to_json
+from ..checks.summary import notes
+from ..machine.packages import require
+from ..machine.progress import Progress, counter
+from ..program.rebuilding import same_weights
+from ..recipes.recipe import Recipe
+
+FULL, ARTIFACT = "full precision", "artifact"
+
+
+class Measured(TypedDict):
+    """What every result says; each adds its `kind` and its figures, JSON-able."""
+
+    name: str
+    bundle: str
+    ran_with: dict[str, str]
+    cautions: list[str]
+    notes: list[str]
+
+
+class Verdict(TypedDict):
+    """A result's gates, and whether all passed."""
+
+    gates: list[dict[str, Any]]
+    passed: bool
+
+
+@dataclass(frozen=True)
+class BothModels:
+    """Both models of a bundle, ready to embed.
+
+    `runners` holds the full-precision model first, then the artifact; `made_from` is the sha256 of the weights, and the
+    model's mean, standard deviation and embedding, as a text; `device` is where the full-precision model runs.
+    """
+
+    bundle: Bundle
+    recipe: Recipe
+    runners: Mapping[str, Runner]
+    made_from: str
+    device: str
+    progress: Progress
+
+    def counters(self, tiles: int) -> dict[str, Callable[[int], None]]:
+        """Return what counts each model's tiles as they are embedded."""
+        return {name: counter(self.progress, f"embed, {name}", tiles) for name in self.runners}
+
+    def measured(self, said: Sequence[str] = ()) -> Measured:
+        """Return the part that all results have; `said` are notes on the tiles."""
+        return {
+            "name": self.bundle.name,
+            "bundle": self.bundle.digest,
+            "ran_with": {name: run.runtime for name, run in self.runners.items()},
+            "cautions": self.bundle.manifest["cautions"],
+            "notes": [*said, *notes(self.recipe, ran_by(self.runners[ARTIFACT]))],
+        }
+
+
+def opened(bundle: str | Path | Bundle) -> tuple[Bundle, Recipe]:
+    """Open a bundle whose model can be loaded here, and its recipe. Raises MissingRuntime without PyTorch."""
+    require("torch", "export")
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    return bundle, Recipe.from_json(bundle.manifest["recipe"])
+
+
+@contextmanager
+def both_models(
+    bundle: Bundle,
+    recipe: Recipe,
+    *,
+    weights: str | Path | None = None,
+    threads: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Iterator[BothModels]:
+    """Load both models; `threads` are the artifact's, the full-precision model runs on `device`.
+
+    Raises UsageError for weights that the bundle was not made from, MissingRuntime where the artifact cannot run.
+    """
+    from ..machine.hardware import pick_device
+    from ..models import reference
+
+    embedding = bundle.manifest["contract"]["embedding"]
+    device = pick_device(device)
+    vit, spec, loaded = same_weights(bundle, weights)
+    with (
+        open_runner(bundle, recipe, threads) as artifact,
+        reference.Runner(vit, spec.mean, spec.std, embedding, device) as full,
+    ):
+        made_from = f"{loaded.sha256} {spec.mean} {spec.std} {embedding}"
+        yield BothModels(bundle, recipe, {FULL: full, ARTIFACT: artifact}, made_from, device, progress or quiet)
+
+
+def judged(gates: Sequence[Gate]) -> Verdict:
+    """Return gates and their verdict as a result has them."""
+    return {"gates": to_json(gates), "passed": all_passed(gates)}
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """Say nothing of the progress."""
