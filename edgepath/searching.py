@@ -33,7 +33,6 @@ from .program.quantizing import (
     rounded,
 )
 from .recipes.recipe import NAME, Recipe, find_recipe
-from .recipes.recipefile import to_toml
 from .tiles.opening import open_tiles
 from .tiles.splitting import DEFAULT_TILES, apart, split
 
@@ -145,7 +144,7 @@ def search(
             f"{', '.join(f'{key} {best[key]:.6f}' for key in budget)}: give a smaller one, or a target without INT8"
         )
     with replacing(out, "recipe") as partial:
-        partial.write_text(to_toml(_mixed(recipe, order[:kept], budget, out.stem)), encoding="utf-8")
+        partial.write_text(_mixed(recipe, order[:kept], budget, out.stem).to_toml(), encoding="utf-8")
     state.path.unlink(missing_ok=True)
     return {
         "recipe": str(out),
