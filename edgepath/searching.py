@@ -34,7 +34,6 @@ from .program.quantizing import (
     rounded,
 )
 from .recipes.recipe import NAME, Recipe, find_recipe
-from .recipes.recipefile import to_toml
 from .tiles.splitting import DEFAULT_TILES
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def search(
     _check_worth(target, kept, len(order), budget, state)
     assert kept is not None
     with replacing(out, "recipe") as partial:
-        partial.write_text(to_toml(_mixed(recipe, order[:kept], budget, out.stem)), encoding="utf-8")
+        partial.write_text(_mixed(recipe, order[:kept], budget, out.stem).to_toml(), encoding="utf-8")
     state.path.unlink(missing_ok=True)
     return {
         "recipe": str(out),

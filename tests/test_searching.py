@@ -21,7 +21,6 @@ from edgepath.program.fold import fold
 from edgepath.program.linear import quantize_linear, replace_layer
 from edgepath.program.sensitivity import multiply_adds, sensitivities
 from edgepath.recipes.recipe import Recipe, find_recipe, load_recipe
-from edgepath.recipes.recipefile import to_toml
 from edgepath.reports.drawings import draw_search
 from edgepath.reports.tables.checks import point_table
 from edgepath.searching import parse_budget, search
@@ -134,14 +133,14 @@ def test_multiply_adds_are_those_of_the_shapes(deep: ModelSpec) -> None:
 def test_a_recipe_reads_back_from_its_toml(target: str, tmp_path: Path) -> None:
     recipe = find_recipe(target)
     recipe = replace(recipe, quantize=replace(recipe.quantize, keep=("a.b", 'quote " and \\')))
-    (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     assert load_recipe(tmp_path / "recipe.toml") == recipe
 
 
 def test_a_kept_layer_that_is_not_there_is_named_before_the_work(deep: ModelSpec, tmp_path: Path) -> None:
     values = find_recipe("onnx-int8").to_json()
     values["quantize"]["keep"] = ["vit.blocks.0.attn.qvk"]
-    (tmp_path / "odd.toml").write_text(to_toml(Recipe.from_json(values)))
+    (tmp_path / "odd.toml").write_text(Recipe.from_json(values).to_toml())
     with pytest.raises(UsageError, match=r'has no linear vit.blocks.0.attn.qvk; did you mean "vit.blocks.0.attn.qkv"'):
         edgepath.export(
             str(tmp_path / "odd.toml"), model="deep", weights="random", calibration="synthetic:64", out=tmp_path

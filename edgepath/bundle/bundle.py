@@ -12,6 +12,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +26,17 @@ from ..errors import (
     UsageError,
 )
 from ..machine.packages import pip_install
+from ..machine.tables import plain
 from ..machine.writing import put_back
 from ..recipes.recipe import Recipe
 from ..tiles.source import TileSource
 from .manifest import (
     MANIFEST,
-    check_contents,
+    Contract,
+    Manifest,
+    NoiseFloor,
+    WeightsUsed,
+    contents,
     parse,
     read_manifest,
 )
@@ -56,13 +62,18 @@ class Bundle:
     manifest: Mapping[str, Any]
     digest: str
 
+    @cached_property
+    def contents(self) -> Manifest:
+        """What the manifest says, as typed values."""
+        return contents(self.manifest, f"bundle {self.path}")
+
     @property
     def name(self) -> str:
-        return str(self.manifest["name"])
+        return self.contents.name
 
     @property
     def model(self) -> str:
-        return str(self.manifest["model"]["name"])
+        return self.contents.model.name
 
     @property
     def recipe(self) -> Recipe:
@@ -71,31 +82,50 @@ class Bundle:
 
     @property
     def target(self) -> str:
-        return str(self.manifest["recipe"]["target"])
+        return self.contents.recipe.target
 
     @property
     def backend(self) -> str:
-        return str(self.manifest["recipe"]["backend"])
+        return self.contents.recipe.backend
 
     @property
     def artifact(self) -> Path:
         """The file (or, for Core ML, the folder) that the backend's runner loads."""
-        return self.path / str(self.manifest["artifact"]["file"])
+        return self.path / self.contents.artifact.file
+
+    @property
+    def contract(self) -> Contract:
+        return self.contents.contract
+
+    @property
+    def weights(self) -> WeightsUsed:
+        return self.contents.weights
+
+    @property
+    def noise_floor(self) -> NoiseFloor:
+        return self.contents.drift.noise_floor
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        return self.contents.cautions
+
+    @property
+    def size(self) -> int:
+        return self.contract.size
 
     @property
     def dim(self) -> int:
-        return int(self.manifest["contract"]["dim"])
+        return self.contract.dim
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return ("embedding", "tokens") if self.manifest["contract"]["tokens"] else ("embedding",)
+        return ("embedding", "tokens") if self.contract.tokens else ("embedding",)
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the golden tiles, uint8 (N, S, S, 3), and their full-precision embeddings, float32 (N, D)."""
         tiles = _load(self, "golden/tiles.npz", "tiles")
         reference = self.golden_embeddings("reference")
-        size = self.manifest["contract"]["size"]
-        expected = ("uint8", (len(reference), size, size, 3), "float32", (len(reference), self.dim))
+        expected = ("uint8", (len(reference), self.size, self.size, 3), "float32", (len(reference), self.dim))
         found = (str(tiles.dtype), tiles.shape, str(reference.dtype), reference.shape)
         if found != expected:
             raise BundleError(f"bundle {self.path}: golden set is {found}; its contract asks for {expected}")
@@ -104,7 +134,7 @@ class Bundle:
     def golden_embeddings(self, of: str) -> np.ndarray:
         """Return the golden tiles' embeddings, float32 (N, D), by `reference` or `program`."""
         embeddings = _load(self, f"golden/{of}.npz", "embeddings")
-        needed = (len(self.manifest["held_out"]["keys"]), self.dim)
+        needed = (len(self.contents.held_out.keys), self.dim)
         if embeddings.dtype != np.float32 or embeddings.shape != needed or not len(embeddings):
             found = f"{embeddings.dtype} {embeddings.shape}"
             raise BundleError(f"bundle {self.path}: golden/{of}.npz is {found}; its manifest asks for float32 {needed}")
@@ -144,13 +174,12 @@ def load_artifact(bundle: Bundle, backend: str, **options: Any) -> Runner:
     except Exception as error:  # each runtime has errors of its own; whatever it says, it could not load the file
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BundleError(
-            f"bundle {bundle.path}: {row.package} cannot load {bundle.manifest['artifact']['file']} ({why}); export "
-            "it again"
+            f"bundle {bundle.path}: {row.package} cannot load {bundle.contents.artifact.file} ({why}); export it again"
         ) from error
-    if runner.size != (size := bundle.manifest["contract"]["size"]):
+    if runner.size != bundle.size:
         raise BundleError(
-            f"bundle {bundle.path}: its artifact takes tiles of {runner.size} px, its contract says {size}; export it "
-            "again"
+            f"bundle {bundle.path}: its artifact takes tiles of {runner.size} px, its contract says {bundle.size}; "
+            "export it again"
         )
     return runner
 
@@ -170,7 +199,7 @@ def open_bundle(path: str | Path | Bundle) -> Bundle:
             put_back(path)
         raw = read_manifest(path)
         manifest = parse(raw, f"bundle {path}")
-        check_contents(manifest, f"bundle {path}")
+        contents(manifest, f"bundle {path}")
         _check_files(path, manifest["files"])
     except OSError as error:
         raise BundleError(f"bundle {path}: cannot be read ({error.strerror}: {error.filename})") from error
@@ -181,9 +210,9 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
     who = f"bundle {path}"
     present = set(_walk(path)) - {MANIFEST}
     for name in sorted(files.keys() - present):
-        raise BundleError(f"{who}: {name} is missing; copy the bundle again, all of it")
+        raise BundleError(f"{who}: {plain(name)} is missing; copy the bundle again, all of it")
     for name in sorted(present - files.keys()):
-        raise BundleError(f"{who}: {name} is not in its manifest; a bundle holds nothing else: move it away")
+        raise BundleError(f"{who}: {plain(name)} is not in its manifest; a bundle holds nothing else: move it away")
     for name, entry in files.items():
         size = (path / name).stat().st_size
         if size != entry["size_bytes"]:

@@ -7,28 +7,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, UsageError
+from ..machine.tables import parse_json, plain, read_table, shown
 from ..machine.writing import replacing
 from .bundle import Bundle, open_bundle
 
 SCHEMA = 1
 _LARGEST = 16 << 20
-_NEEDED = {
-    "bundle": dict,
-    "passed": bool,
-    "drift": dict,
-    "gates": list,
-    "latency": dict,
-    "ran_with": str,
-    "device": dict,
-    "versions": dict,
-    "measured_at": str,
-}
 
-_SHOWN = (("total", "cosine_mean"), ("total", "cosine_p01"), ("lowering", "cosine_mean"))  # of drift, in tables
+
+@dataclass(frozen=True)
+class Cosines:
+    """Of a drift, what tables show."""
+
+    cosine_mean: float
+    cosine_p01: float
+
+
+@dataclass(frozen=True)
+class Drifts:
+    """The drifts that tables show."""
+
+    total: Cosines
+    lowering: Cosines
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The latencies that tables show."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class MeasuredBundle:
+    """The bundle that was on the device; `sha256` is of its bundle.json."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What `kit/check.py` wrote on a device, as far as it is read."""
+
+    bundle: MeasuredBundle
+    passed: bool
+    drift: Drifts
+    gates: tuple[dict[str, Any], ...]
+    latency: Latency
+    ran_with: str
+    device: dict[str, Any]
+    versions: dict[str, Any]
+    measured_at: str
 
 
 def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any]:
@@ -37,11 +73,10 @@ def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any
     Raises UsageError for a file that is no such report, or one of another bundle.
     """
     bundle = open_bundle(bundle)
-    found = _read_report(Path(report))
-    measured = found["bundle"].get("sha256")
-    if measured != bundle.digest:
+    found, measured = _read_report(Path(report))
+    if measured.sha256 != bundle.digest:
         raise UsageError(
-            f"report {report}: measured on {found['bundle'].get('name')} (bundle.json {str(measured)[:12]}), "
+            f"report {report}: measured on {plain(measured.name)} (bundle.json {plain(measured.sha256[:12])}), "
             f"{bundle.path} is {bundle.digest[:12]}; give the bundle that was copied to the device"
         )
     known = device_reports(bundle)
@@ -60,10 +95,10 @@ def device_reports(bundle: Bundle) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = _read(path)
         digest, reports = kept["bundle"], [dict(one) for one in kept["reports"]]
         if kept["schema"] != SCHEMA:
-            raise ValueError(f"schema {kept['schema']}")
+            raise ValueError(f"schema {shown(kept['schema'])}")
         for one in reports:
             _check(one, path)
     except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
@@ -85,28 +120,27 @@ def device_name(device: Mapping[str, Any]) -> str:
     return ", ".join(said)[:80] or "not named"
 
 
-def _read_report(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
+    with open(path, "rb") as file:
+        raw = file.read(_LARGEST + 1)
+    if len(raw) > _LARGEST:
+        raise ValueError("too large")
+    return parse_json(raw)
+
+
+def _read_report(path: Path) -> tuple[dict[str, Any], MeasuredBundle]:
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("too large")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _read(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"report {path}: cannot be read ({why}); give device-report.json of kit/check.py") from None
-    _check(found, path)
-    return dict(found)
+    return dict(found), _check(found, path).bundle
 
 
-def _check(found: Any, path: Path) -> None:
+def _check(found: Any, path: str | Path) -> DeviceReport:
+    def refuse(problem: str) -> UsageError:
+        return UsageError(f"report {path}: {problem}; it is not whole: give device-report.json of kit/check.py")
+
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UsageError(f"report {path}: is no device report of schema {SCHEMA}; kit/check.py writes one")
-    for key, kind in _NEEDED.items():
-        if type(found.get(key)) is not kind:
-            raise UsageError(f"report {path}: {key} is {found.get(key)!r}; kit/check.py writes a {kind.__name__}")
-    try:
-        for drift, figure in _SHOWN:
-            float(found["drift"][drift][figure])
-        for figure in ("p50_ms", "p99_ms"):
-            float(found["latency"][figure])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"report {path}: is not whole ({error!r}); kit/check.py writes one") from None
+    return read_table(DeviceReport, found, refuse, further_keys=True)

@@ -37,7 +37,7 @@ def embed(
     bundle = open_bundle(bundle)
     if Path(out).resolve().is_relative_to(bundle.path.resolve()):
         raise UsageError(f"embed: {out} lies in the bundle, which holds nothing else; write the file elsewhere")
-    source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
+    source = open_tiles(tiles, size=bundle.size, resize=resize, skip_bad=skip_bad)
     say = progress or silent
     with bundle.runner(**({"threads": threads} if threads else {})) as runner:
 

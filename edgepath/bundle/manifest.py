@@ -2,37 +2,111 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from ..errors import BundleError
+from ..machine.tables import parse_json, plain, read_table, shown
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
 _LARGEST_MANIFEST = 64 << 20
-_NEEDED = {
-    "name": str,
-    "model.name": str,
-    "recipe.target": str,
-    "recipe.backend": str,
-    "artifact.file": str,
-    "contract.size": int,
-    "contract.dim": int,
-    "contract.tokens": bool,
-    "contract.embedding": str,
-    "weights.source": str,
-    "weights.sha256": str,
-    "weights.random": bool,
-    "held_out.keys": list,
-    "program": dict,
-    "drift.noise_floor.cosine_mean": float,
-    "drift.noise_floor.cosine_p01": float,
-    "cautions": list,
-}
+AboveZero = Annotated[int, Meta(ge=1, description="a number above 0 is needed")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="expected a sha256, 64 hexadecimal digits")]
+
+
+@dataclass(frozen=True)
+class Named:
+    """The model, as far as opening a bundle needs it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """The recipe, as far as opening a bundle needs it."""
+
+    target: str
+    backend: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The file, or for Core ML the folder, that the backend's runner loads."""
+
+    file: str
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What goes in, RGB tiles of `size` x `size`, and what comes out: `dim` numbers, and patch tokens if `tokens`."""
+
+    size: AboveZero
+    embedding: Literal["cls", "cls+mean"]
+    dim: AboveZero
+    tokens: bool
+
+
+@dataclass(frozen=True)
+class WeightsUsed:
+    """The weights that the bundle was made from."""
+
+    source: str
+    sha256: Sha256
+    random: bool
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The golden tiles, by name."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far the program lies from itself on nudged tiles (`checks.drift`)."""
+
+    tiles: int
+    cosine_mean: float
+    cosine_p01: float
+    cosine_min: float
+    relative_l2: float
+    neighbour_overlap: float
+    neighbours: int
+    worst: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drifts:
+    """Of all the measured drifts, the one that other machines compare with."""
+
+    noise_floor: NoiseFloor
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What running, verifying and rebuilding a bundle need of its manifest; what else it holds is for people.
+
+    `program` holds the activations' and the weights' scales of each INT8 layer.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[\w.:@+-]+\Z", description="it names a folder: letters, digits, . _ -")]
+    model: Named
+    recipe: Target
+    artifact: Artifact
+    contract: Contract
+    weights: WeightsUsed
+    held_out: HeldOut
+    program: dict[str, tuple[float, ...]]
+    drift: Drifts
+    cautions: tuple[str, ...]
 
 
 def read_manifest(path: Path) -> bytes:
@@ -62,48 +136,32 @@ def _what_then(path: Path) -> str:
 
 def parse(raw: bytes, who: str) -> dict[str, Any]:
     """Parse a manifest and check the part that does not depend on what the bundle is for: schema and files."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(keys := {key for key, _ in pairs}) < len(pairs):
-            raise ValueError(f"a key stands twice among {', '.join(sorted(keys))[:80]}")
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        manifest = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        manifest = parse_json(raw)
+    except ValueError as error:
         raise BundleError(f"{who}: {MANIFEST} is not valid JSON ({error})") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if type(schema) is not int or schema != SCHEMA:
         newer = "; a newer edgepath wrote it: update" if isinstance(schema, int) and schema > SCHEMA else ""
-        raise BundleError(f"{who}: schema = {schema!r}; this edgepath reads schema {SCHEMA}{newer}")
+        raise BundleError(f"{who}: schema = {shown(schema)}; this edgepath reads schema {SCHEMA}{newer}")
     if not isinstance(manifest.get("files"), dict):
         raise BundleError(f"{who}: {MANIFEST} lists no files")
     for name, entry in manifest["files"].items():
         check_name(name, who)
         ok = isinstance(entry, dict) and entry.keys() == {"sha256", "size_bytes"} and type(entry["size_bytes"]) is int
         if not ok or not re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])):
-            raise BundleError(f"{who}: {MANIFEST}: files.{name} needs sha256 and size_bytes, nothing else")
+            raise BundleError(f"{who}: {MANIFEST}: files.{plain(name)} needs sha256 and size_bytes, nothing else")
     return dict(manifest)
 
 
-def check_contents(manifest: Mapping[str, Any], who: str) -> None:
-    """Raise BundleError for a manifest without what running and verifying a bundle needs."""
-    for dotted, kind in _NEEDED.items():
-        value: Any = manifest
-        for key in dotted.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if type(value) is not kind:
-            raise BundleError(f"{who}: {MANIFEST}: {dotted} = {value!r}; expected {kind.__name__}")
-    if not re.fullmatch(r"[\w.:@+-]+", manifest["name"]):
-        raise BundleError(f"{who}: {MANIFEST}: name = {manifest['name']!r}; it names a folder: letters, digits, . _ -")
-    if manifest["contract"]["dim"] < 1 or manifest["contract"]["size"] < 1:
-        raise BundleError(f"{who}: {MANIFEST}: contract.size and contract.dim are numbers above 0")
-    artifact = manifest["artifact"]["file"]
+def contents(manifest: Mapping[str, Any], who: str) -> Manifest:
+    """Return what a manifest says; BundleError where it lacks what running and verifying a bundle needs."""
+    where = f"{who}: {MANIFEST}"
+    read = read_table(Manifest, manifest, lambda problem: BundleError(f"{where}: {problem}"), further_keys=True)
+    artifact = read.artifact.file
     if not any(name == artifact or name.startswith(f"{artifact}/") for name in manifest["files"]):
-        raise BundleError(f"{who}: {MANIFEST}: its artifact {artifact} is not among its files")
+        raise BundleError(f"{where}: its artifact {plain(artifact)} is not among its files")
+    return read
 
 
 def check_name(name: str, who: str) -> None:
@@ -111,4 +169,4 @@ def check_name(name: str, who: str) -> None:
     plain = PurePosixPath(name)
     strange = re.search(r'[\\:*?"<>|\x00-\x1f]', name) or ".." in plain.parts or plain.is_absolute()
     if strange or str(plain) != name or name in (".", MANIFEST):
-        raise BundleError(f"{who}: {name!r} is not a name for a file in a bundle")
+        raise BundleError(f"{who}: {shown(name)} is not a name for a file in a bundle")

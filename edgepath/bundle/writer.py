@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import BundleError, UsageError
 from ..machine.writing import NewFolder
 from .bundle import _sha256, _walk
-from .manifest import MANIFEST, SCHEMA, check_contents, check_name, parse, read_manifest
+from .manifest import MANIFEST, SCHEMA, check_name, contents, parse, read_manifest
 
 
 class BundleWriter:
@@ -39,7 +39,7 @@ class BundleWriter:
             check_name(name, f"bundle {self.final}")
             files[name] = {"sha256": _sha256(self.path / name), "size_bytes": (self.path / name).stat().st_size}
         whole = {**manifest, "schema": SCHEMA, "files": files}
-        check_contents(whole, f"bundle {self.final}")
+        contents(whole, f"bundle {self.final}")
         with open(self.path / MANIFEST, "x", encoding="utf-8") as file:
             file.write(json.dumps(whole, indent=2, allow_nan=False) + "\n")
         self._folder.commit()

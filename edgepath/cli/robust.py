@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,6 +145,7 @@ def probe(
     """Predict labels or genes from the artifact's embeddings and from the model's, and show what got worse."""
     choose_one(context, {"labelled": ("folds", "seed", "eva_steps", "skip_bad"), "hest": ("task", "components")})
     options: dict[str, Any] = {"weights": weights, "resize": resize.value, "threads": threads, "device": device}
+    result: Mapping[str, Any]
     with progress_bars() as progress:
         if hest is not None:
             from ..quality.hest.measuring import probe_hest

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from ..errors import RecipeError, UsageError, did_you_mean
-from ..recipes.toml import build_table, parse_toml, read_toml
+from ..machine.tables import parse_toml
+from ..recipes.toml import build_table, read_toml
 
+Count = Annotated[int, Meta(ge=0, description="at least 0 is needed")]
+AtLeast1 = Annotated[int, Meta(ge=1, description="at least 1 is needed")]
+AtLeast2 = Annotated[int, Meta(ge=2, description="at least 2 is needed")]
+Above0 = Annotated[float, Meta(gt=0, description="a number above 0 is needed")]
+Weight = Annotated[float, Meta(ge=0, le=sys.float_info.max, description="0 or more is needed")]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1 is needed")]
 _HERE = Path(__file__).resolve().parent
 DEFAULT = "recipe"
+LARGEST_BLUR = 20.0  # pixels
 _INSTEAD = {"run.threads": "processes make views now: set run.workers"}
 
 
@@ -21,10 +32,10 @@ _INSTEAD = {"run.threads": "processes make views now: set run.workers"}
 class Colours:
     """How much of staining, scanner and focus is drawn anew (see `views`)."""
 
-    stain_strength: float
-    stain_hue: float
-    scanner: float
-    blur_probability: float
+    stain_strength: Share
+    stain_hue: Share
+    scanner: Share
+    blur_probability: Share
     blur_pixels: tuple[float, ...]
 
 
@@ -33,7 +44,7 @@ class Views(Colours):
     """Crops and augmentations (see `views`). Global crops have the model's size; scales are shares of a tile's area."""
 
     global_count: int
-    local_count: int
+    local_count: Count
     local_size: int
     global_scale: tuple[float, ...]
     local_scale: tuple[float, ...]
@@ -47,53 +58,53 @@ class Heads:
     `teacher_prototypes`: `tokens` takes the teacher's own tokens, `random` draws directions.
     """
 
-    cls_prototypes: int
-    patch_prototypes: int
-    hidden: int
-    bottleneck: int
+    cls_prototypes: AtLeast2
+    patch_prototypes: AtLeast2
+    hidden: AtLeast1
+    bottleneck: AtLeast1
     student: Literal["trained", "teacher"]
     teacher_prototypes: Literal["random", "tokens"]
-    fit_tiles: int
+    fit_tiles: AtLeast2
 
 
 @dataclass(frozen=True)
 class Loss:
     """The two losses. `same_view` also compares a crop's class token with the teacher's of that very crop."""
 
-    dino: float
-    ibot: float
+    dino: Weight
+    ibot: Weight
     same_view: bool
-    student_temperature: float
-    teacher_temperature_start: float
-    teacher_temperature: float
-    teacher_temperature_warmup: int
+    student_temperature: Above0
+    teacher_temperature_start: Above0
+    teacher_temperature: Above0
+    teacher_temperature_warmup: Count
     centering: Literal["sinkhorn", "mean", "none"]
-    sinkhorn_iterations: int
-    center_momentum: float
+    sinkhorn_iterations: AtLeast1
+    center_momentum: Share
 
 
 @dataclass(frozen=True)
 class Steps:
     """The optimizer and its schedule, in steps. `batch` is global: all processes together."""
 
-    steps: int
-    batch: int
-    seed: int
-    learning_rate: float
-    learning_rate_end: float
-    warmup: int
-    weight_decay: float
-    clip: float
+    steps: AtLeast1
+    batch: AtLeast1
+    seed: Count
+    learning_rate: Weight
+    learning_rate_end: Weight
+    warmup: Count
+    weight_decay: Weight
+    clip: Above0
 
 
 @dataclass(frozen=True)
 class Training(Steps):
     """And what changes besides the learning rate."""
 
-    weight_decay_end: float
-    ema: float
-    ema_end: float
-    freeze_prototypes: int
+    weight_decay_end: Weight
+    ema: Share
+    ema_end: Share
+    freeze_prototypes: Count
     precision: Literal["auto", "fp32", "bf16"]
 
 
@@ -101,11 +112,11 @@ class Training(Steps):
 class Run:
     """What changes no weight: how often to write, and how the data is fed. These may differ when a run is resumed."""
 
-    checkpoint_every: int
-    log_every: int
-    workers: int
-    prefetch: int
-    cache_mb: int
+    checkpoint_every: AtLeast1
+    log_every: AtLeast1
+    workers: Count
+    prefetch: Count
+    cache_mb: Count
     tile_hash: Literal["pixels", "names"]
 
 
@@ -141,8 +152,11 @@ def load_options(recipe: str = DEFAULT, overrides: Mapping[str, Any] | None = No
     if values.get("schema") != 1:
         raise RecipeError(f"{named}: schema = {values.get('schema')}; this edgepath reads schema 1")
     options = build_table(Options, values, named)
-    fewest = 1 if options.loss.same_view or options.views.local_count else 2
-    check(options.to_json(), (*_RULES, at_least(fewest, "views.global_count")), named)
+    views, fewest = options.views, 1 if options.loss.same_view or options.views.local_count else 2
+    if views.global_count < fewest:
+        raise RecipeError(f"{named}: views.global_count = {views.global_count}; at least {fewest} is needed")
+    for key, top in (("global_scale", 1.0), ("local_scale", 1.0), ("blur_pixels", LARGEST_BLUR)):
+        check_rising(getattr(views, key), top, f"views.{key}", named)
     return options
 
 
@@ -193,60 +207,7 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], named: str) -> No
             values[key] = value
 
 
-Rule: TypeAlias = tuple[Callable[[Any], bool], str, tuple[str, ...]]
-"""What a number has to be, in words too, and which numbers (TABLE.KEY)."""
-
-
-def check(values: Mapping[str, Any], rules: Sequence[Rule], named: str) -> None:
-    """Refuse numbers that would end in a traceback, or in weights that mean nothing. Raises RecipeError."""
-    for fits, needed, keys in rules:
-        for key in keys:
-            table, _, name = key.partition(".")
-            if not fits(value := values[table][name]):
-                shown = list(value) if isinstance(value, tuple) else value
-                raise RecipeError(f"{named}: {key} = {shown}; {needed}")
-
-
-def at_least(lowest: int, *keys: str) -> Rule:
-    """Return the rule of counts."""
-    return lambda value: value >= lowest, f"at least {lowest} is needed", keys
-
-
-def above_0(*keys: str) -> Rule:
-    """Return the rule of temperatures and norms."""
-    return lambda value: value > 0, "a number above 0 is needed", keys
-
-
-def not_negative(*keys: str) -> Rule:
-    """Return the rule of weights and rates, which are finite too."""
-    return lambda value: 0 <= value < float("inf"), "0 or more is needed", keys
-
-
-def share(*keys: str) -> Rule:
-    """Return the rule of parts of a whole."""
-    return lambda value: 0 <= value <= 1, "a number from 0 to 1 is needed", keys
-
-
-def rising(top: float, *keys: str) -> Rule:
-    """Return the rule of pairs of a lowest and a highest number."""
-    needed = f"two numbers above 0 are needed, up to {top:g}"
-    return lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1] <= top, needed, keys
-
-
-COLOURS = (
-    share("views.stain_strength", "views.stain_hue", "views.scanner", "views.blur_probability"),
-    rising(20.0, "views.blur_pixels"),
-)
-_RULES = (
-    at_least(0, "views.local_count", "loss.teacher_temperature_warmup", "training.seed", "training.warmup"),
-    at_least(0, "training.freeze_prototypes", "run.workers", "run.prefetch", "run.cache_mb"),
-    at_least(1, "heads.hidden", "heads.bottleneck", "loss.sinkhorn_iterations", "training.steps", "training.batch"),
-    at_least(1, "run.checkpoint_every", "run.log_every"),
-    at_least(2, "heads.cls_prototypes", "heads.patch_prototypes", "heads.fit_tiles"),
-    above_0("loss.student_temperature", "loss.teacher_temperature", "loss.teacher_temperature_start", "training.clip"),
-    not_negative("loss.dino", "loss.ibot", "training.learning_rate", "training.learning_rate_end"),
-    not_negative("training.weight_decay", "training.weight_decay_end"),
-    share("loss.center_momentum", "training.ema", "training.ema_end"),
-    rising(1.0, "views.global_scale", "views.local_scale"),
-    *COLOURS,
-)
+def check_rising(pair: Sequence[float], top: float, key: str, named: str) -> None:
+    """Refuse what is not a lowest and a highest number above 0. Raises RecipeError."""
+    if not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= top):
+        raise RecipeError(f"{named}: {key} = {list(pair)}; two numbers above 0 are needed, up to {top:g}")

@@ -17,6 +17,7 @@ from torch import nn
 from .._version import __version__
 from ..errors import UsageError
 from ..machine.packages import require
+from ..machine.tables import to_toml
 from ..machine.writing import beside, dead_leftovers
 from ..models.catalogue import ModelSpec
 from ..reports.plots import Line, Panel, draw_panels
@@ -70,7 +71,7 @@ def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write resolved options, models, tiles and versions; the file also marks the folder as a run."""
     names = ("numpy", "safetensors", "timm", "torch")
     versions = {"edgepath": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
-    _write(folder / RUN, _toml({"schema": 1, **facts, "versions": versions}))
+    _write(folder / RUN, to_toml({"schema": 1, **facts, "versions": versions}))
 
 
 def write_student(folder: Path, vit: nn.Module, spec: ModelSpec) -> None:
@@ -156,19 +157,3 @@ def _write(path: Path, text: str) -> None:
     partial = beside(path, "partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def _toml(values: Mapping[str, Any], above: str = "") -> str:
-    """Return tables, lists of tables, and strings, numbers, booleans and lists of those, which are TOML as JSON."""
-    nested = {key: value for key, value in values.items() if isinstance(value, Mapping) or _is_tables(value)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in nested]
-    for key, value in nested.items():
-        single = isinstance(value, Mapping)
-        head = f"[{above}{key}]" if single else f"[[{above}{key}]]"
-        for table in (value,) if single else value:
-            lines += ["", head, _toml(table, f"{above}{key}.")]
-    return "\n".join(lines) + ("" if above else "\n")
-
-
-def _is_tables(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Mapping) for item in value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError, did_you_mean
+from ..machine.tables import read_table
 
 SIZE = 224
 H0_MINI_MEAN = (0.707223, 0.578729, 0.703617)
@@ -54,14 +55,8 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Return the spec that `to_json` wrote. Raises TypeError, KeyError or ValueError for other values."""
-        spec = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-        for numbers in (spec.mean, spec.std):
-            if len(numbers) != 3 or not all(isinstance(number, float) for number in numbers):
-                raise ValueError(f"{numbers} are not three numbers, one a colour")
-        if not isinstance(spec.timm_args, Mapping):
-            raise TypeError(f"timm_args = {spec.timm_args!r} is no table")
-        return spec
+        """Return the spec that `to_json` wrote. Raises UsageError for other values."""
+        return read_table(cls, values, lambda problem: UsageError(f"model.{problem}"))
 
 
 _SPECS = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..bundle.bundle import Bundle
 from ..errors import BundleError, UsageError
+from ..machine.tables import plain
 from ..recipes.recipe import Recipe
 from .quantizing import PROGRAM, finished, quantized
 
@@ -21,8 +22,7 @@ def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_onl
     from .fold import fold
     from .smooth import smooth
 
-    contract = bundle.manifest["contract"]
-    net = fold(vit, spec, embedding=contract["embedding"], tokens=contract["tokens"])
+    net = fold(vit, spec, embedding=bundle.contract.embedding, tokens=bundle.contract.tokens)
     if not recipe.int8:
         _check_same_scales(bundle, net)  # it has none
         return net
@@ -43,17 +43,17 @@ def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, 
     from ..models.catalogue import ModelSpec
     from ..models.weights import load_model
 
-    recorded = bundle.manifest["weights"]
-    if weights_from is None and recorded["random"]:
+    recorded = bundle.weights
+    if weights_from is None and recorded.random:
         weights_from = "random"
     try:
         known = ModelSpec.from_json(bundle.manifest["model"])
-    except (TypeError, KeyError, ValueError) as error:
+    except UsageError as error:
         raise BundleError(f"bundle {bundle.path}: its manifest describes no model ({error}); export it again") from None
     vit, spec, weights = load_model(known, weights_from)
-    if weights.sha256 != recorded["sha256"]:
+    if weights.sha256 != recorded.sha256:
         raise UsageError(
-            f"verify {bundle.name}: its weights are {recorded['source']} (sha256 {recorded['sha256'][:12]}), "
+            f"verify {bundle.name}: its weights are {plain(recorded.source)} (sha256 {recorded.sha256[:12]}), "
             f"{weights.source} has sha256 {weights.sha256[:12]}; give the same weights with --weights"
         )
     return vit, spec, weights
@@ -92,12 +92,12 @@ def _check_same_scales(bundle: Bundle, net: Any) -> None:
     """Raise BundleError unless the rebuilt program has the scales that the bundle names, layer by layer."""
     from .linear import scales
 
-    recorded, found = bundle.manifest["program"], scales(net)
+    recorded, found = bundle.contents.program, scales(net)
     for name in sorted(recorded.keys() | found.keys()):
         named, rebuilt = recorded.get(name), found.get(name)
-        known = isinstance(named, list) and rebuilt is not None and len(named) == len(rebuilt)
+        known = named is not None and rebuilt is not None and len(named) == len(rebuilt)
         if not known or not np.allclose(named or [], rebuilt or [], rtol=5e-3, atol=0):  # FP16 itself steps by 1e-3
             raise BundleError(
-                f"bundle {bundle.path}: its program cannot be rebuilt (scales of {name}: {rebuilt}, its manifest says "
-                f"{named}); export it again"
+                f"bundle {bundle.path}: its program cannot be rebuilt (scales of {plain(name)}: {rebuilt}, its "
+                f"manifest says {named and list(named)}); export it again"
             )

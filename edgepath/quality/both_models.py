@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from ..backends import ran_by
 from ..bundle.bundle import Bundle, Runner, open_bundle
 from ..bundle.running import open_runner
 from ..checks.gates import Gate, all_passed, to_json
+from ..checks.results import GateRow
 from ..checks.summary import notes
 from ..machine.packages import require
-from ..machine.progress import Progress, counter
+from ..machine.progress import Progress, counter, silent
 from ..program.rebuilding import same_weights
 from ..recipes.recipe import Recipe
 
@@ -34,7 +35,7 @@ class Measured(TypedDict):
 class Verdict(TypedDict):
     """A result's gates, and whether all passed."""
 
-    gates: list[dict[str, Any]]
+    gates: list[GateRow]
     passed: bool
 
 
@@ -100,13 +101,9 @@ def both_models(
         reference.Runner(vit, spec.mean, spec.std, embedding, device) as full,
     ):
         made_from = f"{loaded.sha256} {spec.mean} {spec.std} {embedding}"
-        yield BothModels(bundle, recipe, {FULL: full, ARTIFACT: artifact}, made_from, device, progress or quiet)
+        yield BothModels(bundle, recipe, {FULL: full, ARTIFACT: artifact}, made_from, device, progress or silent)
 
 
 def judged(gates: Sequence[Gate]) -> Verdict:
     """Return gates and their verdict as a result has them."""
     return {"gates": to_json(gates), "passed": all_passed(gates)}
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    """Say nothing of the progress."""

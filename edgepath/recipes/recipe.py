@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
+import sys
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from .. import backends
 from ..errors import RecipeError, UsageError, did_you_mean
+from ..machine import tables
 from ..machine.shipped import data_folder
 from .toml import build_table, read_toml
 
 SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Share = Annotated[float, Meta(ge=0, le=1, description="expected a number from 0 to 1")]
+Bits = Annotated[int, Meta(ge=2, le=8, description="expected 2 to 8")]
+Looks = Annotated[int, Meta(ge=0, le=1024, description="expected 0 to 1024")]
+Ratio = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="expected a ratio above 0")]
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,9 @@ class Quantize:
     (`edgepath search` finds which).
     """
 
-    smooth_alpha: float = 0.5
-    looks: int = 91
-    weight_bits: int = 8
+    smooth_alpha: Share = 0.5
+    looks: Looks = 91
+    weight_bits: Bits = 8
     rounding: typing.Literal["nearest", "gptq"] = "nearest"
     scores: bool = False
     class_token: typing.Literal["int8", "float"] = "int8"
@@ -61,7 +68,7 @@ class Plan:
 
     release: str
     runtime: str
-    since: str
+    since: Annotated[str, Meta(pattern=r"^\d+\.\d+\Z", description="expected MAJOR.MINOR")]
     strongly_typed: bool
     flags: tuple[str, ...] = ()
     source: str = ""
@@ -84,9 +91,9 @@ class Deploy:
 class RobustnessLoss:
     """How much less robust than the full-precision model an artifact may be: in cosine, and in shares of tiles."""
 
-    cosine: float = 0.01
-    top1: float = 0.01
-    top10: float = 0.01
+    cosine: Share = 0.01
+    top1: Share = 0.01
+    top10: Share = 0.01
 
 
 @dataclass(frozen=True)
@@ -96,24 +103,24 @@ class ProbeLoss:
     Labels are judged by balanced accuracy and AUROC, gene expression by Pearson's correlation.
     """
 
-    balanced_accuracy: float = 0.01
-    auroc: float = 0.01
-    pearson: float = 0.01
+    balanced_accuracy: Share = 0.01
+    auroc: Share = 0.01
+    pearson: Share = 0.01
 
 
 @dataclass(frozen=True)
 class Latency:
     """How much of full precision's latency INT8 may take: p50 at batch 1, in the same runtime and the same run."""
 
-    of_full_precision: float = 1.0
+    of_full_precision: Ratio = 1.0
 
 
 @dataclass(frozen=True)
 class Accept:
     """The gates: smallest cosine to the full-precision reference, as mean and as 1st percentile over tiles."""
 
-    cosine_mean: float
-    cosine_p01: float
+    cosine_mean: Share
+    cosine_p01: Share
     robustness: RobustnessLoss = RobustnessLoss()
     probe: ProbeLoss = ProbeLoss()
     latency: Latency = Latency()
@@ -143,6 +150,10 @@ class Recipe:
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
+    def to_toml(self) -> str:
+        """Return the recipe file that reads back as this recipe; what stands at its default is written, too."""
+        return tables.to_toml(self.to_json())
+
     @classmethod
     def from_json(cls, values: dict[str, Any], name: str = "recipe") -> Recipe:
         """Build a recipe from parsed TOML or JSON; RecipeError names the first key that is unknown, missing or off."""
@@ -150,24 +161,11 @@ class Recipe:
         target, schema = str(table.get("target", name)), table.get("schema", SCHEMA)
         called = f"recipe {target if NAME.fullmatch(target) else name}"
         if isinstance(schema, int) and schema != SCHEMA:  # first of all: another schema may have other keys
-            raise RecipeError(f"{called}: schema = {schema}; this edgepath reads schema {SCHEMA}")
+            raise RecipeError(f"{called}: schema = {tables.shown(schema)}; this edgepath reads schema {SCHEMA}")
         recipe = build_table(cls, values, called)
         if not NAME.fullmatch(recipe.target):
             raise RecipeError(f"{called}: target = {recipe.target!r}; it names a folder: use letters, digits, . _ -")
-        for key, value in (("quantize.smooth_alpha", recipe.quantize.smooth_alpha), *_gates(recipe)):
-            if not 0.0 <= value <= 1.0:
-                raise RecipeError(f"recipe {recipe.target}: {key} = {value}; expected a number from 0 to 1")
-        for key, least, most in (("weight_bits", 2, 8), ("looks", 0, 1024)):
-            if not least <= (found := getattr(recipe.quantize, key)) <= most:
-                raise RecipeError(f"recipe {recipe.target}: quantize.{key} = {found}; expected {least} to {most}")
-        if not 0 < (allowed := recipe.accept.latency.of_full_precision) < math.inf:
-            raise RecipeError(
-                f"recipe {recipe.target}: accept.latency.of_full_precision = {allowed}; expected a ratio above 0"
-            )
         _check_buildable(recipe)
-        for plan in recipe.deploy.plan:
-            if not re.fullmatch(r"\d+\.\d+", plan.since):
-                raise RecipeError(f'recipe {recipe.target}: deploy.plan.since = "{plan.since}"; expected MAJOR.MINOR')
         return recipe
 
 
@@ -219,11 +217,3 @@ def _check_buildable(recipe: Recipe) -> None:
         )
     if problem := builds.check(recipe):
         raise RecipeError(f"{who}: {problem}")
-
-
-def _gates(recipe: Recipe) -> list[tuple[str, float]]:
-    accept = dataclasses.asdict(recipe.accept)
-    flat = {key: value for key, value in accept.items() if not isinstance(value, dict)}
-    for table in ("robustness", "probe"):
-        flat |= {f"{table}.{key}": value for key, value in accept[table].items()}
-    return [(f"accept.{key}", value) for key, value in flat.items()]

@@ -12,26 +12,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from ..errors import PackError
+from ..machine.tables import parse_toml, read_table, shown
+from ..machine.tables import to_toml as write_toml
 from .origins import COLUMNS, Row
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SCHEMA = 1
 LARGEST_SIDE = 4096  # of a tile, in pixels: what is decoded on the word of pack.toml
-_NEEDED = {"name": str, "count": int, "size": int, "seed": int, "sha256": str, "source": list}
+_LARGEST = 1 << 20  # of pack.toml, in bytes
 TILE = re.compile(r"tiles/\d{5,9}\.png", re.ASCII)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -52,6 +49,18 @@ class PackInfo:
         return asdict(self) | {"path": str(self.path), "sources": [dict(source) for source in self.sources]}
 
 
+@dataclass(frozen=True)
+class PackHead:
+    """What pack.toml has to say; what else stands there is for people."""
+
+    name: str
+    count: int
+    size: Annotated[int, Meta(ge=1, le=LARGEST_SIDE, description=f"1 to {LARGEST_SIDE} is needed")]
+    seed: int
+    sha256: str
+    source: tuple[dict[str, Any], ...]
+
+
 def read_pack(folder: str | Path) -> tuple[PackInfo, list[Row]]:
     """Return what a pack is and the lines of its tiles.csv, whose hash and form are checked; no tile is looked at."""
     folder = Path(folder)
@@ -61,14 +70,13 @@ def read_pack(folder: str | Path) -> tuple[PackInfo, list[Row]]:
         table = read_file(folder, "tiles.csv")
     except OSError as error:
         raise PackError(f"{who}: cannot be read ({error.strerror}: {error.filename})") from error
-    if (found := hashlib.sha256(table).hexdigest()) != head["sha256"]:
-        said = f"sha256 {found[:12]}, pack.toml says {head['sha256'][:12]}"
+    if (found := hashlib.sha256(table).hexdigest()) != head.sha256:
+        said = f"sha256 {found[:12]}, pack.toml says {head.sha256[:12]}"
         raise PackError(f"{who}: tiles.csv was altered ({said}); copy the pack again")
     rows = _rows(table, who)
-    if len(rows) != head["count"]:
-        raise PackError(f"{who}: tiles.csv lists {len(rows)} tiles, pack.toml says {head['count']}; build it again")
-    values = {key: head[key] for key in ("name", "count", "size", "seed", "sha256")}
-    return PackInfo(folder, **values, sources=tuple(head["source"])), rows
+    if len(rows) != head.count:
+        raise PackError(f"{who}: tiles.csv lists {len(rows)} tiles, pack.toml says {head.count}; build it again")
+    return PackInfo(folder, head.name, head.count, head.size, head.seed, head.sha256, head.source), rows
 
 
 def pack_table(rows: Sequence[Row]) -> bytes:
@@ -98,31 +106,24 @@ def _rows(table: bytes, who: str) -> list[Row]:
     return rows
 
 
-def parse_pack_toml(raw: bytes, who: str) -> dict[str, Any]:
+def parse_pack_toml(raw: bytes, who: str) -> PackHead:
     """Return the contents of pack.toml; PackError unless all that is needed is there."""
+    if len(raw) > _LARGEST:
+        raise PackError(f"{who}: pack.toml has more than {_LARGEST} bytes; that is no pack's: build it again")
     try:
-        head = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
+        head = parse_toml(raw.decode())
+    except ValueError as error:
         raise PackError(f"{who}: pack.toml is not valid TOML ({error})") from None
     schema = head.get("schema")
     if type(schema) is not int or schema != SCHEMA:
         newer = "; a newer edgepath wrote it: update" if isinstance(schema, int) and schema > SCHEMA else ""
-        raise PackError(f"{who}: schema = {schema!r}; this edgepath reads schema {SCHEMA}{newer}")
-    for key, kind in _NEEDED.items():
-        if type(head.get(key)) is not kind:
-            raise PackError(f"{who}: pack.toml: {key} = {head.get(key)!r}; expected {kind.__name__}")
-    if not 1 <= head["size"] <= LARGEST_SIDE or not all(isinstance(source, dict) for source in head["source"]):
-        raise PackError(
-            f"{who}: pack.toml: size = {head['size']}; 1 to {LARGEST_SIDE} and tables [[source]] are needed"
-        )
-    return head
+        raise PackError(f"{who}: schema = {shown(schema)}; this edgepath reads schema {SCHEMA}{newer}")
+    return read_table(PackHead, head, lambda problem: PackError(f"{who}: pack.toml: {problem}"), further_keys=True)
 
 
 def to_toml(head: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> bytes:
-    """Write pack.toml. TOML takes strings, numbers and lists of strings as JSON does, but for DEL."""
-    tables = [head, *sources]
-    lines = [[f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items()] for table in tables]
-    return "\n[[source]]\n".join(map("".join, lines)).replace("\x7f", "\\u007f").encode()
+    """Write pack.toml."""
+    return write_toml({**head, "source": sources}).encode()
 
 
 def read_file(folder: Path, name: str) -> bytes:

@@ -21,6 +21,8 @@ from edgepath.bundle.writer import BundleWriter
 from edgepath.errors import BundleError, MissingRuntime, UsageError
 
 SIZE, DIM = 8, 3
+FIGURES = ("cosine_mean", "cosine_p01", "cosine_min", "relative_l2", "neighbour_overlap")
+NOISE_FLOOR = {"tiles": 4, "neighbours": 3, "worst": []} | dict.fromkeys(FIGURES, 1.0)
 
 
 def manifest(backend: str = "onnxruntime", artifact: str = "model.onnx") -> dict[str, Any]:
@@ -32,7 +34,7 @@ def manifest(backend: str = "onnxruntime", artifact: str = "model.onnx") -> dict
         "contract": {"size": SIZE, "dim": DIM, "tokens": False, "embedding": "cls"},
         "weights": {"source": "here", "sha256": "0" * 64, "random": True},
         "held_out": {"keys": ["a", "b", "c", "d"]},
-        "drift": {"noise_floor": {"cosine_mean": 1.0, "cosine_p01": 1.0}},
+        "drift": {"noise_floor": NOISE_FLOOR},
         "program": {},
         "cautions": [],
         "measured": {"cosine": 0.5},

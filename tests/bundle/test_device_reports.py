@@ -79,7 +79,7 @@ def test_reports_of_a_bundle_that_was_replaced_are_not_shown(bundle: Bundle, rep
     [
         (lambda found: [], "is no device report of schema 1"),
         (lambda found: found | {"schema": 2}, "is no device report of schema 1"),
-        (lambda found: found | {"passed": 1}, "passed is 1; kit/check.py writes a bool"),
+        (lambda found: found | {"passed": 1}, "passed = 1; expected bool; it is not whole"),
         (lambda found: found | {"drift": {}}, "is not whole"),
         (lambda found: found | {"latency": {"p50_ms": "fast"}}, "is not whole"),
     ],

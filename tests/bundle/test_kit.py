@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from PIL import Image
+from test_bundle import NOISE_FLOOR
 
 import edgepath
 from edgepath.backends.runners import tensorrt
@@ -336,7 +337,7 @@ def test_core_ml_kit_names_macos(tmp_path: Path) -> None:
         contract = {"size": 8, "dim": 3, "tokens": False, "embedding": "cls"}
         parts = {"recipe": recipe.to_json(), "contract": contract, "artifact": {"file": "model.mlpackage"}}
         parts |= {"weights": {"source": "here", "sha256": "0" * 64, "random": True}, "cautions": []}
-        parts |= {"drift": {"noise_floor": {"cosine_mean": 1.0, "cosine_p01": 1.0}}, "held_out": {"keys": ["a"]}}
+        parts |= {"drift": {"noise_floor": NOISE_FLOOR}, "held_out": {"keys": ["a"]}}
         parts |= {"program": {}}
         writer.commit({"name": "apple", "model": {"name": "none"}, **parts})
     said = refused(tmp_path / "apple", tmp_path)

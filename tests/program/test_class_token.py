@@ -37,7 +37,6 @@ from edgepath.program.linear import (
 from edgepath.program.qad import FakeQuantLinear, Options, repair
 from edgepath.program.split_projections import cut
 from edgepath.recipes.recipe import Recipe, find_recipe
-from edgepath.recipes.recipefile import to_toml
 from edgepath.searching import search
 
 TILES: dict[str, Any] = {"weights": "random", "calibration": "synthetic:64", "calibration_tiles": 16, "device": "cpu"}
@@ -51,7 +50,7 @@ def recipe() -> Recipe:
 @pytest.fixture
 def written(tmp_path: Path) -> str:
     path = tmp_path / "spared.toml"
-    path.write_text(to_toml(recipe()), encoding="utf-8")
+    path.write_text(recipe().to_toml(), encoding="utf-8")
     return str(path)
 
 
@@ -101,7 +100,7 @@ def test_the_embedding_drifts_less(tiny: ModelSpec, plain: EdgeModel, tiles: np.
 def test_an_exported_bundle_holds_it_and_is_rebuilt(known_tiny: ModelSpec, written: str, tmp_path: Path) -> None:
     done = edgepath.export(written, model=known_tiny.name, out=tmp_path, **TILES)
     rounded = tmp_path / "rounded.toml"
-    rounded.write_text(to_toml(replace(recipe(), quantize=replace(recipe().quantize, class_token="int8"))))
+    rounded.write_text(replace(recipe(), quantize=replace(recipe().quantize, class_token="int8")).to_toml())
     base = edgepath.export(str(rounded), model=known_tiny.name, out=tmp_path / "rounded", **TILES)
     total, before = (1 - one.report["drift"]["quantization"]["cosine_mean"] for one in (done, base))
     assert total < 0.7 * before

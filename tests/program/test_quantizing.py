@@ -24,7 +24,6 @@ from edgepath.program.fold import fold
 from edgepath.program.linear import QuantizedLinear
 from edgepath.program.quantizing import calibrated, quantized, rounded
 from edgepath.recipes.recipe import Recipe, find_recipe
-from edgepath.recipes.recipefile import to_toml
 from edgepath.searching import search
 from edgepath.tiles.opening import open_tiles
 
@@ -38,7 +37,7 @@ def recipe(**changed: Any) -> Recipe:
 
 
 def written(path: Path, **changed: Any) -> str:
-    path.write_text(to_toml(recipe(**changed)), encoding="utf-8")
+    path.write_text(recipe(**changed).to_toml(), encoding="utf-8")
     return str(path)
 
 
@@ -172,7 +171,7 @@ def test_a_second_target_needs_no_second_look(known_tiny: ModelSpec, tmp_path: P
     for target, backend in (("one", "onnxruntime"), ("two", "openvino")):
         how = replace(recipe(), target=target, backend=backend, checked_with=backend)
         how = replace(how, quantize=replace(how.quantize, looks=5))
-        (tmp_path / f"{target}.toml").write_text(to_toml(how), encoding="utf-8")
+        (tmp_path / f"{target}.toml").write_text(how.to_toml(), encoding="utf-8")
         edgepath.export(
             str(tmp_path / f"{target}.toml"),
             model=known_tiny.name,
@@ -193,6 +192,6 @@ def test_training_and_rounding_in_turn_exclude_each_other(known_tiny: ModelSpec,
         edgepath.export(target, model=known_tiny.name, qad=2, out=tmp_path, **TILES)
     base = find_recipe("openvino-int8")
     scores = replace(base, quantize=replace(base.quantize, scores=True))
-    (tmp_path / "scores.toml").write_text(to_toml(scores), encoding="utf-8")
+    (tmp_path / "scores.toml").write_text(scores.to_toml(), encoding="utf-8")
     with pytest.raises(UsageError, match="give a recipe without scores"):
         edgepath.export(str(tmp_path / "scores.toml"), model=known_tiny.name, qad=2, out=tmp_path, **TILES)

@@ -26,7 +26,6 @@ from edgepath.program.forms import Program
 from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.program.scores import check_kept, round_scores
 from edgepath.recipes.recipe import Recipe, find_recipe
-from edgepath.recipes.recipefile import to_toml
 from edgepath.searching import search
 
 TILES: dict[str, Any] = {"weights": "random", "calibration": "synthetic:64", "calibration_tiles": 16, "device": "cpu"}
@@ -104,7 +103,7 @@ def test_the_program_is_numpys_formula(net: EdgeModel, ranges: Ranges, tiles: np
 def written(path: Path, target: str, **changed: Any) -> str:
     base = find_recipe(target)
     recipe = replace(base, target="scores", quantize=replace(base.quantize, looks=13, scores=True, **changed))
-    path.write_text(to_toml(recipe), encoding="utf-8")
+    path.write_text(recipe.to_toml(), encoding="utf-8")
     return str(path)
 
 

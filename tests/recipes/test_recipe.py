@@ -86,7 +86,7 @@ def test_recipes_are_found_by_target() -> None:
     found = recipes()
     assert sorted(found) == sorted(path.stem for path in FILES)
     assert len(found) == 11
-    assert {recipe.backend for recipe in found.values()} == set(backends.NAMES)
+    assert {recipe.backend for recipe in found.values()} == set(backends.targets())
     for target, recipe in found.items():
         assert find_recipe(target) == recipe
 
@@ -193,7 +193,7 @@ def test_missing_key_is_named(path: str) -> None:
         ("schema", 1.0, "schema = 1.0; expected int"),
         ("schema", "1", "schema = '1'; expected int"),
         ("backend", "tensorflow", 'backend = "tensorflow"; did you mean "tensorrt"'),
-        ("backend", ["onnxruntime"], "backend = \"['onnxruntime']\""),
+        ("backend", ["onnxruntime"], "backend = ['onnxruntime']; expected str"),
         ("precision.linear", "int4", 'precision.linear = "int4"; did you mean "int8"'),
         ("precision.other", "int8", 'precision.other = "int8"; known: fp16, fp32'),
         ("deploy.plan.0.since", "2", 'deploy.plan.since = "2"; expected MAJOR.MINOR'),

@@ -483,7 +483,7 @@ def test_wrong_hash_in_the_table_is_refused(pack: Path) -> None:
         ("size = 224", "size = 60000", "size = 60000; 1 to 4096"),
         ("size = 224", "size = 223", "224 x 224 pixels, 223 x 223 are needed"),
         ("seed = 3", "", "seed = None; expected int"),
-        ("[[source]]", "[source]", "expected list"),
+        ("[[source]]", "[source]", "expected a list"),
         ('name = "built"', "name = true", "name = True; expected str"),
     ],
 )

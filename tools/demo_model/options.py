@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgepath.distillation.networks import build_student
-from edgepath.distillation.options import (
-    COLOURS,
-    Colours,
-    Run,
-    Steps,
-    above_0,
-    at_least,
-    check,
-    not_negative,
-    rising,
-)
+from edgepath.distillation.options import LARGEST_BLUR, AtLeast2, Colours, Run, Steps, check_rising
 from edgepath.errors import RecipeError
 from edgepath.models.catalogue import ModelSpec
 from edgepath.recipes.toml import build_table, read_toml
@@ -54,7 +44,8 @@ class Loss:
 class Training(Steps):
     """The optimizer and its schedule, and how many tiles the features' means are taken from."""
 
-    fit_tiles: int
+    batch: AtLeast2
+    fit_tiles: AtLeast2
 
 
 @dataclass(frozen=True)
@@ -102,15 +93,5 @@ def check_options(options: Options, spec: ModelSpec) -> None:
             raise RecipeError(f"{where} share = {stage.share}; a share above 0 is needed")
     if not options.stages or options.stages[-1].blocks != most:
         raise RecipeError(f"teacher recipe: the last stage has to train all {most} blocks of {spec.name}")
-    check(asdict(options), _RULES, "teacher recipe")
-
-
-_RULES = (
-    at_least(0, "training.seed", "training.warmup", "run.workers"),
-    at_least(1, "training.steps", "run.checkpoint_every", "run.log_every"),
-    at_least(2, "training.batch", "training.fit_tiles"),
-    above_0("training.clip"),
-    not_negative("training.learning_rate"),
-    rising(4.0, "views.zoom"),
-    *COLOURS,
-)
+    check_rising(options.views.zoom, 4.0, "views.zoom", "teacher recipe")
+    check_rising(options.views.blur_pixels, LARGEST_BLUR, "views.blur_pixels", "teacher recipe")

@@ -1,0 +1,160 @@
+"""Tables of TOML and JSON as frozen dataclasses, or one line that says which key is unknown, missing or off.
+
+msgspec checks each value against its field's type, with ranges and patterns as `msgspec.Meta`, whose `description` says
+what is needed; this module finds the value that is off and puts it in words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import reprlib
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+import tomli_w
+
+from ..errors import EdgepathError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_T = TypeVar("_T")
+_LONG_KEY = re.compile(r"(?:\.[^.\n=,\[\]{}]{1,60}){200}")  # the parser takes time with the square of a key's parts
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+_REPR.maxlist = _REPR.maxdict = 8
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML. Raises ValueError."""
+    if _LONG_KEY.search(text):
+        raise ValueError("a key of more than 200 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parse JSON, refusing what is none: NaN, a key twice, bytes that are not UTF-8. Raises ValueError."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(keys := {key for key, _ in pairs}) < len(pairs):
+            raise ValueError(f"a key stands twice among {shown(', '.join(sorted(keys)))[1:-1]}")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Return the TOML that reads back as `values`."""
+    return tomli_w.dumps(values)
+
+
+def shown(value: Any) -> str:
+    """Return an untrusted value as a message shows it: short, in one line, without control characters."""
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a number of {value.bit_length()} bits"
+
+
+def plain(text: str) -> str:
+    """Return an untrusted name without quotes, if it is short and printable."""
+    return text if len(text) < 80 and text.isprintable() else shown(text)
+
+
+def read_table(
+    kind: type[_T], values: Any, refuse: Callable[[str], EdgepathError], *, further_keys: bool = False, where: str = ""
+) -> _T:
+    """Return a table as a dataclass; raise what `refuse` makes of the first problem.
+
+    Args:
+        kind: a dataclass; its fields are numbers, strings, Literals, dataclasses, and lists and tables of these.
+        values: what TOML or JSON was parsed to.
+        refuse: makes the error of `KEY = VALUE; expected WHAT`.
+        further_keys: whether keys that no field has may be there.
+        where: the key of the table itself, if it has one.
+    """
+    for problem in _problems(kind, values, where, further_keys):
+        raise refuse(problem)
+    return msgspec.convert(values, kind)
+
+
+def _problems(hint: Any, value: Any, where: str, further_keys: bool) -> Iterator[str]:
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    origin = get_origin(kind)
+    if dataclasses.is_dataclass(kind) or origin in (dict, typing.get_origin(Mapping[str, Any])):
+        if not isinstance(value, dict):
+            yield f"{where or 'the file'} is {shown(value)}; expected a table"
+            return
+        yield from _in_table(kind, value, f"{where}." if where else "", further_keys)
+    elif origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            yield f"{where} = {shown(value)}; expected a list"
+            return
+        for item in value:
+            yield from _problems(get_args(kind)[0], item, where, further_keys)
+    if not _fits(hint, value):
+        yield f"{where} = {_off(kind, hint, value)}"
+
+
+def _in_table(kind: Any, values: Mapping[str, Any], prefix: str, further_keys: bool) -> Iterator[str]:
+    if not dataclasses.is_dataclass(kind):  # a table of whatever names, all values of one type
+        for key, value in values.items():
+            yield from _problems(get_args(kind)[1], value, f"{prefix}{plain(key)}", further_keys)
+        return
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for key in () if further_keys else values:
+        if key not in hints:
+            yield f"{prefix}{plain(key)} is not a key; {did_you_mean(key, hints)}"
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            yield from _problems(hints[field.name], values[field.name], prefix + field.name, further_keys)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            off = f"= None; expected {_called(hints[field.name])}" if further_keys else "is missing"
+            yield f"{prefix}{field.name} {off}"
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _off(kind: Any, hint: Any, value: Any) -> str:
+    """Return a value and what it should be instead."""
+    if get_origin(kind) is Literal:
+        return f"{_quoted(str(value))}; {did_you_mean(str(value), get_args(kind))}"
+    if hint is not kind and _fits(kind, value):  # of the right type, out of range
+        found = _quoted(value) if kind is str else shown(msgspec.convert(value, kind))
+        return f"{found}; {get_args(hint)[1].description}"
+    return f"{shown(value)}; expected {_called(kind)}"
+
+
+def _called(hint: Any) -> str:
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if get_origin(kind) is tuple:
+        return "a list"
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    return str(kind.__name__) if kind in (bool, int, float, str) else "a table"
+
+
+def _quoted(text: str) -> str:
+    return f'"{shown(text)[1:-1]}"'
