@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..machine.progress import Progress
-from .both_models import quiet
+from .both_models import silent
 from .feature_folder import load_features
 from .slides import SlideSet
 
@@ -109,7 +109,7 @@ def measure_slides(
     *,
     half: bool = False,
     device: str = "cpu",
-    say: Progress = quiet,
+    say: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Return PLISM's figures of every pair of slides, from their files of features (see `feature_folder`).
 

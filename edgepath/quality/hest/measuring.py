@@ -17,7 +17,7 @@ from ...machine.packages import require
 from ...machine.progress import Progress, counter
 from ...recipes.recipe import Recipe
 from ...tiles.images import check_resize, tile_sha256
-from ..both_models import ARTIFACT, FULL, Measured, Verdict, both_models, judged, opened, quiet
+from ..both_models import ARTIFACT, FULL, Measured, Verdict, both_models, judged, opened, silent
 from .ridge import COMPONENTS, check_split, correlate
 from .tasks import Task, open_tasks
 
@@ -74,7 +74,7 @@ def probe_hest(
         for number in range(len(task.splits)):
             check_split(task, number, components, bundle.dim)
     calibrated, tiles = calibrated_on(bundle), sum(map(len, given))
-    fitted = counter(progress or quiet, "fit", 2 * sum(len(task.splits) for task in given))
+    fitted = counter(progress or silent, "fit", 2 * sum(len(task.splits) for task in given))
     scored, digests = [], []
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
         counters = models.counters(tiles)
