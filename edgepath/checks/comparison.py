@@ -15,7 +15,7 @@ from ..backends import ran_by
 from ..bundle.bundle import Bundle, open_bundle, seen_in_calibration
 from ..bundle.running import BATCH, open_runner
 from ..errors import UsageError
-from ..machine.progress import Progress
+from ..machine.progress import Progress, counter
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
 from .drift import measure
@@ -46,11 +46,11 @@ def compare(
     """
     opened = [open_bundle(bundle) for bundle in bundles]
     names = _check_comparable(opened)
-    source = None
-    if tiles is not None:
-        source = open_tiles(tiles, size=opened[0].manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
+    size = opened[0].size
+    source = None if tiles is None else open_tiles(tiles, size=size, resize=resize, skip_bad=skip_bad)
     total = len(source) if source is not None else len(opened[0].golden()[0])
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    advance = counter(progress, "compare", total)
     with ExitStack() as stack:
         runners = {
             name: stack.enter_context(open_runner(bundle, bundle.recipe, threads))
@@ -59,8 +59,7 @@ def compare(
         for batch in _batches(opened[0], source):
             for name, runner in runners.items():
                 rows[name].append(runner(batch))
-            if progress is not None:
-                progress("compare", sum(map(len, rows[names[-1]])), total)
+            advance(len(batch))
     ran_with = {name: ran_by(runner) for name, runner in runners.items()}
     said = [note for name, bundle in zip(names, opened, strict=True) for note in notes(bundle.recipe, ran_with[name])]
     said += _of_tiles(names, opened, source, sum(map(len, rows[names[0]])))

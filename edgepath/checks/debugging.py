@@ -15,7 +15,7 @@ from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.running import BATCH
 from ..errors import UsageError
 from ..machine.packages import require
-from ..machine.progress import Progress, counter, silent
+from ..machine.progress import Advance, Progress, counter
 from ..program.rebuilding import rebuild, same_weights
 from ..tiles.opening import open_tiles
 from .results import BlockFigures, Debugging, LayerFigures
@@ -61,26 +61,18 @@ def debug(
     bundle = open_bundle(bundle)
     require_reader(bundle.artifact)
     recipe = bundle.recipe
-    say = progress or silent
-    if tiles is None:
-        name, pixels = "golden tiles", bundle.golden()[0]
-    else:
-        source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize)
-        if len(source) > MOST:
-            raise UsageError(f"debug: {len(source)} tiles; give at most {MOST}")
-        name, pixels = source.name, source.read()
+    name, pixels = _pixels(bundle, tiles, resize)
     vit, spec, _ = same_weights(bundle, weights)
     twin, program = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True), None
     if recipe.int8:
         program = rebuild(bundle, recipe, vit, spec)
-    layers, blocks = _watch(twin, program, pixels, counter(say, "layers", len(pixels)))
+    layers, blocks = _watch(twin, program, pixels, counter(progress, "layers", len(pixels)))
     lowered = Program(program or twin, recipe).lowered
     products, norms = named_parts(lowered)
-    differing = differences(lowered, bundle.artifact)
-    proofs = {}
+    differing, proofs = differences(lowered, bundle.artifact), {}
     if program is not None and not any(one.kind == "form" for one in differing):
         shown = pixels[:PROVED]
-        proofs = prove(lowered, bundle.artifact, shown, counter(say, "proof", len(shown)))
+        proofs = prove(lowered, bundle.artifact, shown, counter(progress, "proof", len(shown)))
     for row in layers:
         parts = [proof for name, proof in proofs.items() if whole(name) == row["layer"]]
         row["proof"] = asdict(joint(parts)) if parts else None
@@ -92,94 +84,108 @@ def debug(
         "cautions": bundle.manifest["cautions"],
         "layers": layers,
         "blocks": blocks,
-        "parts": {
-            "products": len(products),
-            "norms": len(norms),
-            "differences": [str(one) for one in differing],
-        },
+        "parts": {"products": len(products), "norms": len(norms), "differences": list(map(str, differing))},
         "unproved": [name for name, proof in proofs.items() if not proof.holds],
     }
 
 
+def _pixels(bundle: Bundle, tiles: str | Path | Sequence[str | Path] | None, resize: str) -> tuple[str, np.ndarray]:
+    """Return what the tiles are called, and all of them, uint8 (N, S, S, 3)."""
+    if tiles is None:
+        return "golden tiles", bundle.golden()[0]
+    source = open_tiles(tiles, size=bundle.size, resize=resize)
+    if len(source) > MOST:
+        raise UsageError(f"debug: {len(source)} tiles; give at most {MOST}")
+    return source.name, source.read()
+
+
 @dataclass
-class _Layer:
+class _Noise:
+    """Sums of squares over tiles, of full precision's output and of the error of the program's."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, exact: Tensor, found: Tensor) -> None:
+        self.signal += float(exact.double().square().sum())
+        self.noise += float((found - exact).double().square().sum())
+
+
+@dataclass
+class _Layer(_Noise):
     """Sums over tiles of one linear."""
 
     channels: Any = None  # largest magnitude of every input channel
-    signal: float = 0.0
-    noise: float = 0.0
+
+    def watch(self, twin: Any) -> Any:
+        """Return the hook for full precision's layer; `twin` is the program's, None where nothing is quantized."""
+
+        def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            largest = inputs[0].abs().flatten(0, -2).amax(0)
+            self.channels = largest if self.channels is None else largest.maximum(self.channels)
+            if twin is not None:
+                self.add(output, twin(inputs[0]))
+
+        return hook
 
 
 @dataclass
-class _Block:
+class _Block(_Noise):
     """Sums over tiles of one block's output."""
 
     largest: float = 0.0
-    signal: float = 0.0
-    noise: float = 0.0
     cosines: float = 0.0
+    exact: Any = None  # of full precision, of the batch at hand
+
+    def watch(self, _: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Note full precision's output."""
+        self.exact, self.largest = output, max(self.largest, float(output.abs().max()))
+
+    def compare(self, _: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Hold the program's output against full precision's."""
+        self.add(self.exact, output)
+        self.cosines += float(_cosine(output[:, 0], self.exact[:, 0]).sum())
 
 
-def _watch(twin: Any, program: Any, pixels: np.ndarray, advance: Any) -> tuple[list[LayerFigures], list[BlockFigures]]:
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    import torch
+
+    return torch.cosine_similarity(one, other, dim=-1)
+
+
+def _watch(
+    twin: Any, program: Any, pixels: np.ndarray, advance: Advance
+) -> tuple[list[LayerFigures], list[BlockFigures]]:
     """Run both models on the same tiles, and return the figures of layers and blocks."""
     import torch
 
     from ..program.calibrate import linears
 
-    names = list(linears(twin))
-    layers = {name: _Layer() for name in names}
+    layers = {name: _Layer() for name in linears(twin)}
     blocks = [_Block() for _ in twin.vit.blocks]
-    seen: list[Tensor] = []  # block outputs of full precision, of the batch at hand
     hooks = []
-
-    def layer(name: str) -> Any:
-        twin_of = None if program is None else program.get_submodule(name)
-
-        def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            of, largest = layers[name], inputs[0].abs().flatten(0, -2).amax(0)
-            of.channels = largest if of.channels is None else torch.maximum(of.channels, largest)
-            if twin_of is not None:
-                of.signal += float(output.double().square().sum())
-                of.noise += float((twin_of(inputs[0]) - output).double().square().sum())
-
-        return hook
-
-    def own(index: int) -> Any:
-        def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.append(output)
-            blocks[index].largest = max(blocks[index].largest, float(output.abs().max()))
-
-        return hook
-
-    def other(index: int) -> Any:
-        def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            of, exact = blocks[index], seen[index]
-            of.signal += float(exact.double().square().sum())
-            of.noise += float((output - exact).double().square().sum())
-            of.cosines += float(torch.cosine_similarity(output[:, 0], exact[:, 0], dim=-1).sum())
-
-        return hook
-
-    hooks += [twin.get_submodule(name).register_forward_hook(layer(name)) for name in names]
-    hooks += [block.register_forward_hook(own(i)) for i, block in enumerate(twin.vit.blocks)]
-    if program is not None:
-        hooks += [block.register_forward_hook(other(i)) for i, block in enumerate(program.vit.blocks)]
+    for name, layer in layers.items():
+        other = None if program is None else program.get_submodule(name)
+        hooks.append(twin.get_submodule(name).register_forward_hook(layer.watch(other)))
+    for i, block in enumerate(blocks):
+        hooks.append(twin.vit.blocks[i].register_forward_hook(block.watch))
+        if program is not None:
+            hooks.append(program.vit.blocks[i].register_forward_hook(block.compare))
     try:
         with torch.inference_mode():
             for start in range(0, len(pixels), BATCH):
                 batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))
-                seen.clear()
                 twin(batch)
                 if program is not None:
                     program(batch)
                 advance(len(batch))
     finally:
-        for one in hooks:
-            one.remove()
-    count = len(pixels)
+        for hook in hooks:
+            hook.remove()
+    quantized = program is not None
     return (
-        [_layer_figures(name, of, program is not None) for name, of in layers.items()],
-        [_block_figures(i, of, count, program is not None) for i, of in enumerate(blocks)],
+        [_layer_figures(name, of, quantized) for name, of in layers.items()],
+        [_block_figures(i, of, len(pixels), quantized) for i, of in enumerate(blocks)],
     )
 
 

@@ -8,7 +8,7 @@ weights fall under their licence.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from ..bundle.bundle import Bundle
 from ..errors import UsageError
 from ..machine.packages import require
+from ..machine.progress import Progress, counter
 from ..machine.writing import replacing
 from ..tiles.opening import open_tiles
 
@@ -46,7 +47,7 @@ def capture(
     skip_bad: bool = False,
     device: str = "auto",
     force: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Embed tiles with the full-precision model (FP32, TF32 off), write both, and return the facts.
 
@@ -71,15 +72,7 @@ def capture(
     if len(source) > MOST:
         raise UsageError(f"golden set: {len(source)} tiles; give at most {MOST}, a pack of 64 is made for it")
     vit, spec, loaded = load_model(spec, weights)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress("reference", done, len(source))
-
-    kind = embedding or spec.embedding
+    kind, advance = embedding or spec.embedding, counter(progress, "reference", len(source))
     found = reference_embeddings(vit, spec, loaded, source, embedding=kind, device=device, progress=advance)
     pixels = source.select([source.keys.index(key) for key in found.keys]).read()
     facts = {

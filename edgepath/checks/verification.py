@@ -66,15 +66,10 @@ def verify(
     """
     if weights is not None and tiles is None:
         raise UsageError("verify: weights are only needed for tiles; give --tiles too, or leave out --weights")
-    bundle = open_bundle(bundle)
+    bundle, say = open_bundle(bundle), progress or silent
     recipe = bundle.recipe
-    say = progress or silent
     captured = None if golden is None else open_golden(golden, bundle)
-    source = None
-    if tiles is not None:
-        require("torch", "export")
-        require_reader(bundle.artifact)
-        source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad).kept()
+    source = None if tiles is None else _open_tiles(bundle, tiles, resize, skip_bad)
     with open_runner(bundle, recipe, threads) as runner:
         own = _golden(bundle, recipe, runner, say)
         other = None if captured is None else _captured(bundle, recipe, captured, runner, say)
@@ -94,6 +89,13 @@ def verify(
         "tiles": fresh,
         "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
     }
+
+
+def _open_tiles(bundle: Bundle, tiles: str | Path | Sequence[str | Path], resize: str, skip_bad: bool) -> TileSource:
+    """Open tiles that the bundle has not seen; MissingRuntime where its program cannot be rebuilt here."""
+    require("torch", "export")
+    require_reader(bundle.artifact)
+    return open_tiles(tiles, size=bundle.size, resize=resize, skip_bad=skip_bad).kept()
 
 
 def _of_tiles(fresh: JudgedTiles | None) -> list[str]:

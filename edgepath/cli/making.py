@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -108,17 +109,9 @@ def distill(
     from ..distillation.options import parse_changes
     from ..distillation.training import distill as run
 
+    changes = parse_changes(change or [])
     if dry_run:
-        from ..distillation.dryrun import dry_run as try_out
-        from ..distillation.dryrun import to_rows
-
-        with progress_bars() as progress:
-            changes = parse_changes(change or [])
-            found = try_out(teacher, student, recipe=recipe, options=changes, device=device, progress=progress)
-        if as_json:
-            print_json(found)
-        else:
-            print_table(table(["", ""], to_rows(found)))
+        _try_out(teacher, student, recipe, changes, device, as_json)
         return
     with progress_bars() as progress, say_how_to_go_on(out / "checkpoint.pt", "the same command and --resume"):
         done = run(
@@ -127,7 +120,7 @@ def distill(
             tiles,
             out,
             recipe=recipe,
-            options=parse_changes(change or []),
+            options=changes,
             teacher_weights=teacher_weights or None,
             student_weights=student_weights or None,
             resize=resize.value,
@@ -141,6 +134,17 @@ def distill(
         print_json(done)
     elif done["writes"]:
         print(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
+
+
+def _try_out(teacher: str, student: str, recipe: str, changes: Mapping[str, Any], device: str, as_json: bool) -> None:
+    from ..distillation.dryrun import dry_run, to_rows
+
+    with progress_bars() as progress:
+        found = dry_run(teacher, student, recipe=recipe, options=changes, device=device, progress=progress)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(table(["", ""], to_rows(found)))
 
 
 def embed(

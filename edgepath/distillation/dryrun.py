@@ -13,7 +13,7 @@ from ..machine.progress import Progress, silent
 from ..models.catalogue import ModelSpec
 from ..tiles.opening import open_tiles
 from .loader import Views
-from .options import DEFAULT, load_options
+from .options import DEFAULT, Options, load_options
 from .processes import forget_most_memory, join_processes, most_memory
 from .run import Distillation
 from .training import view_loader
@@ -51,23 +51,14 @@ def dry_run(
         fixed, slope = _fixed_bytes(run), (peaks[3] - peaks[2]) / tiles
         # Memory that is kept from before can hide the difference: then all that is not fixed counts as the tiles'.
         a_tile = slope if slope > 0 else max(0, max(peaks) - fixed) / (2 * tiles)
-        share = whole.training.batch / processes.world
-        return {
-            "teacher": run.facts["teacher"]["name"],
-            "student": run.spec.name,
-            "parameters": {
-                "teacher": _parameters(run.teacher.tokens.vit),
-                "student": _parameters(run.student.tokens.vit),
-                "student heads": _parameters(run.student.cls_head) + _parameters(run.student.patch_head),
-            },
+        share, took = whole.training.batch / processes.world, seconds[1]
+        return _described(run, chosen) | {
             "device": device_name(processes.device.type),
             "processes": processes.world,
-            "precision": str(run.precision).removeprefix("torch."),
             "tiles_a_process": tiles,
-            "crops_a_tile": {"global": chosen.views.global_count, "local": chosen.views.local_count},
             "loss": loss,
-            "step_seconds": round(seconds[1], 3),
-            "tiles_per_s": round(tiles * processes.world / seconds[1], 4),
+            "step_seconds": round(took, 3),
+            "tiles_per_s": round(tiles * processes.world / took, 4),
             "peak_bytes": max(peaks),
             "fixed_bytes": fixed,
             "tile_bytes": round(a_tile),
@@ -75,9 +66,24 @@ def dry_run(
                 "batch": whole.training.batch,
                 "process_bytes": round(max(peaks[0], peaks[2] + a_tile * (share - tiles))),
                 "steps": whole.training.steps,
-                "days": round(whole.training.steps * share * seconds[1] / tiles / 86400, 1),
+                "days": round(whole.training.steps * share * took / tiles / 86400, 1),
             },
         }
+
+
+def _described(run: Distillation, chosen: Options) -> dict[str, Any]:
+    """Say what was run: models, their sizes, precision, crops."""
+    return {
+        "teacher": run.facts["teacher"]["name"],
+        "student": run.spec.name,
+        "parameters": {
+            "teacher": _parameters(run.teacher.tokens.vit),
+            "student": _parameters(run.student.tokens.vit),
+            "student heads": _parameters(run.student.cls_head) + _parameters(run.student.patch_head),
+        },
+        "precision": str(run.precision).removeprefix("torch."),
+        "crops_a_tile": {"global": chosen.views.global_count, "local": chosen.views.local_count},
+    }
 
 
 def _three_steps(

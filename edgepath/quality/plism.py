@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..machine.progress import Progress
-from .both_models import silent
+from ..machine.progress import Progress, silent
 from .feature_folder import load_features
 from .slides import SlideSet
 

@@ -14,10 +14,10 @@ from ...bundle.running import embed_all
 from ...checks.gates import Gate, loss_gate
 from ...errors import EdgepathError
 from ...machine.packages import require
-from ...machine.progress import Progress, counter
+from ...machine.progress import Progress, counter, silent
 from ...recipes.recipe import Recipe
 from ...tiles.images import check_resize, tile_sha256
-from ..both_models import ARTIFACT, FULL, Measured, Verdict, both_models, judged, opened, silent
+from ..both_models import ARTIFACT, FULL, Measured, Verdict, both_models, judged, opened
 from .ridge import COMPONENTS, check_split, correlate
 from .tasks import Task, open_tasks
 
