@@ -17,6 +17,19 @@ open_tiles    a folder, pack, list or the synthetic source, as batches of tiles
 build_pack    a diverse, hashed calibration pack from folders of tiles
 check_pack    whether a pack is still what its manifest says
 load_model    a timm vision transformer with its weights
+
+The code lies in rooms; each imports from those below it, never from one beside it or above:
+
+cli                      the command line
+exporting, distillation  weights -> a checked bundle; a large teacher -> a small student
+reports                  what a person sees: tables, pages, pictures
+quality, speed, searching  is the embedding still good for something; how fast; a budget of drift -> a recipe
+checks                   is the artifact its program, is it near the model
+program, adapters        weights -> the one quantized program (where INT8 scales are chosen), and its forms
+bundle                   the folder on disk, checked before anything of it is loaded
+recipes, models          what a target asks for; which models there are
+backends, tiles          one row a runtime, and how it is built for; where tiles come from
+machine                  packages, hardware, progress, files written whole
 """
 
 from __future__ import annotations

@@ -1,1 +1,10 @@
-"""This machine: its packages and processor, progress of long work, files written whole."""
+"""This machine: its packages and processor, progress of long work, files written whole.
+
+packages    which packages are installed, and what installs the others
+hardware    processor, memory, GPU
+progress    stages of long work: how far, how long, how much memory
+writing     what is written appears complete, or not at all
+cache       what can be computed again, kept by all that it depends on
+shipped     where recipes, kits and packs lie
+tables      JSON and TOML read strictly into typed values, one line for what is off
+"""

@@ -6,14 +6,13 @@ the ratios within a round. What only a fresh process shows (cold start, peak mem
     timing       one call of each after the other, and what the samples say
     pinning      the same cores and threads for all
     contenders   what is timed: bundles, their model in full precision, PyTorch
-    rivals       what bundles are held against, built once
-    peers        what other tools make of the same model
+    rivals       what bundles are held against, built once; peers: what other tools make of the same model
     fresh        cold start and peak memory
-    benchmark    `bench`: all of it
-    gate         is INT8 faster than full precision?
-    elsewhere    earlier results: is a bundle slower than it was?
-    device       what devices reported
-    gpu          `bench --reference`: PyTorch in every precision, from one tile to 256
     operations   where the time goes
-    showing      tables and picture
+    benchmark    `bench`: all of it
+    reference    `bench --reference`: PyTorch in every precision, from one tile to 256
+    gate         is INT8 faster than full precision?
+    baseline     earlier results: is a bundle slower than it was?
+    device       what devices reported
+    results      what `bench` returns
 """
