@@ -238,7 +238,7 @@ def build_pack(
             resize=resize.value,
             skip_bad=skip_bad,
             force=force,
-            progress=lambda done, total: progress("select", done, total),
+            progress=progress,
         )
     print_pack(info, as_json)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..machine.cache import cached_file, store
 from ..machine.hardware import device_name
+from ..machine.progress import Advance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def reference_embeddings(
     *,
     embedding: str = "cls",
     device: str = "cpu",
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Reference:
     """Return the embeddings of the unmodified model in FP32 (TF32 off) on `device`, from the cache where it has them.
 

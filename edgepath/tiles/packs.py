@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from PIL import Image
 
 from .._version import __version__
 from ..errors import PackError, UsageError
+from ..machine.progress import Advance, Progress, counter
 from ..machine.writing import NewFolder
 from .images import describe
 from .opening import open_tiles
@@ -57,15 +58,15 @@ def build_pack(
     resize: str = "refuse",
     skip_bad: bool = False,
     force: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> PackInfo:
     """Select `count` different tiles of `sources` and write them to the new folder `out`.
 
     A source is a folder, a pack, or `synthetic[:COUNT[:SEED]]`. Tiles with less than `TISSUE` tissue, and all but the
     first of equal ones, are left out. The rest is spread over sources, groups, stainings, scanners, labels and slides,
     and inside them over colour and texture (`selection.select`). The same sources and seed give the same pack. A tile
-    is decoded once, a chosen one twice; `progress` is called with how many of how many are done. With `skip_bad`, tiles
-    that cannot be read are left out and listed in pack.toml.
+    is decoded once, a chosen one twice; `progress` is told how far this is. With `skip_bad`, tiles that cannot be read
+    are left out and listed in pack.toml.
 
     Raises PackError for too few tiles and a full disk, UsageError for an output in the way, TileError for a bad tile.
     """
@@ -77,7 +78,7 @@ def build_pack(
         with NewFolder(final, "pack", PackError, _may_replace, force=force) as new:
             opened = [open_tiles(source, resize=resize, skip_bad=skip_bad) for source in given]
             names = _names(opened)
-            advance = _counter(sum(map(len, opened)) + count, progress)
+            advance = counter(progress, "select", sum(map(len, opened)) + count)
             candidates, descriptors = _candidates(opened, names, advance)
             if len(candidates) < count:
                 less = f", or ask for -n {len(candidates)}" if candidates else ""
@@ -113,18 +114,8 @@ def check_pack(path: str | Path) -> PackInfo:
     return info
 
 
-def _counter(total: int, progress: Callable[[int, int], object] | None) -> Callable[[], None]:
-    done = iter(range(1, total + 1))
-
-    def advance() -> None:
-        if progress is not None:
-            progress(next(done), total)
-
-    return advance
-
-
 def _candidates(
-    opened: Sequence[TileSource], names: Sequence[str], advance: Callable[[], None]
+    opened: Sequence[TileSource], names: Sequence[str], advance: Advance
 ) -> tuple[list[_Candidate], np.ndarray]:
     """Decode every tile, and keep of those that may be chosen their line and descriptor, float32 (N, D)."""
     found: list[_Candidate] = []
@@ -142,13 +133,11 @@ def _candidates(
                     found.append(_Candidate(number, index[key], row))
                     descriptors.append(descriptor)
                     seen.add(digest)
-                advance()
+                advance(1)
     return found, np.array(descriptors)
 
 
-def _write_tiles(
-    folder: Path, opened: Sequence[TileSource], chosen: Sequence[_Candidate], advance: Callable[[], None]
-) -> None:
+def _write_tiles(folder: Path, opened: Sequence[TileSource], chosen: Sequence[_Candidate], advance: Advance) -> None:
     (folder / "tiles").mkdir()
     for number, candidate in enumerate(chosen):
         candidate.row["path"] = f"tiles/{number:05d}.png"
@@ -159,7 +148,7 @@ def _write_tiles(
             png = io.BytesIO()
             Image.fromarray(tile).save(png, "PNG")
             (folder / candidate.row["path"]).write_bytes(png.getvalue())
-            advance()
+            advance(1)
 
 
 def _source(

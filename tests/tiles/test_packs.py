@@ -201,7 +201,7 @@ def test_sources_of_every_kind_give_equal_shares(built: PackInfo, lab: Path, tmp
     shutil.copytree(lab / "A", tmp_path / "lab")
     calls: list[tuple[int, int]] = []
     sources = [tmp_path / "lab", str(built.path), "synthetic:8:5", lab / "B"]
-    info = build_pack(sources, tmp_path / "mix", 12, progress=lambda *done: calls.append(done))
+    info = build_pack(sources, tmp_path / "mix", 12, progress=lambda stage, *done: calls.append(done))
     assert [source["name"] for source in info.sources] == ["lab", "built", "synthetic", "B"]
     assert [source["kind"] for source in info.sources] == ["folder", "pack", "synthetic", "folder"]
     assert [source["considered"] for source in info.sources] == [16, 10, 8, 17]
@@ -288,7 +288,7 @@ def test_bad_sources_are_refused_and_leave_nothing(tmp_path: Path) -> None:
 def test_tile_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "lab" / "a.png", tissue(1))
 
-    def change(done: int, total: int) -> None:
+    def change(stage: str, done: int, total: int) -> None:
         save(tmp_path / "lab" / "a.png", tissue(2))
 
     with pytest.raises(TileError, match=r"a\.png changed since it was first read"):
@@ -584,7 +584,7 @@ def rename_and_die(*names):
         os.kill(os.getpid(), signal.SIGKILL)
 os.rename = rename_and_die
 
-def progress(done, total):
+def progress(stage, done, total):
     if done == total and how == "in the middle":
         print("writing", flush=True)
         time.sleep(600)
@@ -674,7 +674,7 @@ def test_terminated_command_cleans_up(lab: Path, tmp_path: Path) -> None:
 
 
 def test_interrupt_cleans_up(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
