@@ -145,7 +145,6 @@ def probe(
     components: Annotated[int, typer.Option(min=1, help="What PCA leaves, for --hest; the benchmark's is 256.")] = 256,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
-    eva_steps: Annotated[int, typer.Option(min=0, help="Also eva's linear head, so many steps (12500 in eva).")] = 0,
     weights: Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")] = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
@@ -154,7 +153,7 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Predict labels or genes from the artifact's embeddings and from the model's, and show what got worse."""
-    choose_one(context, {"labelled": ("folds", "seed", "eva_steps", "skip_bad"), "hest": ("task", "components")})
+    choose_one(context, {"labelled": ("folds", "seed", "skip_bad"), "hest": ("task", "components")})
     if hest is not None:
         options = {"weights": weights, "resize": resize.value, "threads": threads, "device": device}
         show_hest(bundle, hest, as_json, tasks=task or (), components=components, **options)
@@ -169,7 +168,6 @@ def probe(
             labelled,
             folds=folds,
             seed=seed,
-            eva_steps=eva_steps,
             weights=weights,
             resize=resize.value,
             skip_bad=skip_bad,
