@@ -19,10 +19,9 @@ from ..machine.progress import Progress, counter
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
 from .drift import measure
+from .neighbours import own_share, unit
 from .results import Comparison, Pair
 from .summary import FEW, notes
-
-_TIE = 1e-9  # cosines that differ by less are equal
 
 
 def compare(
@@ -80,19 +79,8 @@ def compare(
 
 def twins(one: np.ndarray, other: np.ndarray) -> float:
     """Return the share of rows whose nearest row of the other, by cosine, is their own; both ways; float32 (N, D)."""
-    wide = (values.astype(np.float64) for values in (one, other))
-    a, b = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in wide)
+    a, b = unit(one), unit(other)
     return (own_share(a, b) + own_share(b, a)) / 2
-
-
-def own_share(queries: np.ndarray, known: np.ndarray) -> float:
-    """Return the share of `queries` whose nearest of `known` is the one in their own row; unit rows (N, D) both."""
-    found = 0
-    for start in range(0, len(queries), 1024):  # no N x N matrix is held
-        similarity = queries[start : start + 1024] @ known.T
-        own = similarity[np.arange(len(similarity)), start + np.arange(len(similarity))]
-        found += int((similarity.max(axis=1) <= own + _TIE).sum())  # of ties, the twin comes first
-    return found / len(queries)
 
 
 def _batches(first: Bundle, source: TileSource | None) -> Iterator[np.ndarray]:

@@ -9,11 +9,10 @@ from typing import cast
 import numpy as np
 
 from ..errors import EdgepathError
+from .neighbours import shared_neighbours, unit
 from .results import DriftFigures
 
 NEIGHBOURS = 10
-_BLOCK = 512
-_TIE = 1e-9  # cosines closer than this are the same: batches of another size round float32 embeddings differently
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = 
         cosine_p01=float(np.quantile(found, 0.01)),
         cosine_min=float(found.min()),
         relative_l2=float(relative.mean()),
-        neighbour_overlap=_overlap(_unit(reference), _unit(candidate), k) if k else 1.0,
+        neighbour_overlap=shared_neighbours(unit(reference), unit(candidate), k) if k else 1.0,
         neighbours=k,
         worst=tuple(keys[i] for i in order) if keys else (),
     )
@@ -76,30 +75,5 @@ def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = 
 
 def cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     """Return the cosine of every tile's two embeddings, float64 (N,), of two sets that `measure` takes."""
-    found: np.ndarray = np.einsum("nd,nd->n", _unit(reference), _unit(candidate)).clip(-1.0, 1.0)
+    found: np.ndarray = np.einsum("nd,nd->n", unit(reference), unit(candidate)).clip(-1.0, 1.0)
     return found
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    wide = values.astype(np.float64)
-    unit: np.ndarray = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    return unit
-
-
-def _overlap(reference: np.ndarray, candidate: np.ndarray, k: int) -> float:
-    """Mean share of common tiles among the k nearest, in blocks of rows so that no N x N matrix is held."""
-    shared = 0
-    for start in range(0, len(reference), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        true, found = _similarity(reference, rows), _similarity(candidate, rows)
-        farthest = np.partition(true, -k, axis=1)[:, -k, None]
-        nearest = np.argpartition(found, -k, axis=1)[:, -k:]
-        shared += int((np.take_along_axis(true, nearest, axis=1) >= farthest - _TIE).sum())
-    return shared / (len(reference) * k)
-
-
-def _similarity(unit: np.ndarray, rows: slice) -> np.ndarray:
-    similarity: np.ndarray = unit[rows] @ unit.T
-    index = np.arange(len(similarity))
-    similarity[index, index + rows.start] = -np.inf  # a tile is not its own neighbour
-    return similarity

@@ -134,7 +134,6 @@ def probe(
     components: Annotated[int, typer.Option(min=1, help="What PCA leaves, for --hest; the benchmark's is 256.")] = 256,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
-    eva_steps: Annotated[int, typer.Option(min=0, help="Also eva's linear head, so many steps (12500 in eva).")] = 0,
     weights: SameWeights = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
@@ -143,7 +142,7 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Predict labels or genes from the artifact's embeddings and from the model's, and show what got worse."""
-    choose_one(context, {"labelled": ("folds", "seed", "eva_steps", "skip_bad"), "hest": ("task", "components")})
+    choose_one(context, {"labelled": ("folds", "seed", "skip_bad"), "hest": ("task", "components")})
     options: dict[str, Any] = {"weights": weights, "resize": resize.value, "threads": threads, "device": device}
     result: Mapping[str, Any]
     with progress_bars() as progress:
@@ -155,7 +154,7 @@ def probe(
             from ..quality.probing import probe as run
 
             assert labelled is not None
-            options |= {"folds": folds, "seed": seed, "eva_steps": eva_steps, "skip_bad": skip_bad}
+            options |= {"folds": folds, "seed": seed, "skip_bad": skip_bad}
             result = run(bundle, labelled, progress=progress, **options)
     if as_json:
         print_json(result)

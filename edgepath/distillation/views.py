@@ -6,19 +6,13 @@ the generator that is passed in, so a seed fixes a view to the byte.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..tiles.synthetic.looks import (
-    MACENKO_EOSIN,
-    MACENKO_HAEMATOXYLIN,
-    RUIFROK_EOSIN,
-    RUIFROK_HAEMATOXYLIN,
-)
+from ..tiles.stains import stain_vectors
 from .options import Colours, Views
 
 F32: TypeAlias = NDArray[np.float32]
@@ -84,21 +78,6 @@ def restain(density: F32, strength: float, hue: float, rng: Generator) -> F32:
     change = (np.linalg.inv(middle) @ drawn).astype(np.float32)
     restained: F32 = density @ change
     return restained
-
-
-def stain_vectors(haematoxylin: float, eosin: float) -> NDArray[np.float64]:
-    """Return unit vectors (3, 3) of both stains, 0 = Ruifrok's and 1 = Macenko's, and of a rest across them."""
-    pairs = ((RUIFROK_HAEMATOXYLIN, MACENKO_HAEMATOXYLIN, haematoxylin), (RUIFROK_EOSIN, MACENKO_EOSIN, eosin))
-    rows = [(1 - hue) * np.array(first) + hue * np.array(second) for first, second, hue in pairs]
-    return np.stack([row / np.linalg.norm(row) for row in (*rows, _rest())])
-
-
-@lru_cache(maxsize=1)
-def _rest() -> NDArray[np.float64]:
-    """The direction across both stains' middle vectors: the same for every hue, so that what is no stain stays."""
-    haematoxylin, eosin = np.add(RUIFROK_HAEMATOXYLIN, MACENKO_HAEMATOXYLIN), np.add(RUIFROK_EOSIN, MACENKO_EOSIN)
-    rest: NDArray[np.float64] = np.cross(haematoxylin, eosin)
-    return rest
 
 
 def rescan(light: F32, amount: float, rng: Generator) -> F32:

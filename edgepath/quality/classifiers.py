@@ -1,23 +1,21 @@
-"""What a frozen embedding is good for: labels from neighbours and from a linear layer, and the same place found again.
+"""What a frozen embedding is good for: labels from neighbours and from a linear layer.
 
 Estimators are scikit-learn's, which is imported inside, so that nothing else needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import permutations
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..errors import UsageError
 
-Method = Literal["knn", "linear", "eva"]
+Method = Literal["knn", "linear"]
 NEIGHBOURS = 5
 _RESAMPLES = 2000
-_TIE = 1e-9  # cosines that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -40,25 +38,6 @@ class Score:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Retrieval:
-    """How well one place finds itself under another scanner, averaged over all ordered pairs of scanners.
-
-    `cosine` is the mean cosine of the two embeddings of a place; `top1` and `top10` the share of places whose twin is
-    the nearest, or among the ten nearest, of all `places` places under the other scanner.
-    """
-
-    cosine: float
-    top1: float
-    top10: float
-    places: int
-    scanners: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON-able values."""
-        return asdict(self)
-
-
 def cross_validate(
     embeddings: np.ndarray,
     labels: Sequence[str],
@@ -67,14 +46,12 @@ def cross_validate(
     groups: Sequence[str] | None = None,
     folds: int = 5,
     seed: int = 0,
-    steps: int | None = None,
 ) -> tuple[Score, np.ndarray]:
     """Predict every tile's label by a model fitted on the other folds; return the score and the predictions (N,).
 
     `embeddings` is float32 (N, D). `knn` votes among the 5 nearest by cosine; `linear` is logistic regression on
-    standardized features (L2, C = 1); `eva` is kaiko-eva's linear head (`evahead`), `steps` of it. Folds are stratified
-    by label and shuffled by `seed`; tiles of one of `groups` (a slide, a patient) stay in one fold. The interval is a
-    bootstrap over tiles, or over groups where there are some.
+    standardized features (L2, C = 1). Folds are stratified by label and shuffled by `seed`; tiles of one of `groups` (a
+    slide, a patient) stay in one fold. The interval is a bootstrap over tiles, or over groups where there are some.
 
     Raises UsageError for a single class, fewer tiles of a class than folds, or embeddings that are not finite.
     """
@@ -83,7 +60,7 @@ def cross_validate(
     truth = np.asarray(labels)
     predicted, shares = np.empty_like(truth), np.zeros((len(truth), len(names)))
     for train, test in split_folds(labels, groups, folds=folds, seed=seed):
-        fitted = _estimator(method, steps, seed).fit(embeddings[train], truth[train])
+        fitted = _estimator(method).fit(embeddings[train], truth[train])
         predicted[test] = fitted.predict(embeddings[test])
         shares[np.ix_(test, np.searchsorted(names, fitted.classes_))] = fitted.predict_proba(embeddings[test])
     units = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -138,34 +115,9 @@ def auroc(truth: np.ndarray, shares: np.ndarray) -> float:
     return float(np.mean(areas))
 
 
-def retrieve(embeddings: Mapping[str, np.ndarray]) -> Retrieval:
-    """Compare embeddings, float32 (N, D) by scanner, of the same N places in the same order.
-
-    Raises UsageError for fewer than two scanners or when they do not hold the same number of places.
-    """
-    shapes = {values.shape for values in embeddings.values()}
-    if len(embeddings) < 2 or len(shapes) > 1 or any(len(shape) != 2 or not shape[0] for shape in shapes):
-        raise UsageError(f"retrieval: {len(embeddings)} scanners, shapes {sorted(shapes)}; give two or more alike")
-    for name, values in embeddings.items():
-        norms = np.linalg.norm(values, axis=1)
-        if not np.isfinite(norms).all() or not norms.all():
-            raise UsageError(f"retrieval: an embedding of {name} is not finite, or zero; embed the tiles again")
-    wide = {name: values.astype(np.float64) for name, values in embeddings.items()}
-    unit = {name: values / np.linalg.norm(values, axis=1, keepdims=True) for name, values in wide.items()}
-    cosines, ranks = [], []
-    for one, other in permutations(unit, 2):
-        similarity = unit[one] @ unit[other].T
-        twin = similarity.diagonal()[:, None]
-        cosines.append(twin.mean())
-        ranks.append((similarity > twin + _TIE).sum(axis=1))  # of ties, the twin comes first
-    rank, count = np.concatenate(ranks), next(iter(shapes))[0]
-    top1, top10 = (float((rank < k).mean()) for k in (1, 10))
-    return Retrieval(float(np.mean(cosines)), top1, top10, count, len(unit))
-
-
 def _check(embeddings: np.ndarray, labels: Sequence[str], method: str) -> None:
-    if method not in ("knn", "linear", "eva"):
-        raise UsageError(f'probe: method "{method}"; known: knn, linear, eva')
+    if method not in get_args(Method):
+        raise UsageError(f'probe: method "{method}"; known: {", ".join(get_args(Method))}')
     if len(embeddings) != len(labels) or embeddings.ndim != 2:
         raise UsageError(f"probe: embeddings of shape {embeddings.shape} for {len(labels)} labels; give one a tile")
     if not np.isfinite(embeddings).all():
@@ -201,11 +153,7 @@ def _check_groups(labels: Sequence[str], groups: Sequence[str], folds: int) -> N
         )
 
 
-def _estimator(method: Method, steps: int | None, seed: int) -> Any:
-    if method == "eva":
-        from .eva_head import STEPS, EvaHead
-
-        return EvaHead(steps=steps or STEPS, seed=seed)
+def _estimator(method: Method) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bundle.bundle import Bundle, Runner
 from ..bundle.running import embed_all
-from ..checks.comparison import own_share
+from ..checks.neighbours import own_share, unit
 from ..errors import UsageError
 from ..machine.progress import Progress
 from ..tiles.opening import open_tiles
@@ -100,8 +100,6 @@ def _figures(embed: Callable[[np.ndarray], np.ndarray], still: np.ndarray) -> di
 def _embed(run: Runner, name: str, advance: Callable[[int], None], tiles: np.ndarray) -> np.ndarray:
     """Return unit embeddings (N, D) of tiles by the model of that name."""
     embeddings = embed_all(run, tiles, advance)
-    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    if not np.isfinite(norms).all() or not norms.all():
+    if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
         raise UsageError(f"curves: an embedding by the {name} is not finite, or zero; verify the bundle")
-    unit: np.ndarray = embeddings / norms
-    return unit
+    return unit(embeddings)

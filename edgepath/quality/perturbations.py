@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..tiles.synthetic.looks import (
-    MACENKO_EOSIN,
-    MACENKO_HAEMATOXYLIN,
-    RUIFROK_EOSIN,
-    RUIFROK_HAEMATOXYLIN,
-)
+from ..tiles.stains import stain_vectors
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
@@ -41,9 +36,7 @@ def restain(tile: U8, degree: float, rng: Generator) -> U8:
 
     Stains are unmixed with the mean of Ruifrok & Johnston's (2001) and Macenko's (2009) vectors.
     """
-    rows = [np.add(RUIFROK_HAEMATOXYLIN, MACENKO_HAEMATOXYLIN), np.add(RUIFROK_EOSIN, MACENKO_EOSIN)]
-    rows.append(np.cross(rows[0], rows[1]))
-    stains = np.stack([row / np.linalg.norm(row) for row in rows])
+    stains = stain_vectors(0.5, 0.5)
     signs = np.array([*rng.choice((-1.0, 1.0), 2), 0.0])
     density = -np.log(np.maximum(tile, 0.5) / 255.0)
     changed = density @ np.linalg.inv(stains) * (1 + degree * signs) @ stains

@@ -18,7 +18,7 @@ from .both_models import ARTIFACT, FULL, Measured, Verdict, both_models, judged,
 from .classifiers import Method, Score, cross_validate, split_folds
 from .labelled import open_labelled
 
-METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear", "eva": "eva's linear head"}
+METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear"}
 Scores = dict[str, dict[str, Score]]
 
 
@@ -32,7 +32,6 @@ class Probed(Measured, Verdict):
     groups: int | None
     folds: int
     seed: int
-    eva_steps: int
     scores: dict[str, dict[str, dict[str, float]]]
     flips: list[dict[str, str]]
 
@@ -43,7 +42,6 @@ def probe(
     *,
     folds: int = 5,
     seed: int = 0,
-    eva_steps: int = 0,
     weights: str | Path | None = None,
     resize: str = "refuse",
     skip_bad: bool = False,
@@ -55,9 +53,8 @@ def probe(
 
     `labelled` is a folder with a folder a class, or a CSV with columns `path` (below the CSV's folder) and `label`,
     and one of `patient`, `case`, `slide` (or `slide_id` and the like) or `group`, whose tiles then stay in one fold;
-    a folder's `manifest.csv` may have such columns, too. `eva_steps` adds kaiko-eva's
-    linear head, trained for so many steps (12,500 in eva). Returns scores with intervals,
-    the tiles whose prediction changed, and the gates of the recipe's `[accept.probe]`, JSON-able.
+    a folder's `manifest.csv` may have such columns, too. Returns scores with intervals, the tiles whose prediction
+    changed, and the gates of the recipe's `[accept.probe]`, JSON-able.
 
     Raises UsageError for labels or groups that no fold can be made of, and what `verify` raises.
     """
@@ -78,10 +75,8 @@ def probe(
     scores: Scores = {}
     flips = []
     for method in METHODS:
-        if method == "eva" and not eva_steps:
-            continue
         fitted = {
-            name: cross_validate(values, labels, method=method, groups=groups, folds=folds, seed=seed, steps=eva_steps)
+            name: cross_validate(values, labels, method=method, groups=groups, folds=folds, seed=seed)
             for name, values in embeddings.items()
         }
         scores[method] = {name: score for name, (score, _) in fitted.items()}
@@ -95,7 +90,6 @@ def probe(
         "groups": len(set(groups)) if groups else None,
         "folds": folds,
         "seed": seed,
-        "eva_steps": eva_steps,
         "scores": {method: {name: score.to_json() for name, score in of.items()} for method, of in scores.items()},
         "flips": flips,
         **judged(gates(recipe, scores)),

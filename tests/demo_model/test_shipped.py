@@ -56,9 +56,9 @@ def test_card_is_made_of_the_figures_that_ship(folder: Path) -> None:
 
 def test_figures_are_the_weights_own(folder: Path, real_tiles: Path) -> None:
     from edgepath.models.reference import Runner
-    from edgepath.quality.classifiers import retrieve
     from edgepath.tiles.opening import open_tiles
     from tools.demo_model.making import split
+    from tools.demo_model.retrieval import retrieve
     from tools.demo_model.scoring import embed_all
 
     facts = json.loads((folder / "figures.json").read_text(encoding="utf-8"))

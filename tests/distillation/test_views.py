@@ -10,6 +10,7 @@ import pytest
 
 from edgepath.distillation import views
 from edgepath.distillation.options import load_options
+from edgepath.tiles.stains import stain_vectors
 
 OPTIONS = load_options("recipe").views
 
@@ -54,10 +55,10 @@ def test_a_crop_shows_the_share_it_was_asked_for() -> None:
 def test_restained_mixtures_stay_between_published_stains(seed: int) -> None:
     rng = np.random.default_rng(seed)
     amounts = rng.uniform(0, 2, (500, 2)).astype(np.float32)
-    density = amounts @ views.stain_vectors(0.5, 0.5)[:2].astype(np.float32)
+    density = amounts @ stain_vectors(0.5, 0.5)[:2].astype(np.float32)
     restained = views.restain(density, 0.25, 1.0, rng)
-    haematoxylin = [views.stain_vectors(hue, 0)[0] for hue in (0.0, 1.0)]
-    eosin = [views.stain_vectors(0, hue)[1] for hue in (0.0, 1.0)]
+    haematoxylin = [stain_vectors(hue, 0)[0] for hue in (0.0, 1.0)]
+    eosin = [stain_vectors(0, hue)[1] for hue in (0.0, 1.0)]
     # Inside the cone of the four published vectors: non-negative least squares leaves nothing over.
     from scipy.optimize import nnls
 
@@ -68,7 +69,7 @@ def test_restained_mixtures_stay_between_published_stains(seed: int) -> None:
 def test_restaining_keeps_glass_and_the_bounds_of_strength() -> None:
     rng = np.random.default_rng(0)
     assert np.abs(views.restain(np.zeros((4, 3), np.float32), 0.5, 1.0, rng)).max() == 0
-    eosin = views.stain_vectors(0.5, 0.5)[1].astype(np.float32)
+    eosin = stain_vectors(0.5, 0.5)[1].astype(np.float32)
     lengths = [float(np.linalg.norm(views.restain(eosin[None], 0.25, 0.0, rng))) for _ in range(200)]
     assert 0.75 <= min(lengths) < 0.8
     assert 1.2 < max(lengths) <= 1.25

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from edgepath.quality.classifiers import cross_validate, retrieve
+from edgepath.quality.classifiers import cross_validate
 from edgepath.tiles.source import TileSource
+
+from .retrieval import retrieve
 
 Embed = Callable[[np.ndarray], np.ndarray]
 LABELLED = ("osteosarcoma", "oral_oscc")

@@ -13,7 +13,6 @@ from typing import Any
 from ...checks.gates import Gate
 from ...checks.results import Facts
 from ...quality.both_models import ARTIFACT, FULL
-from ...quality.probing import METHODS
 from ..table import Table, table
 from ..tables.drift import device_table, gate_table
 from ..tables.quality import (
@@ -57,7 +56,6 @@ _SCORES = (
     ("AUROC", "auroc", "auroc_low", "auroc_high"),
 )
 _LINES = {"cosine": "cosine", "own": "own nearest"}
-_METHODS: Mapping[str, str] = {str(method): word for method, word in METHODS.items()}
 _MODELS: Mapping[str, str] = {"full": FULL, "artifact": ARTIFACT}
 
 
@@ -198,7 +196,7 @@ def _curve(curve: Mapping[str, Any], low: float) -> Curve:
 
 def _intervals(scores: Mapping[str, Any], title: str, value: str, low: str, high: str) -> Intervals:
     rows = [
-        Interval(f"{_METHODS[method]}, {name}", kind, of[name][value], of[name][low], of[name][high])
+        Interval(f"{PROBES.get(method, method)}, {name}", kind, of[name][value], of[name][low], of[name][high])
         for method, of in scores.items()
         for kind, name in _MODELS.items()
     ]

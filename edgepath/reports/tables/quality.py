@@ -50,13 +50,15 @@ def score_table(result: Mapping[str, Any]) -> Table:
                 f"{score['balanced_accuracy']:.3f} ({score['low']:.3f} to {score['high']:.3f})",
                 f"{score['auroc']:.3f} ({score['auroc_low']:.3f} to {score['auroc_high']:.3f})",
             ]
-            rows.append([PROBES[method] if name == FULL else "", name, *cells])
+            rows.append([PROBES.get(method, method) if name == FULL else "", name, *cells])
     return table(["probe", "", "balanced accuracy", "AUROC"], rows)
 
 
 def flip_table(result: Mapping[str, Any]) -> Table:
     """Return the tiles whose prediction is another one on the artifact's embeddings."""
-    rows = [[f["tile"], PROBES[f["method"]], f["label"], f[FULL], f[ARTIFACT]] for f in result["flips"]]
+    rows = [
+        [f["tile"], PROBES.get(f["method"], f["method"]), f["label"], f[FULL], f[ARTIFACT]] for f in result["flips"]
+    ]
     return table(["prediction changed", "probe", "label", FULL, ARTIFACT], rows)
 
 

@@ -11,14 +11,9 @@ from functools import cache
 
 import numpy as np
 
+from ..stains import EOSIN, HAEMATOXYLIN, Vector, stain_vector
 from .fields import F32, U8, bank
 
-Vector = tuple[float, float, float]
-
-# Optical density per unit of dye in R, G, B. Each stain is a point on the line through two published vectors: hue 0 is
-# Ruifrok & Johnston (Anal. Quant. Cytol. Histol. 23:291, 2001), hue 1 the reference of Macenko et al. (ISBI 2009).
-RUIFROK_HAEMATOXYLIN, MACENKO_HAEMATOXYLIN = (0.650, 0.704, 0.286), (0.5626, 0.7201, 0.4062)
-RUIFROK_EOSIN, MACENKO_EOSIN = (0.072, 0.990, 0.105), (0.2159, 0.8012, 0.5581)
 # Red cells take up eosin, and haemoglobin itself absorbs blue (its Soret band, 400-430 nm): more orange than eosin.
 RED_CELLS = (0.12, 0.80, 0.59)
 
@@ -88,13 +83,14 @@ def stain(dyes: F32, staining: Staining) -> F32:
 
     Beer-Lambert: light = 10 ** -(sum over dyes of amount x vector).
     """
-    haematoxylin = _unit(RUIFROK_HAEMATOXYLIN, MACENKO_HAEMATOXYLIN, staining.haematoxylin_hue)
-    eosin = _unit(RUIFROK_EOSIN, MACENKO_EOSIN, staining.eosin_hue)
+    haematoxylin = stain_vector(HAEMATOXYLIN, staining.haematoxylin_hue).astype(np.float32)
+    eosin = stain_vector(EOSIN, staining.eosin_hue).astype(np.float32)
+    red_cells = stain_vector((RED_CELLS, RED_CELLS), 0.0).astype(np.float32)
     columns = np.array(
         [
             haematoxylin * staining.haematoxylin,
             eosin * staining.eosin + haematoxylin * staining.ground,
-            _unit(RED_CELLS, RED_CELLS, 0.0) * (0.4 + 0.6 * staining.eosin),
+            red_cells * (0.4 + 0.6 * staining.eosin),
         ],
         np.float32,
     ).T
@@ -116,12 +112,6 @@ def scan(light: F32, scanner: Scanner, rng: np.random.Generator) -> U8:
         channel += bank().grain.crop(rng, size) * np.float32(scanner.noise_levels)
     light += np.float32(0.5)
     return np.clip(light, 0.0, 255.0, out=light).astype(np.uint8).transpose(1, 2, 0)
-
-
-def _unit(first: Vector, second: Vector, hue: float) -> F32:
-    vector = np.maximum((1 - hue) * np.array(first) + hue * np.array(second), 0.0)
-    unit: F32 = (vector / np.linalg.norm(vector)).astype(np.float32)
-    return unit
 
 
 def _soften(light: F32, outer: float, axis: int) -> F32:
