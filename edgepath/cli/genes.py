@@ -1,7 +1,5 @@
 """What `probe --hest` prints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NoReturn
 

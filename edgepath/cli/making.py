@@ -1,7 +1,5 @@
 """Commands that make something: bundles, students, packs, files of embeddings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +17,7 @@ from ..reports.console import (
     verdict,
 )
 from ..reports.table import table
+from .app import commands
 from .options import (
     AsJson,
     Embedding,
@@ -253,10 +252,10 @@ def add(app: typer.Typer) -> None:
         embed,
     ):
         app.command()(command)
-    packs = typer.Typer(no_args_is_help=True, help="Build and check calibration packs.")
+    packs = commands("Build and check calibration packs.")
     packs.command("build")(build_pack)
     packs.command("check")(check_pack)
     app.add_typer(packs, name="calibrate")
-    references = typer.Typer(no_args_is_help=True, help="Full-precision embeddings to hold bundles against.")
+    references = commands("Full-precision embeddings to hold bundles against.")
     references.command("capture")(capture)
     app.add_typer(references, name="reference")

@@ -1,8 +1,5 @@
 """The command that measures speed."""
 
-from __future__ import annotations
-
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ..machine.writing import replacing
 from ..reports.console import (
     print_json,
     print_table,
@@ -129,6 +125,10 @@ def bench(
 def _write(out: Path | None, result: dict[str, Any]) -> None:
     if out is None:
         return
+    import json
+
+    from ..machine.writing import replacing
+
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out, "result") as partial:
         partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
