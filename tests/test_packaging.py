@@ -173,7 +173,7 @@ def test_command_works_without_the_optional_packages(arguments: list[str], check
     assert run(sys.executable, "-W", "error", "-c", script, cwd=checkout).stdout.strip()
 
 
-@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "numpy"])
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "msgspec", "numpy", "rich"])
 def test_help_imports_nothing_heavy(package: str, checkout: Path) -> None:
     script = "import sys\nfrom edgepath.cli import main\nsys.argv = ['edgepath', '--help']\ntry:\n    main()\n"
     script += f"finally:\n    assert {package!r} not in sys.modules"

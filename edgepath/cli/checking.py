@@ -1,7 +1,5 @@
 """Commands that check an artifact: its drift, its layers, its graph's form, what devices said of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +14,7 @@ from ..reports.console import (
     progress_bars,
     verdict,
 )
+from .app import commands
 from .options import AsJson, BundleFolder, Device, Force, Plot, Resize, ResizeOption, SameWeights, SkipBad, Threads
 
 
@@ -213,10 +212,7 @@ def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (verify, compare, debug, lint):
         app.command()(command)
-    reports = typer.Typer(
-        no_args_is_help=True,
-        help="Keep and show what devices measured (kit/check.py), and make one page of all results.",
-    )
+    reports = commands("Keep and show what devices measured (kit/check.py), and make one page of all results.")
     reports.command("add")(add_report)
     reports.command("show")(show_reports)
     reports.command("page")(make_page)

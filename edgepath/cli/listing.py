@@ -1,7 +1,5 @@
 """Commands that list what there is."""
 
-from __future__ import annotations
-
 import typer
 
 from ..reports.console import print_json, print_table

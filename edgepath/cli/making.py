@@ -1,7 +1,5 @@
 """Commands that make something: bundles, students, packs, files of embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +18,7 @@ from ..reports.console import (
     verdict,
 )
 from ..reports.table import table
+from .app import commands
 from .options import (
     AsJson,
     BundleFolder,
@@ -261,10 +260,10 @@ def add(app: typer.Typer) -> None:
         embed,
     ):
         app.command()(command)
-    packs = typer.Typer(no_args_is_help=True, help="Build and check calibration packs.")
+    packs = commands("Build and check calibration packs.")
     packs.command("build")(build_pack)
     packs.command("check")(check_pack)
     app.add_typer(packs, name="calibrate")
-    references = typer.Typer(no_args_is_help=True, help="Full-precision embeddings to hold bundles against.")
+    references = commands("Full-precision embeddings to hold bundles against.")
     references.command("capture")(capture)
     app.add_typer(references, name="reference")

@@ -1,7 +1,5 @@
 """Commands that hold an artifact against its full-precision model: under other stains and scanners, and for a task."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any

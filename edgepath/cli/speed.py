@@ -1,15 +1,11 @@
 """The command that measures speed."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
-from ..machine.writing import replacing
 from ..reports.console import print_bench, print_json, progress_bars
 from .options import AsJson, Force, Plot, SameWeights
 
@@ -113,7 +109,7 @@ def _check_outputs(out: Path | None, plot: Path | None, bundles: list[Path], for
         raise UsageError(f"{out} exists; give --force to replace it, or another name")
 
 
-def _earlier(path: Path) -> Elsewhere:
+def _earlier(path: Path) -> "Elsewhere":
     """Read an earlier result of this machine."""
     from ..machine.hardware import machine
     from ..speed.baseline import check_machine, read_result
@@ -123,9 +119,13 @@ def _earlier(path: Path) -> Elsewhere:
     return earlier
 
 
-def _write(out: Path | None, result: Bench) -> None:
+def _write(out: Path | None, result: "Bench") -> None:
     if out is None:
         return
+    import json
+
+    from ..machine.writing import replacing
+
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out, "result") as partial:
         partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

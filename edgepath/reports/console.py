@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +43,8 @@ def progress_bars() -> Iterator[Any]:
 
 
 def print_json(value: Any) -> None:
+    import json
+
     print(json.dumps(value, indent=2))
 
 
