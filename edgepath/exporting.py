@@ -79,12 +79,6 @@ def export(
     recipe, spec = find_recipe(target), find_model(model)
     if qad < 0 or (qad and not recipe.int8):
         raise UsageError(f"export {recipe.target}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
-    if qad and recipe.quantize.rounding == "gptq":
-        raise UsageError(f"export {recipe.target}: qad rounds to the nearest step; give a recipe without gptq")
-    if qad and recipe.quantize.scores:
-        raise UsageError(
-            f"export {recipe.target}: qad moves queries and keys away from their ranges; give a recipe without scores"
-        )
     from .speed.gate import check_measurable, measure_speed
 
     if speed:

@@ -34,9 +34,6 @@ def search(
     ] = None,
     calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to take of them.")] = 128,
     embedding: Annotated[Embedding | None, typer.Option(help="Default: the model's own.")] = None,
-    scores: Annotated[
-        bool, typer.Option("--scores", help="Attention's products of queries and keys can be INT8, too.")
-    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the front to this PNG.")] = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
@@ -66,7 +63,6 @@ def search(
             embedding=embedding.value if embedding else None,
             resize=resize.value,
             skip_bad=skip_bad,
-            scores=scores,
             force=force,
             device=device,
             progress=progress,
