@@ -96,10 +96,6 @@ def _check(recipe: Recipe, qad: int, speed: bool) -> None:
     who = f"export {recipe.target}"
     if qad < 0 or (qad and not recipe.int8):
         raise UsageError(f"{who}: qad of {qad} steps; give 0 or more, and for an INT8 target only")
-    if qad and recipe.quantize.rounding == "gptq":
-        raise UsageError(f"{who}: qad rounds to the nearest step; give a recipe without gptq")
-    if qad and recipe.quantize.scores:
-        raise UsageError(f"{who}: qad moves queries and keys away from their ranges; give a recipe without scores")
     if speed:
         check_measurable(recipe)
     find(recipe.backend).require_to_build()

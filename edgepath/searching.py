@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .backends import builds_of, targets
 from .bundle.running import embed_all
 from .checks.drift import measure
 from .errors import UsageError, did_you_mean
@@ -26,20 +25,15 @@ from .machine.packages import require, versions
 from .machine.progress import Progress, Stages, silent
 from .machine.writing import replacing
 from .models.catalogue import find_model
+from .program.calibrating import calibrated
 from .program.preparing import Inputs, Prepared, prepare
-from .program.quantizing import (
-    calibrated,
-    finished,
-    quantized,
-    rounded,
-)
+from .program.quantizing import make_program
 from .recipes.recipe import NAME, Recipe, find_recipe
 from .tiles.splitting import DEFAULT_TILES
 
 if TYPE_CHECKING:
-    from .program.calibrate import Ranges
+    from .program.calibrate import Plan, Ranges
     from .program.fold import EdgeModel
-    from .program.tune import Seen
 
 FEW = 16  # held-out tiles that a single layer is judged on
 FIGURES = ("cosine_mean", "cosine_p01")
@@ -52,7 +46,7 @@ class _Shared:
     recipe: Recipe
     net: EdgeModel
     ranges: Ranges
-    seen: list[Seen]
+    plan: Plan
     tiles: np.ndarray
     exact: np.ndarray
 
@@ -69,7 +63,6 @@ def search(
     embedding: Literal["cls", "cls+mean"] | None = None,
     resize: str = "refuse",
     skip_bad: bool = False,
-    scores: bool = False,
     force: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
@@ -77,10 +70,9 @@ def search(
     """Find the products to keep out of INT8 so that `budget` is met, write the recipe `out`, and return what was found.
 
     `budget` maps `cosine_mean` or `cosine_p01` to the least that the program has to reach against full precision on
-    held-out tiles. With `scores`, attention's products of queries and keys can be INT8, too (`program.scores`); the
-    other arguments are `export`'s. The result holds every product's `drift` alone (1 - mean cosine) and
-    `multiply_adds`, the `points` that were measured (how many products are kept, the share of multiply-adds in INT8,
-    the figures) and `kept`. How much faster INT8 makes a multiply-add is up to the device; time the result with
+    held-out tiles; the other arguments are `export`'s. The result holds every product's `drift` alone (1 - mean cosine)
+    and `multiply_adds`, the `points` that were measured (how many products are kept, the share of multiply-adds in
+    INT8, the figures) and `kept`. How much faster INT8 makes a multiply-add is up to the device; time the result with
     `bench`. The recipe is for this model and `embedding`, with which the last block differs. A search that was cut off
     goes on from `<out>.search.json`.
 
@@ -88,15 +80,13 @@ def search(
     without any INT8 layer does not meet.
     """
     recipe, spec, out = find_recipe(target), find_model(model), Path(out)
-    if scores:
-        recipe = replace(recipe, quantize=replace(recipe.quantize, scores=True))
     _check(recipe, budget, out, force)
     require("torch", "export")
     stages = Stages(progress or silent)
     inputs = Inputs(weights, calibration, calibration_tiles, embedding, False, resize, skip_bad, device)
     ready = prepare(spec, inputs, stages)
-    ranges, seen = calibrated(recipe, ready.net, ready.chosen, ready.device, stages, of=ready.identity)
-    shared = _Shared(recipe, ready.net, ranges, seen, ready.held_out.read(), ready.reference.embeddings)
+    ranges, plan = calibrated(recipe, ready.net, ready.chosen, ready.device, stages, of=ready.identity)
+    shared = _Shared(recipe, ready.net, ranges, plan, ready.held_out.read(), ready.reference.embeddings)
     state = _State(out, _key(recipe, ready))
     work, order = _measure_layers(shared, state, stages)
     with stages.stage("whole programs", len(order).bit_length() + 2) as advance:
@@ -159,9 +149,6 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
             raise UsageError(f'search {recipe.target}: budget "{key}" is not known; {did_you_mean(key, FIGURES)}')
         if not 0 < value < 1:
             raise UsageError(f"search {recipe.target}: budget {key}={value}; expected a cosine between 0 and 1")
-    if recipe.quantize.scores and not builds_of(recipe.backend).int8_scores:
-        able = ", ".join(name for name in targets() if builds_of(name).int8_scores)
-        raise UsageError(f"search {recipe.target}: attention's scores can be INT8 for {able}; leave out scores")
     if recipe.quantize.keep:
         raise UsageError(f"search {recipe.target}: it already keeps layers; give a recipe without quantize.keep")
     if out.suffix != ".toml" or not NAME.fullmatch(out.stem) or not out.parent.is_dir():
@@ -202,18 +189,17 @@ def _measure_layers(shared: _Shared, state: _State, stages: Stages) -> tuple[dic
     from .program.smooth import smooth
 
     smoothed, how = copy.deepcopy(shared.net), shared.recipe.quantize
-    work = multiply_adds(smoothed, scores=how.scores)
-    ranges = smooth(smoothed, shared.ranges, alpha=how.smooth_alpha)
+    work = multiply_adds(smoothed)
+    ranges = smooth(smoothed, shared.ranges, shared.plan, alpha=how.smooth_alpha)
     few = shared.tiles[[i * len(shared.tiles) // FEW for i in range(min(FEW, len(shared.tiles)))]]
-    count = len(ranges.absmax) + (len(ranges.scores) if how.scores else 0)
-    with stages.stage("layers", count) as advance:
+    with stages.stage("layers", len(ranges.absmax)) as advance:
         advance(len(state.drift))
         arms = sensitivities(
             smoothed,
             ranges,
             few,
+            plan=shared.plan,
             weight_bits=how.weight_bits,
-            scores=how.scores,
             class_token=how.class_token,
             skip=tuple(state.drift),
         )
@@ -259,12 +245,7 @@ def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
     from .program.forms import Program
 
     recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
-    net = copy.deepcopy(shared.net)
-    if recipe.quantize.rounding == "gptq":
-        net = rounded(recipe, net, shared.ranges, shared.seen, lambda _: None)
-    else:
-        net = quantized(recipe, net, shared.ranges)
-    program = Program(finished(recipe, net, shared.ranges))
+    program = Program(make_program(recipe, copy.deepcopy(shared.net), shared.ranges, shared.plan))
     found = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
     return {key: getattr(found, key) for key in FIGURES}
 

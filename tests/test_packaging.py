@@ -35,11 +35,8 @@ OPTIONAL = (
 # fmt: on
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
 NEED_TORCH = (
-    *(
-        f"edgepath.program.{name}"
-        for name in ("calibrate", "fold", "forms", "fused_attention", "gptq", "linear", "qad")
-    ),
-    *(f"edgepath.program.{name}" for name in ("scores", "sensitivity", "smooth", "split_projections", "tune")),
+    *(f"edgepath.program.{name}" for name in ("calibrate", "fold", "forms", "fused_attention", "linear", "qad")),
+    *(f"edgepath.program.{name}" for name in ("sensitivity", "smooth", "split_projections", "tune")),
     *("edgepath.models.weights", "edgepath.models.weightfiles", "edgepath.backends.mil_program"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "loop", "losses", "networks")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "processes", "run", "runfolder", "training")),

@@ -59,7 +59,6 @@ class Builds:
         reads_with: the package that reading takes, and the extra that installs it.
         check: what is wrong with a recipe's `[deploy]` table for this backend, "" for nothing.
         split_projections: whether an INT8 program is built with queries, keys and values apart.
-        int8_scores: whether its runtime multiplies two INT8 activations, queries by keys.
         float_class_token: whether the class token's activations may stay in floating point.
         stand_in: what a reader must know where another runtime ran the artifact.
     """
@@ -75,7 +74,6 @@ class Builds:
     reads_with: tuple[str, str]
     check: Callable[[Any], str] = lambda recipe: ""
     split_projections: bool = False
-    int8_scores: bool = False
     float_class_token: bool = False
     stand_in: str = ""
 

@@ -38,7 +38,7 @@ class Norm:
 class Parts:
     """Products and norms in the order they run in, and other `tables` of numbers; an artifact's may have no names.
 
-    `rounded` are the scales, of quantizing and of dequantizing, of what is rounded before a product of two activations.
+    `rounded` is how many factors of products of two activations are rounded; a program's never are.
     `scalars` are all single numbers that something is multiplied by, `attentions` how many attentions are one operation
     that scales by itself; of those that split what they are given into heads, too, `heads` says into how many.
     """
@@ -48,7 +48,7 @@ class Parts:
     tables: tuple[np.ndarray, ...]
     scalars: tuple[float, ...] = ()
     attentions: int = 0
-    rounded: tuple[tuple[float, float], ...] = ()
+    rounded: int = 0
     heads: tuple[int, ...] = ()
 
 

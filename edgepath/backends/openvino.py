@@ -87,7 +87,6 @@ BACKEND = Backend(
         suffix=".xml",
         read=_read,
         layers=_layers,
-        int8_scores=True,
         reads_with=("openvino", "openvino"),
         # Measured to be faster in INT8. In FP32 it is slower on AVX2: the quickest kernel there fuses nothing. ONNX
         # Runtime leaves products that share their rounded input in FP32.

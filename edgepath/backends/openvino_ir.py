@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,9 @@ def read(path: Path) -> Parts:
                 elif kind == "Multiply":
                     scalars.append(float(value.ravel()[0]))
     attentions = sum(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ordered_ops())
-    rounded = [pair for node in model.get_ordered_ops() if _is_score(node) for pair in _rounded(node, path)]
-    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, tuple(rounded))
+    both = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul" and not is_product(node)]
+    rounded = sum(quantizer_of(node, i) is not None for node in both for i in (0, 1))
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, rounded)
 
 
 def open_model(path: Path) -> Any:
@@ -49,21 +49,6 @@ def open_model(path: Path) -> Any:
 def is_product(node: Any) -> bool:
     """Tell whether a node is a product with weights."""
     return node.get_type_name() in ("MatMul", "Convolution") and _constant(_input(node, 1))
-
-
-def _is_score(node: Any) -> bool:
-    """Tell whether a node is a product of two activations."""
-    return node.get_type_name() == "MatMul" and not _constant(_input(node, 1))
-
-
-def _rounded(product: Any, path: Path) -> Iterator[tuple[float, float]]:
-    """Yield with what scales the factors of a product of two activations are quantized and dequantized."""
-    for i in (0, 1):
-        if quantizer_of(product, i) is not None:
-            at = _input(product, i)
-            while at.get_type_name() == "Transpose":
-                at = _input(at, 0)
-            yield _input_scales(at, product, path, i)
 
 
 def quantizer_of(product: Any, i: int = 0) -> Any:
@@ -133,9 +118,9 @@ def bias_of(node: Any, path: Path) -> tuple[Any, np.ndarray | None]:
     return None, None
 
 
-def _input_scales(dequantized: Any, node: Any, path: Path, i: int = 0) -> tuple[float, float]:
+def _input_scales(dequantized: Any, node: Any, path: Path) -> tuple[float, float]:
     """Follow Multiply <- Subtract <- Convert ... <- FakeQuantize, and return the scales of both its ends."""
-    at = quantizer_of(node, i)
+    at = quantizer_of(node)
     if at is None or dequantized.get_type_name() != "Multiply":
         raise BundleError(f"{path.name}: the input of {node.get_friendly_name()} is not quantized; export it again")
     low, high = (float(_value(_input(at, i), path)) for i in (1, 2))

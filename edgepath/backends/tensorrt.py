@@ -72,7 +72,6 @@ BACKEND = Backend(
         suffix=".onnx",
         read=onnxruntime.read,
         layers=onnxruntime.layers,
-        int8_scores=True,
         reads_with=("onnx", "export"),
     ),
 )

@@ -61,7 +61,6 @@ BACKEND = Backend(
         suffix=".onnx",
         read=onnxruntime.read,
         layers=onnxruntime.layers,
-        int8_scores=True,
         reads_with=("onnx", "export"),
         check=_check,
         stand_in="ONNX Runtime ran the graph; its engine, built without a GPU, was not run: run kit/check.py on one.",

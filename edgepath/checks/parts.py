@@ -118,7 +118,7 @@ def differences(model: EdgeModel, artifact: Path) -> list[Difference]:
     every += _tables(named_tables(model), found.tables)
     every += _scaled(_attention_scales(model), found)
     every += _split(model, found)
-    every += _rounded(model, found)
+    every += _counted("rounded factors of products", 0, found.rounded)
     engine = missing_from_engine(artifact, products)
     said = f"{artifact.stem}.engine does not hold its integers"
     return every + [Difference("numbers", name, said) for name in engine]
@@ -229,25 +229,6 @@ def _split(model: EdgeModel, found: Parts) -> list[Difference]:
     ours: set[Any] = {module.num_heads for module in model.modules() if hasattr(module, "head_dim")}
     odd = [count for count in found.heads if count not in ours]
     return [Difference("numbers", "", f"{count} heads in an attention, the program has {max(ours)}") for count in odd]
-
-
-def _rounded(model: EdgeModel, found: Parts) -> list[Difference]:
-    """Compare what queries and keys are rounded with, in order: a product takes queries first."""
-    from ..program.calibrate import SCORES
-    from ..program.linear import scales
-
-    ours = {name: pair for name, pair in scales(model).items() if name.endswith(SCORES)}
-    if odd := _counted("rounded factors of products", 2 * len(ours), len(found.rounded)):
-        return odd
-    every = []
-    for place, (name, pair) in enumerate(ours.items()):
-        both = found.rounded[2 * place : 2 * place + 2]
-        for what, theirs in zip(("quantized", "dequantized"), zip(*both, strict=True), strict=True):
-            if not np.allclose(pair, theirs, rtol=1e-6, atol=0):
-                shown = " and ".join(f"{one:.6g}" for one in theirs)
-                said = f"{what} with {shown}, the program's scales are {pair[0]:.6g} and {pair[1]:.6g}"
-                every.append(Difference("numbers", name, said))
-    return every
 
 
 def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:

@@ -25,9 +25,6 @@ def search(
     ] = None,
     calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to take of them.")] = 128,
     embedding: EmbeddingOption = None,
-    scores: Annotated[
-        bool, typer.Option("--scores", help="Attention's products of queries and keys can be INT8, too.")
-    ] = False,
     plot: Plot = None,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
@@ -57,7 +54,6 @@ def search(
             embedding=embedding.value if embedding else None,
             resize=resize.value,
             skip_bad=skip_bad,
-            scores=scores,
             force=force,
             device=device,
             progress=progress,

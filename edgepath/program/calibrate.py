@@ -16,61 +16,68 @@ from ..errors import WeightsError
 
 Progress = Callable[[int], None]
 
-SCORES = ".scores"
-"""`NAME.scores` is what the product of queries and keys of the attention `NAME` is called."""
-_NORMS = ("q_norm", "k_norm")  # queries and keys leave these, whether they are normed or not
 LARGEST = 65504.0 * 127
 """The largest activation whose INT8 scale FP16 can hold."""
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Largest magnitude each input channel of each linear took: `absmax`, name -> float32 (in_features,).
+    """What calibration saw: the largest magnitude each input channel of each linear took, on so many tiles.
 
-    `scores`, name of an attention -> the largest magnitudes of its queries and of its keys.
-    `strengths`, name -> (alpha, quiet), and `limits`, name -> the magnitude that 127 stands for, are what `tune` chose
-    for a layer; where it chose nothing, the recipe's strength and the largest magnitude hold. These few numbers and
-    the weights are all that quantization needs, so a bundle keeps them: the quantized program can be rebuilt from the
-    weights without the calibration tiles.
+    `absmax`, name -> float32 (in_features,).
     """
 
     absmax: dict[str, np.ndarray]
     tiles: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided for each layer (`program.tune`); where nothing was, what holds is the recipe's and the range's.
+
+    `strengths`, name -> (alpha, quiet) of smoothing; `limits`, name -> the magnitude that 127 stands for.
+    """
+
     strengths: dict[str, tuple[float, float]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
-    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def limit(self, name: str) -> float:
-        """Return the magnitude of a layer's input that the largest integer stands for."""
-        return self.limits.get(name, float(self.absmax[name].max()))
+    def limit(self, name: str, ranges: Ranges) -> float:
+        """Return the magnitude of a layer's input that the largest integer stands for; `ranges` are smoothed."""
+        return self.limits.get(name, float(ranges.absmax[name].max()))
 
-    def save(self, path: Path | IO[bytes]) -> None:
-        """Write the ranges as `.npz`: `tiles`, and arrays `KIND/<layer>`, KIND absmax, strength, limit, scores."""
-        arrays: dict[str, Any] = {f"absmax/{name}": values for name, values in self.absmax.items()}
-        arrays |= {f"strength/{name}": np.array(values) for name, values in self.strengths.items()}
-        arrays |= {f"limit/{name}": np.float64(value) for name, value in self.limits.items()}
-        arrays |= {f"scores/{name}": np.array(values) for name, values in self.scores.items()}
-        np.savez_compressed(path, tiles=np.int64(self.tiles), **arrays)
 
-    @classmethod
-    def load(cls, path: Path) -> Ranges:
-        """Read what `save` wrote; nothing is unpickled. Raises ValueError for arrays that `save` does not write."""
-        found: dict[str, dict[str, Any]] = {"absmax": {}, "strength": {}, "limit": {}, "scores": {}}
-        # Opened here, because NumPy leaves a file open when it turns out to be cut off.
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            for name in file.files:
-                kind, _, layer = name.partition("/")
-                if kind in found:
-                    found[kind][layer] = file[name]
-                elif name != "tiles":
-                    raise ValueError(f"{name} is not of a set of ranges")
-            tiles = int(file["tiles"])
-        strengths, scores = (
-            {name: (float(pair[0]), float(pair[1])) for name, pair in found[kind].items()}
-            for kind in ("strength", "scores")
-        )
-        limits = {name: float(value) for name, value in found["limit"].items()}
-        return cls(found["absmax"], tiles, strengths, limits, scores)
+NO_PLAN = Plan()
+
+
+def save_ranges(path: Path | IO[bytes], ranges: Ranges, plan: Plan) -> None:
+    """Write both as `.npz`: `tiles`, and arrays `KIND/<layer>`, KIND absmax, strength, limit.
+
+    These few numbers and the weights are all that quantization needs, so a bundle keeps them: the quantized program can
+    be rebuilt from the weights without the calibration tiles.
+    """
+    arrays: dict[str, Any] = {f"absmax/{name}": values for name, values in ranges.absmax.items()}
+    arrays |= {f"strength/{name}": np.array(values) for name, values in plan.strengths.items()}
+    arrays |= {f"limit/{name}": np.float64(value) for name, value in plan.limits.items()}
+    np.savez_compressed(path, tiles=np.int64(ranges.tiles), **arrays)
+
+
+def load_ranges(path: Path) -> tuple[Ranges, Plan]:
+    """Read what `save_ranges` wrote; nothing is unpickled. Raises ValueError for other arrays.
+
+    Those of queries and keys, `scores/...`, which older versions wrote, are left out.
+    """
+    found: dict[str, dict[str, Any]] = {"absmax": {}, "strength": {}, "limit": {}, "scores": {}}
+    # Opened here, because NumPy leaves a file open when it turns out to be cut off.
+    with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+        for name in file.files:
+            kind, _, layer = name.partition("/")
+            if kind in found:
+                found[kind][layer] = file[name]
+            elif name != "tiles":
+                raise ValueError(f"{name} is not of a set of ranges")
+        tiles = int(file["tiles"])
+    strengths = {name: (float(pair[0]), float(pair[1])) for name, pair in found["strength"].items()}
+    return Ranges(found["absmax"], tiles), Plan(strengths, {name: float(one) for name, one in found["limit"].items()})
 
 
 class Rows:
@@ -113,11 +120,6 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and "blocks." in name}
 
 
-def attentions(model: nn.Module) -> dict[str, Any]:
-    """Return the attentions of the transformer blocks by name."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "q_norm")}
-
-
 def calibrate(
     model: nn.Module,
     batches: Iterable[np.ndarray],
@@ -128,14 +130,11 @@ def calibrate(
 ) -> Ranges:
     """Return the input ranges of the linears of `model` over `batches`, each uint8 (N, S, S, 3).
 
-    Keeps a float32 vector a layer, two numbers an attention, and in `rows` a few tokens, however many tiles there are.
+    Keeps a float32 vector a layer, and in `rows` a few tokens, however many tiles there are.
     Raises WeightsError when an activation is not finite.
     """
     seen: dict[str, Tensor] = {}
-    heads: dict[tuple[str, str], Tensor] = {}
     hooks = [layer.register_forward_pre_hook(_watch(seen, name, rows)) for name, layer in linears(model).items()]
-    for name, attn in attentions(model).items():
-        hooks += [getattr(attn, norm).register_forward_hook(_largest(heads, (name, norm))) for norm in _NORMS]
     count = 0
     model.to(device)
     try:
@@ -158,16 +157,7 @@ def calibrate(
                 f"calibration: the input of {name} reaches {values.max():.3g}; its scale does not fit FP16 above "
                 f"{LARGEST:.3g}: the weights are not those of a model that works"
             )
-    scores = {name: (float(heads[name, _NORMS[0]]), float(heads[name, _NORMS[1]])) for name in attentions(model)}
-    return Ranges(absmax, count, scores=scores)
-
-
-def _largest(seen: dict[tuple[str, str], Tensor], key: tuple[str, str]) -> Callable[[nn.Module, Any, Tensor], None]:
-    def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
-        largest = output.detach().abs().amax()
-        seen[key] = torch.maximum(seen[key], largest) if key in seen else largest
-
-    return hook
+    return Ranges(absmax, count)
 
 
 def _watch(seen: dict[str, Tensor], name: str, rows: Rows | None) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..backends import builds_of
 from .fused_attention import fuse
-from .split_projections import cut, write_out
+from .split_projections import cut
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -50,13 +50,13 @@ class Program:
     """The program that every artifact is a lowering of; each form is made when a backend asks for it.
 
     `lowered` is the model that forms are made of: with its products cut, as INT8 on some backends of a `recipe` wants
-    it, and attention as INT8 scores want it (`program.split_projections`).
+    it (`program.split_projections`).
     """
 
     def __init__(self, model: EdgeModel, recipe: Recipe | None = None) -> None:
         self.model = model
         apart = recipe is not None and recipe.int8 and builds_of(recipe.backend).split_projections
-        self.lowered = cut(model) if apart else write_out(model)
+        self.lowered = cut(model) if apart else model
         self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
 
     def onnx(self) -> ModelProto:

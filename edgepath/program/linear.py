@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError, did_you_mean
-from .calibrate import SCORES, Ranges, linears
+from .calibrate import NO_PLAN, Plan, Ranges, linears
 from .fold import ClsOnlyBlock, EdgeModel
 
 INT8_MAX = 127
@@ -70,17 +70,6 @@ class QuantizedLinear(RoundingLinear):
         )
 
 
-class Rounded(nn.Module):
-    """What a module returns, rounded to 8 bits with one scale."""
-
-    def __init__(self, inner: nn.Module, scale: float) -> None:
-        super().__init__()
-        self.inner, self.scale = inner, scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return dequantized(self.inner(x), self.scale)
-
-
 def dequantized(x: Tensor, scale: float) -> Tensor:
     """Return `x` rounded to 8 bits, by the pair of operations that every lowering knows."""
     integers = _ops.quantize_per_tensor(x, scale, 0, -128, 127, torch.int8)
@@ -97,7 +86,9 @@ def quantize_linear(linear: nn.Linear, input_absmax: float, weight_bits: int = 8
     return QuantizedLinear(linear, float(storable_scale(torch.tensor(input_absmax))), scale, largest)
 
 
-def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8, keep: Sequence[str] = ()) -> EdgeModel:
+def quantize(
+    model: EdgeModel, ranges: Ranges, plan: Plan = NO_PLAN, *, weight_bits: int = 8, keep: Sequence[str] = ()
+) -> EdgeModel:
     """Replace the linears of the transformer blocks by INT8 ones, in place, and return the model.
 
     Those named in `keep` stay as they are. Raises UsageError when `ranges` were taken on a model with other layers, or
@@ -108,30 +99,25 @@ def quantize(model: EdgeModel, ranges: Ranges, *, weight_bits: int = 8, keep: Se
         odd = sorted(set(layers) ^ set(ranges.absmax))[0]
         raise UsageError(f"calibration ranges do not fit the model: {odd} is in one of them only")
     for name, layer in to_quantize(layers, keep).items():
-        replace_layer(model, name, quantize_linear(layer, ranges.limit(name), weight_bits))
+        replace_layer(model, name, quantize_linear(layer, plan.limit(name, ranges), weight_bits))
     return model
 
 
 def to_quantize(layers: dict[str, nn.Linear], keep: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the layers that are not kept in floating point; what `keep` says of scores is not of layers."""
+    """Return the layers that are not kept in floating point."""
     for name in keep:
-        if name not in layers and not name.endswith(SCORES):
+        if name not in layers:
             raise UsageError(f"quantize.keep: the model has no linear {name}; {did_you_mean(name, layers)}")
     return {name: layer for name, layer in layers.items() if name not in keep}
 
 
 def scales(model: nn.Module) -> dict[str, list[float]]:
-    """Return of each quantized layer the scale of its input and the mean of its weights' scales: what a program is.
-
-    Of scores in INT8, the scales of queries and of keys.
-    """
-    found = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, QuantizedLinear) and layer.spared != "all":
-            found[name] = [layer.input_scale, float(layer.weight_scale.double().mean())]
-        elif isinstance(norm := getattr(layer, "q_norm", None), Rounded):
-            found[name + SCORES] = [norm.scale, layer.k_norm.scale]
-    return found
+    """Return of each quantized layer the scale of its input and the mean of its weights' scales: what a program is."""
+    return {
+        name: [layer.input_scale, float(layer.weight_scale.double().mean())]
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear) and layer.spared != "all"
+    }
 
 
 def save_program(model: EdgeModel, path: Path) -> None:
@@ -146,17 +132,15 @@ def save_program(model: EdgeModel, path: Path) -> None:
 
 
 def load_program(model: EdgeModel, path: Path) -> EdgeModel:
-    """Make a folded model the quantized one that `save_program` wrote, in place. Raises ValueError for another's."""
+    """Give a quantized model the numbers that `save_program` wrote, in place. Raises ValueError for another model's."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         state = load_file(path)
-        for name, layer in linears(model).items():
-            if f"{name}.{_INPUT_SCALE}" not in state:  # kept in floating point
-                continue
-            scale = float(state.pop(f"{name}.{_INPUT_SCALE}"))
-            replace_layer(model, name, QuantizedLinear(layer, scale, torch.ones(layer.out_features)))
+        for name, layer in model.named_modules():
+            if isinstance(layer, QuantizedLinear):
+                layer.input_scale = float(state.pop(f"{name}.{_INPUT_SCALE}"))
         model.load_state_dict(state)
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError, WeightsError
-from .calibrate import Ranges, linears
+from .calibrate import NO_PLAN, Plan, Ranges, linears
 from .fold import EdgeModel
 from .linear import (
     INT8_MAX,
@@ -138,6 +138,7 @@ def repair(
     teacher: EdgeModel,
     options: Options,
     *,
+    plan: Plan = NO_PLAN,
     loss: Loss = relative_distance,
     weight_bits: int = 8,
     keep: Sequence[str] = (),
@@ -159,7 +160,7 @@ def repair(
         )
     judge = np.arange(len(tiles)) % VALIDATED == 0
     held, pixels = tiles[judge], tiles[~judge]
-    student = _prepare(net, ranges, weight_bits, keep)
+    student = _prepare(net, ranges, plan, weight_bits, keep)
     if class_token == "float":
         spare_class_token(student)
     student = student.to(device)
@@ -210,11 +211,11 @@ def _steps(
         yield step
 
 
-def _prepare(net: EdgeModel, ranges: Ranges, weight_bits: int, keep: Sequence[str]) -> EdgeModel:
+def _prepare(net: EdgeModel, ranges: Ranges, plan: Plan, weight_bits: int, keep: Sequence[str]) -> EdgeModel:
     """Put fake quantization in place of the linears; with nothing trained, the program is what `quantize` makes."""
     net = net.requires_grad_(False)
     for name, layer in to_quantize(linears(net), keep).items():
-        start = quantize_linear(layer, ranges.limit(name), weight_bits)
+        start = quantize_linear(layer, plan.limit(name, ranges), weight_bits)
         replace_layer(net, name, FakeQuantLinear(layer, start, weight_max(weight_bits)))
     for part in net.vit.blocks.modules():
         if isinstance(part, nn.LayerNorm):

@@ -10,8 +10,8 @@ import numpy as np
 from ..bundle.bundle import Bundle
 from ..errors import BundleError, UsageError
 from ..machine.tables import plain
-from ..recipes.recipe import Recipe
-from .quantizing import PROGRAM, finished, quantized
+from ..recipes.recipe import Recipe, removed
+from .quantizing import PROGRAM, make_program
 
 
 def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_only: bool = False) -> Any:
@@ -22,13 +22,15 @@ def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_onl
     from .fold import fold
     from .smooth import smooth
 
+    if asked := removed(bundle.manifest["recipe"]):
+        raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({asked}); export it again")
     net = fold(vit, spec, embedding=bundle.contract.embedding, tokens=bundle.contract.tokens)
     if not recipe.int8:
         _check_same_scales(bundle, net)  # it has none
         return net
     try:
         if smoothed_only:
-            smooth(net, _ranges(bundle), alpha=recipe.quantize.smooth_alpha)
+            smooth(net, *_ranges(bundle), alpha=recipe.quantize.smooth_alpha)
             return net
         net = _quantized(bundle, recipe, net)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # ranges of other layers, shapes or types
@@ -60,32 +62,29 @@ def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, 
 
 
 def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:
-    """Rebuild the program: from the ranges, or where training changed it, from its own numbers."""
+    """Rebuild the program from the ranges and, where training changed it, its own numbers."""
     from .linear import load_program
 
-    ranges = _ranges(bundle)
+    net = make_program(recipe, net, *_ranges(bundle))
     if not (bundle.path / PROGRAM).exists():
-        return finished(recipe, quantized(recipe, net, ranges), ranges)
+        return net
     try:
-        return finished(recipe, load_program(net, bundle.path / PROGRAM), ranges)
+        return load_program(net, bundle.path / PROGRAM)
     except ValueError as error:
         raise BundleError(f"bundle {bundle.path}: {PROGRAM} is not of its model ({error}); export it again") from None
 
 
-def _ranges(bundle: Bundle) -> Any:
-    from .calibrate import Ranges
+def _ranges(bundle: Bundle) -> tuple[Any, Any]:
+    from .calibrate import load_ranges
 
     try:
-        ranges = Ranges.load(bundle.path / "ranges.npz")
+        ranges, plan = load_ranges(bundle.path / "ranges.npz")
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
-    numbers = [
-        *ranges.absmax.values(),
-        *map(np.array, (*ranges.limits.values(), *ranges.strengths.values(), *ranges.scores.values())),
-    ]
+    numbers = [*ranges.absmax.values(), *map(np.array, (*plan.limits.values(), *plan.strengths.values()))]
     if not all(np.isfinite(values).all() and (values >= 0).all() for values in numbers):
         raise BundleError(f"bundle {bundle.path}: ranges.npz holds numbers that are no magnitudes; export it again")
-    return ranges
+    return ranges, plan
 
 
 def _check_same_scales(bundle: Bundle, net: Any) -> None:

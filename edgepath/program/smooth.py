@@ -24,7 +24,7 @@ import torch
 from timm.layers import GluMlp  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from .calibrate import Ranges
+from .calibrate import NO_PLAN, Plan, Ranges
 from .fold import ClsOnlyBlock, EdgeModel
 
 
@@ -37,18 +37,18 @@ class Fold:
     consumers: tuple[str, ...]
 
 
-def smooth(model: EdgeModel, ranges: Ranges, *, alpha: float = 0.5) -> Ranges:
+def smooth(model: EdgeModel, ranges: Ranges, plan: Plan = NO_PLAN, *, alpha: float = 0.5) -> Ranges:
     """Smooth every linear that has a place to fold into, in place; return the ranges after smoothing.
 
-    Where `ranges` say no strength of a layer's own, `alpha` holds: from 0 to 1, how much of the difficulty moves into
+    Where `plan` says no strength of a layer's own, `alpha` holds: from 0 to 1, how much of the difficulty moves into
     the weights; 0 leaves everything as it is.
     """
-    if not alpha and not ranges.strengths:
+    if not alpha and not plan.strengths:
         return ranges
     layers = dict(model.named_modules())
     absmax = dict(ranges.absmax)
     for fold in folds(model):
-        scale = fold_scale(fold, layers, absmax, *ranges.strengths.get(fold.consumers[0], (alpha, 0.0)))
+        scale = fold_scale(fold, layers, absmax, *plan.strengths.get(fold.consumers[0], (alpha, 0.0)))
         _divide_rows(fold.producer, fold.rows, scale)
         for name in fold.consumers:
             layers[name].weight.data.mul_(scale)

@@ -17,23 +17,19 @@ from timm.layers import GluMlp  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from .fold import ClsOnlyAttention, EdgeModel
-from .linear import Rounded, dequantized
 
 
 class WrittenAttention(nn.Module):
-    """timm's `Attention`, or the one with the class token's query alone, in single operations.
+    """timm's `Attention`, or the one with the class token's query alone: queries, keys and values have own products."""
 
-    With `apart`, queries, keys and values have products of their own.
-    """
-
-    def __init__(self, attn: Any, *, apart: bool) -> None:
+    def __init__(self, attn: Any) -> None:
         super().__init__()
-        self.num_heads, self.head_dim, self.apart = attn.num_heads, attn.head_dim, apart
+        self.num_heads, self.head_dim = attn.num_heads, attn.head_dim
         width = self.num_heads * self.head_dim
         if isinstance(attn, ClsOnlyAttention):
-            self.q, self.kv = attn.q, _cut(attn.kv, width) if apart else attn.kv
+            self.q, self.kv = attn.q, _cut(attn.kv, width)
         else:
-            self.qkv = _cut(attn.qkv, width) if apart else attn.qkv
+            self.qkv = _cut(attn.qkv, width)
         self.q_norm, self.k_norm, self.norm = attn.q_norm, attn.k_norm, attn.norm
         self.gate = getattr(attn, "gate", None)
         self.proj = attn.proj
@@ -41,19 +37,16 @@ class WrittenAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         assert attn_mask is None
         assert not is_causal
-        parts = _outputs(self.qkv, x, 3) if hasattr(self, "qkv") else (self.q(x[:, :1]), *_outputs(self.kv, x, 2))
+        if hasattr(self, "qkv"):
+            parts = [part(x) for part in self.qkv]
+        else:
+            parts = [self.q(x[:, :1]), *(part(x) for part in self.kv)]
         q, k, v = (part.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2) for part in parts)
-        shares = F.softmax(self.q_norm(q) @ self._turned(k) * self.head_dim**-0.5, dim=-1)
+        shares = F.softmax(self.q_norm(q) @ self.k_norm(k).transpose(2, 3) * self.head_dim**-0.5, dim=-1)
         out = self.norm((shares @ v).transpose(1, 2).flatten(2))
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
         return cast(Tensor, self.proj(out))
-
-    def _turned(self, k: Tensor) -> Tensor:
-        """Return keys as the product takes them; TensorRT wants what was rounded right before it."""
-        if not self.apart and isinstance(self.k_norm, Rounded):
-            return dequantized(self.k_norm.inner(k).transpose(2, 3), self.k_norm.scale)
-        return cast(Tensor, self.k_norm(k).transpose(2, 3))
 
 
 class CutGlu(nn.Module):
@@ -78,23 +71,9 @@ def cut(model: EdgeModel) -> EdgeModel:
     model = twin(model)
     blocks: Any = model.vit.blocks
     for block in blocks:
-        block.attn = WrittenAttention(block.attn, apart=True)
+        block.attn = WrittenAttention(block.attn)
         if isinstance(block.mlp, GluMlp):
             block.mlp = CutGlu(block.mlp)
-    return model
-
-
-def write_out(model: EdgeModel) -> EdgeModel:
-    """Return a model whose attentions with scores in INT8 are single operations; both share their numbers.
-
-    Attention as one operation scales queries and keys before it multiplies them; a product in INT8 has to have what was
-    rounded right before it.
-    """
-    model = twin(model)
-    blocks: Any = model.vit.blocks
-    for block in blocks:
-        if isinstance(block.attn.q_norm, Rounded):
-            block.attn = WrittenAttention(block.attn, apart=False)
     return model
 
 
@@ -106,10 +85,6 @@ def whole(name: str) -> str:
 def twin(model: EdgeModel) -> EdgeModel:
     """Return a copy of a model that shares all its numbers."""
     return copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
-
-
-def _outputs(layer: Any, x: Tensor, count: int) -> tuple[Tensor, ...]:
-    return tuple(part(x) for part in layer) if isinstance(layer, nn.ModuleList) else layer(x).chunk(count, dim=-1)
 
 
 def _cut(layer: Any, size: int) -> nn.ModuleList:

@@ -9,20 +9,14 @@ is kept is then made from both. The second kind is the procedural tissue in all 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .calibrate import (
-    Progress,
-    Ranges,
-    Rows,
-    calibrate,
-    linears,
-)
+from .calibrate import Plan, Progress, Ranges, Rows, calibrate, linears
 from .fold import EdgeModel
 from .linear import INT8_MAX, storable_scale, weight_max
 from .smooth import Fold, fold_scale, folds
@@ -70,8 +64,8 @@ def tune(
     smoothing: bool = True,
     weight_bits: int = 8,
     progress: Progress | None = None,
-) -> Ranges:
-    """Return the joint ranges of both kinds of tiles with a strength and a limit for every layer; `model` is unchanged.
+) -> tuple[Ranges, Plan]:
+    """Return the joint ranges of both kinds of tiles, and a strength and a limit for every layer; `model` is unchanged.
 
     Without `smoothing` every strength is 0.
 
@@ -95,17 +89,13 @@ def tune(
     for name in linears(model):
         plain = torch.ones(layers[name].in_features)
         limits[name] = _choose_limit(layers[name], name, one, other, both, scales.get(name, (plain,) * 3), weight_bits)
-    return replace(both, strengths=strengths, limits=limits)
+    return both, Plan(strengths, limits)
 
 
 def joint(one: Ranges, other: Ranges) -> Ranges:
     """Return the ranges of two sets of tiles together."""
     absmax = {name: np.maximum(values, other.absmax[name]) for name, values in one.absmax.items()}
-    scores = {
-        name: (max(query, other.scores[name][0]), max(key, other.scores[name][1]))
-        for name, (query, key) in one.scores.items()
-    }
-    return Ranges(absmax, one.tiles + other.tiles, scores=scores)
+    return Ranges(absmax, one.tiles + other.tiles)
 
 
 def _scales(

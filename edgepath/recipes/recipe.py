@@ -25,6 +25,8 @@ Share = Annotated[float, Meta(ge=0, le=1, description="expected a number from 0 
 Bits = Annotated[int, Meta(ge=2, le=8, description="expected 2 to 8")]
 Looks = Annotated[int, Meta(ge=0, le=1024, description="expected 0 to 1024")]
 Ratio = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="expected a ratio above 0")]
+_REMOVED: dict[str, tuple[Any, Any]] = {"rounding": ("nearest", "gptq"), "scores": (False, True)}
+"""Keys of `[quantize]` that are no more: what they were left at, and what nothing here does any more."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,13 @@ class Quantize:
     each layer gets a strength of its own, judged across both (`program.tune`); `smooth_alpha` only turns smoothing on
     then. With 0, the given tiles alone set the ranges, and `smooth_alpha` holds for all layers.
     `weight_bits` below 8 limits the weights to the middle values of `int8`; what is stored and how it runs stay.
-    `rounding = "gptq"` rounds weights so that errors make up for each other (`program.gptq`); the bundle then keeps
-    the integers. With `scores`, attention's product of queries and keys is INT8 as well (`program.scores`). With
-    `class_token = "float"` the class token's activations are not rounded (`program.linear`). `keep` names linears,
-    and with `scores` products of attention (`vit.blocks.0.attn.scores`), that stay in the precision of everything else
-    (`edgepath search` finds which).
+    With `class_token = "float"` the class token's activations are not rounded (`program.linear`). `keep` names linears
+    that stay in the precision of everything else (`edgepath search` finds which).
     """
 
     smooth_alpha: Share = 0.5
     looks: Looks = 91
     weight_bits: Bits = 8
-    rounding: typing.Literal["nearest", "gptq"] = "nearest"
-    scores: bool = False
     class_token: typing.Literal["int8", "float"] = "int8"
     keep: tuple[str, ...] = ()
 
@@ -157,6 +154,7 @@ class Recipe:
     @classmethod
     def from_json(cls, values: dict[str, Any], name: str = "recipe") -> Recipe:
         """Build a recipe from parsed TOML or JSON; RecipeError names the first key that is unknown, missing or off."""
+        values = _without_removed(values)
         table = values if isinstance(values, dict) else {}
         target, schema = str(table.get("target", name)), table.get("schema", SCHEMA)
         called = f"recipe {target if NAME.fullmatch(target) else name}"
@@ -171,7 +169,25 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read one recipe file. Raises RecipeError with the file's name and what is wrong with it."""
-    return Recipe.from_json(read_toml(path), path.stem)
+    values = read_toml(path)
+    if asked := removed(values):
+        raise RecipeError(f"recipe {path.stem}: {asked}; leave it out")
+    return Recipe.from_json(values, path.stem)
+
+
+def removed(values: Any) -> str:
+    """Say which key that no version knows any more parsed values of a recipe set, "" where there is none."""
+    how = values.get("quantize") if isinstance(values, dict) else None
+    asked = [key for key, (_, used) in _REMOVED.items() if isinstance(how, dict) and how.get(key) == used]
+    return f"quantize.{asked[0]} = {json.dumps(_REMOVED[asked[0]][1])} was removed" if asked else ""
+
+
+def _without_removed(values: Any) -> Any:
+    """Leave out keys of older versions: bundles that were made with them still run."""
+    how = values.get("quantize") if isinstance(values, dict) else None
+    if not isinstance(how, dict):
+        return values
+    return values | {"quantize": {key: one for key, one in how.items() if one not in _REMOVED.get(key, ())}}
 
 
 def recipes() -> dict[str, Recipe]:
@@ -204,11 +220,6 @@ def _check_buildable(recipe: Recipe) -> None:
         raise RecipeError(
             f'{who}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked with '
             f'"{builds.checked_with}" or "none"'
-        )
-    if recipe.quantize.scores and not (recipe.int8 and builds.int8_scores):
-        able = [name for name in known if backends.builds_of(name).int8_scores]
-        raise RecipeError(
-            f"{who}: quantize.scores; attention's scores are INT8 in INT8 targets of {', '.join(able)} only"
         )
     if recipe.quantize.class_token == "float" and not (recipe.int8 and builds.float_class_token):
         able = [name for name in known if backends.builds_of(name).float_class_token]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,17 +13,18 @@ from typing import Any
 
 import grimp
 import pytest
-import torch
 
 import edgepath
-from edgepath.errors import UsageError
+from edgepath.bundle.bundle import Bundle, open_bundle
+from edgepath.checks.debugging import debug
+from edgepath.errors import BundleError
 from edgepath.machine.progress import Stages
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
-from edgepath.program import quantizing
+from edgepath.program import calibrating
+from edgepath.program.calibrate import Plan, Ranges
+from edgepath.program.calibrating import calibrated
 from edgepath.program.fold import fold
-from edgepath.program.linear import QuantizedLinear
-from edgepath.program.quantizing import calibrated, quantized, rounded
 from edgepath.recipes.recipe import Recipe, find_recipe
 from edgepath.searching import search
 from edgepath.tiles.opening import open_tiles
@@ -41,50 +43,46 @@ def written(path: Path, **changed: Any) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("changed", "qad"),
-    [
-        ({"rounding": "gptq"}, 0),
-        ({"rounding": "gptq", "weight_bits": 4, "keep": (KEPT,)}, 0),
-        ({"keep": (KEPT,)}, 2),
-    ],
-    ids=["gptq", "gptq, 4 bits, one kept", "qad, one kept"],
-)
-def test_bundle_is_rebuilt_as_it_was_made(
-    changed: dict[str, Any], qad: int, known_tiny: ModelSpec, tmp_path: Path
-) -> None:
-    target = written(tmp_path / "other.toml", **changed)
+@pytest.mark.parametrize(("bits", "qad"), [(4, 0), (8, 2)], ids=["4 bits, one kept", "qad, one kept"])
+def test_bundle_is_rebuilt_as_it_was_made(bits: int, qad: int, known_tiny: ModelSpec, tmp_path: Path) -> None:
+    target = written(tmp_path / "other.toml", weight_bits=bits, keep=(KEPT,))
     done = edgepath.export(target, model=known_tiny.name, qad=qad, out=tmp_path, **TILES)
-    assert (done.bundle.path / "program.safetensors").exists()
-    assert (KEPT in done.report["program"]) == ("keep" not in changed)
+    assert (done.bundle.path / "program.safetensors").exists() == bool(qad)
+    assert KEPT not in done.report["program"]
     found = edgepath.verify(done.bundle, tiles="synthetic:4:5", weights="random", device="cpu")
     assert found["tiles"]["differences"] == []
     assert found["tiles"]["drift"]["lowering"]["cosine_mean"] > 0.999
 
 
-def test_rounding_in_turn_drifts_less_and_search_measures_it(known_tiny: ModelSpec, tmp_path: Path) -> None:
-    figures = {}
-    for rounding in ("nearest", "gptq"):
-        how = {"rounding": rounding, "weight_bits": 4}
-        target = written(tmp_path / f"{rounding}.toml", **how)
-        done = edgepath.export(target, model=known_tiny.name, out=tmp_path, force=True, **TILES)
-        figures[rounding] = done.report["drift"]["quantization"]["cosine_mean"]
-        found = search(target, {"cosine_mean": 0.5}, tmp_path / "found.toml", model="tiny", force=True, **TILES)
-        assert found["points"][0]["cosine_mean"] == pytest.approx(figures[rounding], abs=1e-9)
-    assert 1 - figures["gptq"] < 0.7 * (1 - figures["nearest"])
+def test_search_measures_the_very_program(known_tiny: ModelSpec, tmp_path: Path) -> None:
+    target = written(tmp_path / "coarse.toml", weight_bits=4)
+    done = edgepath.export(target, model=known_tiny.name, out=tmp_path, **TILES)
+    wanted = done.report["drift"]["quantization"]["cosine_mean"]
+    found = search(target, {"cosine_mean": 0.5}, tmp_path / "found.toml", model="tiny", **TILES)
+    assert found["points"][0]["cosine_mean"] == pytest.approx(wanted, abs=1e-9)
 
 
-def test_only_the_roundings_differ(tiny: ModelSpec) -> None:
-    nets = [fold(random_model(tiny), tiny) for _ in range(2)]
-    how = recipe()
-    ranges, seen = calibrated(how, nets[0], open_tiles("synthetic:16"), "cpu", Stages(lambda *_: None))
-    one, other = quantized(how, nets[0], ranges), rounded(how, nets[1], ranges, seen, lambda _: None)
-    for name, layer in one.named_modules():
-        if isinstance(layer, QuantizedLinear):
-            twin = other.get_submodule(name)
-            assert (twin.input_scale, twin.in_features) == (layer.input_scale, layer.in_features)
-            assert torch.equal(twin.weight_scale, layer.weight_scale)
-            assert int((twin.weight.int() - layer.weight.int()).abs().max()) in range(1, 8)
+def older(bundle: Bundle, key: str, value: Any) -> Bundle:
+    """Write into a bundle's recipe what versions before 0.2 wrote."""
+    path = bundle.path / "bundle.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["recipe"]["quantize"] |= {"rounding": "nearest", "scores": False, key: value}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return open_bundle(bundle.path)
+
+
+def test_bundles_of_removed_keys_run_and_are_not_rebuilt(known_tiny: ModelSpec, tmp_path: Path) -> None:
+    done = edgepath.export(written(tmp_path / "other.toml"), model=known_tiny.name, out=tmp_path, **TILES)
+    fresh: dict[str, Any] = {"tiles": "synthetic:4:5", "weights": "random", "device": "cpu"}
+    assert edgepath.verify(older(done.bundle, "scores", False), **fresh)["tiles"]["differences"] == []
+    for key, value, said in (("scores", True, "scores = true"), ("rounding", "gptq", 'rounding = "gptq"')):
+        bundle = older(done.bundle, key, value)
+        assert edgepath.verify(bundle)["passed"]
+        wanted = rf"its program cannot be rebuilt \(quantize\.{said} was removed\); export it again"
+        with pytest.raises(BundleError, match=wanted):
+            edgepath.verify(bundle, **fresh)
+        with pytest.raises(BundleError, match=wanted):
+            debug(bundle, weights="random")
 
 
 def test_ranges_are_kept_by_all_they_depend_on(
@@ -93,35 +91,29 @@ def test_ranges_are_kept_by_all_they_depend_on(
     monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path))
     net = fold(random_model(tiny), tiny)
 
-    def look(how: Recipe, tiles: str = "synthetic:16", of: str = "a") -> tuple[Any, bool]:
+    def look(how: Recipe, tiles: str = "synthetic:16", of: str = "a") -> tuple[tuple[Ranges, Plan], bool]:
         stages: list[str] = []
-        ranges, seen = calibrated(
+        found = calibrated(
             how, net, open_tiles(tiles), "cpu", Stages(lambda stage, *_: stages.append(stage)), of={"weights": of}
         )
         known = "known ranges" in stages
-        assert known == (not seen) != ("calibrate" in stages)
-        return ranges, known
+        assert known != ("calibrate" in stages)
+        return found, known
 
     base = replace(recipe(), quantize=replace(recipe().quantize, looks=2))
-    first, known = look(base)
+    (first, plan), known = look(base)
     assert not known
-    again, known = look(replace(base, target="another", backend="openvino"))
+    (again, same_plan), known = look(replace(base, target="another", backend="openvino"))
     assert known
-    assert (again.tiles, again.strengths, again.limits, again.scores) == (
-        first.tiles,
-        first.strengths,
-        first.limits,
-        first.scores,
-    )
+    assert (again.tiles, same_plan) == (first.tiles, plan)
     assert all((again.absmax[name] == values).all() for name, values in first.absmax.items())
     changes: list[dict[str, Any]] = [{"looks": 3}, {"weight_bits": 4}, {"smooth_alpha": 0.0}]
-    changes.append({"rounding": "gptq"})  # needs the tokens themselves
     assert not any(look(replace(base, quantize=replace(base.quantize, **change)))[1] for change in changes)
     assert not look(base, tiles="synthetic:16:1")[1]
     assert not look(base, of="b")[1]
     for changed in ("device_name", "_code"):
         with monkeypatch.context() as patch:
-            patch.setattr(quantizing, changed, lambda *_: "another")
+            patch.setattr(calibrating, changed, lambda *_: "another")
             assert not look(base)[1]
     for file in (tmp_path / "ranges").iterdir():
         file.write_bytes(file.read_bytes()[:100])
@@ -132,9 +124,9 @@ def test_ranges_are_kept_by_all_they_depend_on(
 def test_what_ranges_follow_from_is_all_that_calibration_imports() -> None:
     graph = grimp.build_graph("edgepath", cache_dir=None)
     roots = ("edgepath.program.tune", "edgepath.program.calibrate")
-    found = {*roots, "edgepath.program.quantizing"}.union(*map(graph.find_upstream_modules, roots))
+    found = {*roots, "edgepath.program.calibrating"}.union(*map(graph.find_upstream_modules, roots))
     in_program = {name.removeprefix("edgepath.").replace(".", "/") for name in found if ".program." in name}
-    assert in_program == set(quantizing.RANGES_FROM)
+    assert in_program == set(calibrating.RANGES_FROM)
     assert not [name for name in graph.find_upstream_modules("edgepath.tiles.synthetic") if ".tiles." in name
                 and not name.startswith("edgepath.tiles.synthetic")]  # fmt: skip
 
@@ -144,6 +136,7 @@ def test_what_ranges_follow_from_is_all_that_calibration_imports() -> None:
     [
         ("reports/console.py", True),
         ("program/forms.py", True),
+        ("program/quantizing.py", True),
         ("program/tune.py", False),
         ("tiles/synthetic/looks.py", False),
     ],
@@ -153,7 +146,7 @@ def test_kept_ranges_survive_the_edit_of_a_file_that_has_no_part_in_them(
 ) -> None:
     package = tmp_path / "edgepath"
     shutil.copytree(checkout / "edgepath", package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
-    script = "from edgepath.program.quantizing import _code; print(_code())"
+    script = "from edgepath.program.calibrating import _code; print(_code())"
 
     def code() -> str:
         environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -184,14 +177,3 @@ def test_a_second_target_needs_no_second_look(known_tiny: ModelSpec, tmp_path: P
     assert "calibrate" not in stages[stages.index("parts") :]
     one, two = ((tmp_path / f"{known_tiny.name}-{target}" / "ranges.npz").read_bytes() for target in ("one", "two"))
     assert one == two
-
-
-def test_training_and_rounding_in_turn_exclude_each_other(known_tiny: ModelSpec, tmp_path: Path) -> None:
-    target = written(tmp_path / "other.toml", rounding="gptq")
-    with pytest.raises(UsageError, match="qad rounds to the nearest step; give a recipe without gptq"):
-        edgepath.export(target, model=known_tiny.name, qad=2, out=tmp_path, **TILES)
-    base = find_recipe("openvino-int8")
-    scores = replace(base, quantize=replace(base.quantize, scores=True))
-    (tmp_path / "scores.toml").write_text(scores.to_toml(), encoding="utf-8")
-    with pytest.raises(UsageError, match="give a recipe without scores"):
-        edgepath.export(str(tmp_path / "scores.toml"), model=known_tiny.name, qad=2, out=tmp_path, **TILES)

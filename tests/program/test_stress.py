@@ -22,7 +22,7 @@ from edgepath.exporting import export
 from edgepath.models import catalogue as models
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
-from edgepath.program.calibrate import Ranges
+from edgepath.program.calibrate import NO_PLAN, Plan, Ranges
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.forms import to_fp16, to_onnx
 from edgepath.program.linear import quantize
@@ -55,13 +55,13 @@ def looks() -> np.ndarray:
     return synthesize(12, seed=1)
 
 
-def tuned(model: EdgeModel, own: np.ndarray, looks: np.ndarray) -> Ranges:
+def tuned(model: EdgeModel, own: np.ndarray, looks: np.ndarray) -> tuple[Ranges, Plan]:
     return tune(model, see(model, [own], len(own)), see(model, [looks], len(looks)))
 
 
-def quantized(model: EdgeModel, ranges: Ranges) -> EdgeModel:
+def quantized(model: EdgeModel, ranges: Ranges, plan: Plan = NO_PLAN) -> EdgeModel:
     model = copy.deepcopy(model)
-    return quantize(model, smooth(model, ranges))
+    return quantize(model, smooth(model, ranges, plan), plan)
 
 
 def outlier_channels(vit: nn.Module) -> None:
@@ -113,10 +113,10 @@ def test_stressed_weights_drift_no_more_than_ordinary_ones(
     model = fold(vit, deep)
     wanted = embed(model, tiles[12:])
     assert torch.isfinite(wanted).all()
-    program = quantized(model, tuned(model, tiles[:12], looks))
+    program = quantized(model, *tuned(model, tiles[:12], looks))
     ordinary = fold(random_model(deep), deep)
     usual = drift(
-        embed(quantized(ordinary, tuned(ordinary, tiles[:12], looks)), tiles[12:]), embed(ordinary, tiles[12:])
+        embed(quantized(ordinary, *tuned(ordinary, tiles[:12], looks)), tiles[12:]), embed(ordinary, tiles[12:])
     )
     assert drift(embed(program, tiles[12:]), wanted) < 2 * usual + 1e-5
     assert usual < 1e-3
@@ -133,7 +133,7 @@ def test_stressed_weights_hold_in_fp16(
         stress(vit)
     model = fold(vit, deep)
     wanted = embed(model, tiles[12:16])
-    half = to_fp16(to_onnx(quantized(model, tuned(model, tiles[:12], looks))))
+    half = to_fp16(to_onnx(quantized(model, *tuned(model, tiles[:12], looks))))
     session = onnxruntime.InferenceSession(half.SerializeToString(), providers=["CPUExecutionProvider"])
     found = torch.from_numpy(session.run(None, {"tiles": tiles[12:16]})[0])
     assert torch.isfinite(found).all()
@@ -150,7 +150,7 @@ def test_a_constant_calibration_set_is_made_up_for_by_looks(
     alone = see(model, [glass], 8).ranges
     assert all(np.isfinite(values).all() for values in alone.absmax.values())
     poor = drift(embed(quantized(model, alone), tiles[:12]), wanted)
-    good = drift(embed(quantized(model, tuned(model, glass, looks)), tiles[:12]), wanted)
+    good = drift(embed(quantized(model, *tuned(model, glass, looks)), tiles[:12]), wanted)
     assert good < 1e-3
     assert poor > 10 * good
 

@@ -12,12 +12,7 @@ import torch
 
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
-from edgepath.program.calibrate import (
-    Ranges,
-    Rows,
-    calibrate,
-    linears,
-)
+from edgepath.program.calibrate import Plan, Ranges, Rows, calibrate, linears, load_ranges, save_ranges
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.linear import quantize
 from edgepath.program.smooth import smooth, smoothing_scale
@@ -62,38 +57,38 @@ def test_rows_do_not_grow_with_the_tiles() -> None:
 
 
 def test_ranges_come_back_from_disk(tmp_path: Path) -> None:
-    ranges = Ranges({"a.b": np.arange(3, dtype=np.float32)}, 7, {"a.b": (0.75, 0.5)}, {"a.b": 1.25})
-    ranges.save(tmp_path / "ranges.npz")
-    found = Ranges.load(tmp_path / "ranges.npz")
+    ranges, plan = Ranges({"a.b": np.arange(3, dtype=np.float32)}, 7), Plan({"a.b": (0.75, 0.5)}, {"a.b": 1.25})
+    save_ranges(tmp_path / "ranges.npz", ranges, plan)
+    found, decided = load_ranges(tmp_path / "ranges.npz")
     np.testing.assert_array_equal(found.absmax["a.b"], ranges.absmax["a.b"])
-    assert (found.tiles, found.strengths, found.limits) == (7, {"a.b": (0.75, 0.5)}, {"a.b": 1.25})
+    assert (found.tiles, decided) == (7, plan)
     np.savez(tmp_path / "other.npz", tiles=1, foreign=np.zeros(2))
     with pytest.raises(ValueError, match="foreign is not of a set of ranges"):
-        Ranges.load(tmp_path / "other.npz")
+        load_ranges(tmp_path / "other.npz")
 
 
 def test_tuning_leaves_the_model_alone_and_its_program_keeps_the_function(net: EdgeModel, tiles: np.ndarray) -> None:
     before = copy.deepcopy(net.state_dict())
-    found = tune(net, see(net, [tiles[:4]], 4), see(net, [tiles[4:8]], 4))
+    found, plan = tune(net, see(net, [tiles[:4]], 4), see(net, [tiles[4:8]], 4))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert found.limits.keys() == linears(net).keys() == found.absmax.keys()
-    assert set(found.strengths.values()) <= set(STRENGTHS)
+    assert plan.limits.keys() == linears(net).keys() == found.absmax.keys()
+    assert set(plan.strengths.values()) <= set(STRENGTHS)
     assert found.tiles == 8
     smoothed = copy.deepcopy(net)
-    ranges = smooth(smoothed, found)
+    ranges = smooth(smoothed, found, plan)
     with torch.inference_mode():
         pixels = torch.from_numpy(tiles[8:12])
         wanted, same = net(pixels), smoothed(pixels)
-        drift = 1 - torch.cosine_similarity(quantize(smoothed, ranges)(pixels), wanted).mean()
+        drift = 1 - torch.cosine_similarity(quantize(smoothed, ranges, plan)(pixels), wanted).mean()
     torch.testing.assert_close(same, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
     assert drift < 1e-3
 
 
 def test_without_smoothing_only_limits_are_chosen(net: EdgeModel, tiles: np.ndarray) -> None:
-    found = tune(net, see(net, [tiles[:2]], 2), see(net, [tiles[2:4]], 2), smoothing=False)
-    assert set(found.strengths.values()) == {(0.0, 0.0)}
+    found, plan = tune(net, see(net, [tiles[:2]], 2), see(net, [tiles[2:4]], 2), smoothing=False)
+    assert set(plan.strengths.values()) == {(0.0, 0.0)}
     smoothed = copy.deepcopy(net)
-    smooth(smoothed, found)
+    smooth(smoothed, found, plan)
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in smoothed.state_dict().items())
 
 
@@ -117,7 +112,7 @@ def numpy_error(weight: np.ndarray, rows: np.ndarray, limit: float) -> float:
 def test_the_strength_is_the_one_with_the_least_error_across_both_kinds(net: EdgeModel, tiles: np.ndarray) -> None:
     dark = (tiles[4:8] // 3).astype(np.uint8)
     one, other = see(net, [tiles[:4]], 4), see(net, [dark], 4)
-    found = tune(net, one, other)
+    _, plan = tune(net, one, other)
     name = "vit.blocks.0.mlp.fc2"
     weight = net.get_submodule(name).weight.detach()
     errors = []
@@ -130,7 +125,7 @@ def test_the_strength_is_the_one_with_the_least_error_across_both_kinds(net: Edg
             rows = (judged.rows.of(name) / scale).double().numpy()
             total += numpy_error((weight * scale).double().numpy(), rows, float((seen / scale.numpy()).max()))
         errors.append(total)
-    chosen = errors[STRENGTHS.index(found.strengths[name])]
+    chosen = errors[STRENGTHS.index(plan.strengths[name])]
     assert chosen == pytest.approx(min(errors), rel=1e-3)  # FP32 products against FP64 ones
     assert max(errors) > 1.2 * chosen  # so that the choice means something
 
@@ -147,8 +142,8 @@ def test_a_single_huge_value_is_cut_off(net: EdgeModel, tiles: np.ndarray) -> No
         absmax[name] = absmax[name].copy()
         absmax[name][7] *= 1000.0
         spoilt.append(Seen(replace(one.ranges, absmax=absmax), rows))
-    found = tune(net, *spoilt, smoothing=False)
+    _, plan = tune(net, *spoilt, smoothing=False)
     largest = float(joint(spoilt[0].ranges, spoilt[1].ranges).absmax[name].max())
-    assert found.limits[name] < 0.05 * largest
-    kept = tune(net, *seen, smoothing=False)
+    assert plan.limits[name] < 0.05 * largest
+    _, kept = tune(net, *seen, smoothing=False)
     assert kept.limits[name] > 0.5 * float(joint(seen[0].ranges, seen[1].ranges).absmax[name].max())

@@ -21,6 +21,7 @@ from edgepath.recipes.recipe import (
     load_recipe,
     recipes,
 )
+from edgepath.recipes.toml import read_toml
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -300,13 +301,6 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("coreml-fp16", {"checked_with": "openvino"}, 'checked_with = "openvino"; what coreml builds'),
         ("coreml-fp16", {"deploy": {"devices": ["Mac"]}}, 'deploy.minimum_os = ""; known: iOS16'),
         ("coreml-int8", {"deploy": {"devices": ["Mac"], "minimum_os": "iOS16"}}, "known: iOS18"),
-        (
-            "coreml-int8",
-            {"quantize": {"scores": True}},
-            "quantize.scores; attention's scores are INT8 in INT8 targets of",
-        ),
-        ("onnx-int8", {"quantize": {"scores": True}}, "openvino, tensorrt, tensorrt_rtx only"),
-        ("jetson-fp16", {"quantize": {"scores": True}}, "recipe jetson-fp16: quantize.scores"),
         ("rtx-int8", {"deploy": {"devices": ["RTX"]}}, "deploy.compute_capabilities = []; expected some of SM75, SM80"),
         ("rtx-int8", {"deploy": {"devices": ["a"], "compute_capabilities": ["SM87"]}}, "['SM87']; expected some of"),
         ("rtx-int8", {"deploy": {"devices": ["a"], "compute_capabilities": ["SM86"] * 2}}, "'SM86']; expected some"),
@@ -314,3 +308,28 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 )
 def test_what_a_backend_does_not_build_is_refused(target: str, change: dict[str, Any], said: str) -> None:
     assert said in refused(recipes()[target].to_json() | change)
+
+
+def recipe_with(folder: Path, key: str) -> Path:
+    text = (data_folder("export") / "onnx" / "onnx-int8.toml").read_text(encoding="utf-8")
+    path = folder / "older.toml"
+    path.write_text(text.replace("[quantize]\n", f"[quantize]\n{key}\n"), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("key", ['rounding = "nearest"', "scores = false"])
+def test_a_removed_key_that_changes_nothing_is_read(key: str, tmp_path: Path) -> None:
+    assert load_recipe(recipe_with(tmp_path, key)).quantize == recipes()["onnx-int8"].quantize
+
+
+@pytest.mark.parametrize("key", ['rounding = "gptq"', "scores = true"])
+def test_a_removed_key_that_changes_something_is_refused_in_recipes(key: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"^recipe older: quantize.{key} was removed; leave it out$"):
+        load_recipe(recipe_with(tmp_path, key))
+    assert Recipe.from_json(read_toml(recipe_with(tmp_path, key))).quantize == recipes()["onnx-int8"].quantize
+
+
+@pytest.mark.parametrize("key", ['rounding = "gtpq"', "scores = 3"])
+def test_a_removed_key_never_had_such_a_value(key: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"quantize\.(rounding|scores)"):
+        load_recipe(recipe_with(tmp_path, key))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +41,9 @@ def read(path: Path) -> Parts:
     scales = [scale for _, scale in whole]
     scalars += [scale for scale in scales if scale]
     attentions, heads = scales.count(0.0), tuple(count for count, _ in whole)
-    rounded = [
-        pair for node in graph.of("MatMul") if not graph.is_weight(node.input[1]) for pair in _rounded(graph, node)
-    ]
-    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, tuple(rounded), heads)
+    both = [node for node in graph.of("MatMul") if not graph.is_weight(node.input[1])]
+    rounded = sum(_is_rounded(graph, name) for node in both for name in node.input)
+    return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, rounded, heads)
 
 
 def _attention(graph: Graph, node: NodeProto, path: Path) -> tuple[int, float]:
@@ -63,17 +61,12 @@ def _attention(graph: Graph, node: NodeProto, path: Path) -> tuple[int, float]:
     return known["num_heads"].i, known["scale"].f if "scale" in known else 0.0
 
 
-def _rounded(graph: Graph, product: NodeProto) -> Iterator[tuple[float, float]]:
-    """Yield with what scales the factors of a product of two activations are quantized and dequantized."""
-    for name in product.input:
-        after = graph.made_by.get(name)
-        while after is not None and after.op_type == "Transpose":
-            after = graph.made_by.get(after.input[0])
-        before = graph.made_by.get(after.input[0]) if after is not None else None
-        if after is None or before is None or (after.op_type, before.op_type) != ("DequantizeLinear", "QuantizeLinear"):
-            continue
-        scales = [graph.array(one.input[1]) for one in (before, after)]
-        yield tuple(float("nan") if scale is None else float(scale) for scale in scales)  # type: ignore[misc]
+def _is_rounded(graph: Graph, name: str) -> bool:
+    """Tell whether a factor of a product is rounded, through transposes."""
+    maker = graph.made_by.get(name)
+    while maker is not None and maker.op_type == "Transpose":
+        maker = graph.made_by.get(maker.input[0])
+    return maker is not None and maker.op_type == "DequantizeLinear"
 
 
 def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
