@@ -125,7 +125,7 @@ def test_runner_refuses_an_option_its_backend_does_not_have(bundle: Bundle) -> N
 
 def test_runner_refuses_a_backend_it_does_not_know(bundle: Bundle) -> None:
     rewrite(bundle, lambda m: m["recipe"].update(backend="os"))
-    with pytest.raises(BundleError, match='unknown backend "os"; known: onnxruntime'):
+    with pytest.raises(BundleError, match='unknown backend "os"; known: openvino, onnxruntime'):
         open_bundle(bundle.path).runner()
 
 
