@@ -247,12 +247,14 @@ def _plism_slide(file: Path, size: int) -> Slide:
     def load(key: str) -> np.ndarray:
         try:
             with lock, h5py.File(file, "r") as opened:  # each time: 91 files are too many to keep open
-                tile = np.asarray(opened[key][()])
+                stored = opened[key]
+                if stored.shape != (size, size, 3) or stored.dtype != np.uint8:
+                    raise TileError(
+                        f"PLISM {file}: {key} is {stored.dtype} {stored.shape}; uint8 ({size}, {size}, 3) is needed"
+                    )
+                return np.asarray(stored[()])
         except (OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise TileError(f"PLISM {file}: {key} cannot be read ({error}); fetch it again") from None
-        if tile.shape != (size, size, 3) or tile.dtype != np.uint8:
-            raise TileError(f"PLISM {file}: {key} is {tile.dtype} {tile.shape}; uint8 ({size}, {size}, 3) is needed")
-        return tile
 
     tiles = TileSource("plism", file.stem, tuple(places[place] for place in order), size, load)
     return Slide(file.stem, staining, scanner, tiles, np.array([(level, x, y) for x, y, level in order]))

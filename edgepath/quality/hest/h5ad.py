@@ -1,8 +1,8 @@
-"""The expression of some spots and genes, out of an AnnData file (`.h5ad`).
+"""The expression of some spots and genes, out of an AnnData file (`.h5ad`), by its published on-disk format.
 
-Read with h5py by AnnData's published on-disk format: the matrix `X`, dense or sparse, and the names of its rows (`obs`)
-and columns (`var`). Nothing else of the file is needed, and the anndata package would bring pandas, zarr and a dozen
-more for it.
+Read with h5py: the matrix `X`, dense or sparse, and the names of its rows (`obs`) and columns (`var`). The anndata
+package would bring 12 packages (130 MB) for it, and reads all of `obs` and `uns` before their sizes can be held against
+the file's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, first_line
+from ..hdf5 import check_declared
 
 _BLOCK = 4096  # rows of a dense matrix held at once
 _SPARSE = ("csr_matrix", "csc_matrix")
@@ -28,20 +29,20 @@ def read_expression(path: Path, barcodes: Sequence[str], genes: Sequence[str]) -
 
     try:
         with h5py.File(path, "r") as file:
-            spots, all_genes = _names(file, "obs"), _names(file, "var")
-            rows, columns = _find(barcodes, spots, path, "barcode"), _find(genes, all_genes, path, "gene")
-            return _matrix(file["X"], (len(spots), len(all_genes)), rows, columns, path)
-    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise UsageError(f"HEST {path}: cannot be read as AnnData ({error}); fetch it again") from None
+            spots, known = _names(file["obs"]), _names(file["var"])
+            rows, columns = _find(barcodes, spots, path, "barcode"), _find(genes, known, path, "gene")
+            return _matrix(file["X"], (len(spots), len(known)), rows, columns)
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise UsageError(f"HEST {path}: cannot be read as AnnData ({first_line(error)}); fetch it again") from None
 
 
-def _names(file: Any, table: str) -> list[str]:
+def _names(table: Any) -> list[str]:
     """Return the index of a table: strings, or since anndata 0.11 strings with a mask of missing ones."""
     import h5py
 
-    stored = file[table]
-    index = stored[stored.attrs["_index"]]
+    index = table[table.attrs["_index"]]
     values = index["values"] if isinstance(index, h5py.Group) else index
+    check_declared(values)
     return [str(name) for name in values.asstr()[:]]
 
 
@@ -59,29 +60,24 @@ def _find(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) ->
     return np.array([places[name] for name in wanted])
 
 
-def _matrix(stored: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, path: Path) -> np.ndarray:
+def _matrix(stored: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     import h5py
 
-    if isinstance(stored, h5py.Dataset):
-        _check_shape(stored.shape, shape, path)
-        blocks = (stored[start : start + _BLOCK][:, columns] for start in range(0, len(stored), _BLOCK))
-        dense = np.concatenate(list(blocks))[rows]
-        return np.asarray(dense, np.float64)
-    kind = str(stored.attrs.get("encoding-type", "nothing that is known"))
-    if kind not in _SPARSE:
-        raise UsageError(f"HEST {path}: X is {kind}; a dense matrix, {' or '.join(_SPARSE)} is needed")
-    _check_shape(stored.attrs["shape"], shape, path)
+    dense = isinstance(stored, h5py.Dataset)
+    kind = "dense" if dense else str(stored.attrs.get("encoding-type", "nothing that is known"))
+    if not dense and kind not in _SPARSE:
+        raise ValueError(f"X is {kind}; a dense matrix, {' or '.join(_SPARSE)} is needed")
+    found = tuple(map(int, stored.shape if dense else stored.attrs["shape"]))
+    if found != shape:
+        raise ValueError(f"X is {found}; {shape[0]} rows of obs and {shape[1]} of var are named")
+    if dense:
+        check_declared(stored)
+        blocks = [stored[start : start + _BLOCK][:, columns] for start in range(0, len(stored), _BLOCK)]
+        return np.asarray(np.concatenate(blocks)[rows], np.float64)
     from scipy import sparse
 
-    parts = tuple(stored[name][:] for name in ("data", "indices", "indptr"))
-    matrix = getattr(sparse, kind)(parts, shape=shape)
+    parts = [stored[name] for name in ("data", "indices", "indptr")]
+    check_declared(*parts)
+    matrix = getattr(sparse, kind)(tuple(part[:] for part in parts), shape=shape)
     matrix.check_format(full_check=True)  # SciPy takes indices as they are, and reads wherever they point
     return np.asarray(matrix[rows][:, columns].toarray(), np.float64)
-
-
-def _check_shape(found: Sequence[int], wanted: tuple[int, int], path: Path) -> None:
-    if tuple(map(int, found)) != wanted:
-        raise UsageError(
-            f"HEST {path}: X is {tuple(map(int, found))}; {wanted[0]} rows of obs and {wanted[1]} of var are named: "
-            "fetch it again"
-        )

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UsageError, did_you_mean
+from ...errors import UsageError, did_you_mean, first_line
 from ...tiles.images import resize_tile
+from ..hdf5 import check_declared
 from .h5ad import read_expression
 
 GENES = "var_50genes.json"
@@ -49,7 +50,9 @@ class Sample:
                     fits = pixels.shape[1] == size
                     yield pixels if fits else np.stack([resize_tile(tile, size, resize) for tile in pixels])
         except (OSError, RuntimeError) as error:
-            raise UsageError(f"HEST {self.patches}: patches cannot be read ({error}); fetch it again") from None
+            raise UsageError(
+                f"HEST {self.patches}: patches cannot be read ({first_line(error)}); fetch it again"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -171,11 +174,12 @@ def _barcodes(path: Path, size: int, resize: str) -> tuple[str, ...]:
 
     try:
         with h5py.File(path, "r") as file:
+            check_declared(file["img"], file["barcode"])
             shape, kind = file["img"].shape, file["img"].dtype
             barcodes = tuple(map(str, file["barcode"].asstr()[:].reshape(-1)))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UsageError(
-            f"HEST {path}: no patches and barcodes can be read from it ({error}); fetch it again"
+            f"HEST {path}: no patches and barcodes can be read from it ({first_line(error)}); fetch it again"
         ) from None
     if kind != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[0] != len(barcodes):
         raise UsageError(

@@ -84,3 +84,22 @@ def test_a_wrong_index_of_a_sparse_matrix_is_one_line(
         file["X"][part][place] = value
     with pytest.raises(UsageError, match="cannot be read as AnnData"):
         read_expression(path, SPOTS, GENES)
+
+
+@pytest.mark.parametrize(("kind", "part"), [("csc", "obs"), ("csc", "X/data"), ("csc", "X/indptr"), ("dense", "X")])
+def test_a_size_that_the_file_does_not_hold_is_refused_before_memory_is_taken(
+    kind: str, part: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "sample.h5ad"
+    path.write_bytes(gzip.decompress((WRITTEN / f"{kind}.h5ad.gz").read_bytes()))
+    with h5py.File(path, "a") as file:
+        name = f"obs/{file['obs'].attrs['_index']}" if part == "obs" else part
+        shape, dtype = file[name].shape, file[name].dtype
+        del file[name]
+        # Nothing is ever written: 16 GiB of numbers or more, or 6 x 5 of them that take 1 GiB each.
+        wide = part == "X"
+        file.create_dataset(
+            name, shape if wide else 2**32, f"V{2**30}" if wide else dtype, chunks=None if wide else (8,)
+        )
+    with pytest.raises(UsageError, match=rf"/{name} declares \d+ bytes, of which the file holds 0\); fetch it again"):
+        read_expression(path, SPOTS, GENES)

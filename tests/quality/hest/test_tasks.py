@@ -66,6 +66,17 @@ def patches(pixels: np.ndarray, barcodes: list[str]) -> Callable[[Path], None]:
     return lambda task: write_patches(task / "patches" / "TENX95.h5", pixels, barcodes)
 
 
+def declares(name: str, shape: tuple[int, ...], kind: object) -> Callable[[Path], None]:
+    """Return what puts a dataset in the patches' file that declares much and holds nothing."""
+
+    def apply(task: Path) -> None:
+        with h5py.File(task / "patches" / "TENX95.h5", "a") as file:
+            del file[name]
+            file.create_dataset(name, shape, kind, chunks=True)
+
+    return apply
+
+
 GREY = np.zeros((2, 224, 224), np.uint8)
 
 
@@ -86,6 +97,8 @@ GREY = np.zeros((2, 224, 224), np.uint8)
         (lambda task: write_split(task / "splits", "train_0.csv", ["TENX99", "TENX95"]), "split 0 both .* TENX95"),
         (lambda task: write_split(task / "splits", "train_0.csv", ["TENX99"] * 2), "TENX99 stands in it twice"),
         (lambda task: (task / "patches" / "TENX95.h5").write_text("x"), "no patches and barcodes can be read"),
+        (declares("barcode", (2**26,), h5py.string_dtype()), "/barcode declares 536870912 bytes, of which .* holds 0"),
+        (declares("img", (2, 2**20, 2**20, 3), np.uint8), r"/img declares \d+ bytes, of which the file holds 0"),
         (patches(np.zeros((0, 224, 224, 3), np.uint8), []), "holds no patches"),
         (patches(GREY, ["a", "b"]), r"img is uint8 \(2, 224, 224\) with 2 barcodes"),
         (patches(np.zeros((2, 224, 224, 3), np.uint8), ["a", "b"]), "lacks 2 of 2 barcodes asked for, the first is a"),
