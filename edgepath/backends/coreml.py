@@ -24,6 +24,7 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     """
     import coremltools
 
+    _register_operations()
     size = program.model.size
     image = coremltools.ImageType(name="tile", shape=(1, 3, size, size), color_layout=coremltools.colorlayout.RGB)
     package = coremltools.convert(
@@ -39,6 +40,28 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     path = folder / "model.mlpackage"
     package.save(str(path))
     return path
+
+
+def _register_operations() -> None:
+    """Tell coremltools what the program's own operations (`program.operations`) are in an ML program."""
+    from coremltools.converters.mil import Builder, register_torch_op
+
+    def edgepath_quantize(context: Any, node: Any) -> None:
+        x, scale = node.inputs
+        context.add(Builder.quantize(input=context[x], scale=np.float32(scale), output_dtype="int8", name=node.name))
+
+    def edgepath_dequantize(context: Any, node: Any) -> None:
+        integers, scale = node.inputs
+        context.add(Builder.dequantize(input=context[integers], scale=np.float32(scale), name=node.name))
+
+    def edgepath_dequantize_rows(context: Any, node: Any) -> None:
+        data, scale = (context[name].val for name in node.inputs)
+        weight = Builder.constexpr_blockwise_shift_scale(data=data, scale=scale[:, None], name=node.name)
+        context.add(weight)
+
+    for function in (edgepath_quantize, edgepath_dequantize, edgepath_dequantize_rows):
+        name = function.__name__.removeprefix("edgepath_")
+        register_torch_op(function, torch_alias=[f"edgepath::{name}", f"edgepath.{name}"], override=True)
 
 
 def _read(path: Path) -> Parts:

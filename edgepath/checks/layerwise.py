@@ -135,8 +135,9 @@ def quantized(x: np.ndarray, scale: float) -> np.ndarray:
     """Return the integers that the program makes of `x`: its own operation, computed in torch."""
     import torch
 
-    rounded = torch.ops.quantized_decomposed.quantize_per_tensor(torch.from_numpy(x), scale, 0, -128, 127, torch.int8)
-    integers: np.ndarray = rounded.numpy().astype(np.int64)
+    from ..program.operations import quantize
+
+    integers: np.ndarray = quantize(torch.from_numpy(x), scale).numpy().astype(np.int64)
     return integers
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .fold import EdgeModel
     from .tune import Seen
 
-RANGES_FROM = tuple(f"program/{name}" for name in ("calibrate", "calibrating", "fold", "linear", "smooth", "tune"))
+_FROM = ("calibrate", "calibrating", "fold", "linear", "operations", "smooth", "tune")
+RANGES_FROM = tuple(f"program/{name}" for name in _FROM)
 """The modules that look at tokens and choose ranges; what makes the looks is added. A test holds it to the imports."""
 
 

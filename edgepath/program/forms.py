@@ -1,9 +1,8 @@
 """From the one quantized program to ONNX, in the form that every ONNX consumer recognises as INT8.
 
-The exporter writes a linear as `MatMul(DQ(Q(x)), Transpose(DQ(W)))` with a zero-point constant that all layers share.
-Both are legal and both cost the speed-up: with the Transpose, ONNX Runtime falls back to FP32; with a shared
-zero-point, OpenVINO leaves half of the linears in FP32. So weights are stored transposed and zero-points, all zero, are
-left out.
+The exporter writes a linear as `MatMul(DQ(Q(x)), Transpose(DQ(W)))`. That is legal and costs the speed-up: with the
+Transpose, ONNX Runtime falls back to FP32. So weights are stored transposed. They have no zero-points, which are all
+zero: with one constant for all layers, OpenVINO leaves half of the linears in FP32.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -118,15 +117,47 @@ def to_onnx(model: EdgeModel) -> ModelProto:
     outputs = list(OUTPUTS if model.tokens else OUTPUTS[:1])
     with _quiet():
         exported = torch.onnx.export(
-            capture(model), dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=outputs, verbose=False
+            capture(model),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=outputs,
+            custom_translation_table=_translations(),
+            verbose=False,
         )
     assert exported is not None
     graph = exported.model
     fold_weight_transposes(graph)
-    drop_zero_points(graph)
     _forget_the_machine(graph)
     graph.producer_name, graph.producer_version = "edgepath", None
     return ir.to_proto(graph)
+
+
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """Return what `program.operations` are in ONNX; a zero-point says that 8 bits are signed."""
+    import onnxscript
+
+    op: Any = onnxscript.opset20
+
+    def quantize(x: Any, scale: float) -> Any:
+        return op.QuantizeLinear(x, scale, _zero(op))
+
+    def dequantize(integers: Any, scale: float) -> Any:
+        return op.DequantizeLinear(integers, scale, _zero(op))
+
+    def dequantize_rows(integers: Any, scale: Any) -> Any:
+        return op.DequantizeLinear(integers, scale, axis=0)
+
+    names = torch.ops.edgepath
+    return {
+        names.quantize.default: quantize,
+        names.dequantize.default: dequantize,
+        names.dequantize_rows.default: dequantize_rows,
+    }
+
+
+def _zero(op: Any) -> Any:
+    return op.Constant(value=ir.tensor(np.int8(0)))
 
 
 def _forget_the_machine(model: ir.Model) -> None:
@@ -156,23 +187,6 @@ def fold_weight_transposes(model: ir.Model) -> None:
         for node in turned:
             node.outputs[0].replace_all_uses_with(source.outputs[0])
             model.graph.remove(node, safe=True)
-
-
-def drop_zero_points(model: ir.Model) -> None:
-    """Leave out the zero-points of dequantized weights, in place; ours are symmetric, so all of them are zero."""
-    for node in model.graph:
-        if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
-            continue
-        weight, zero_point = node.inputs[0], node.inputs[2]
-        if weight is None or zero_point is None or not weight.is_initializer():
-            continue
-        constant = zero_point.const_value
-        assert constant is not None and not constant.numpy().any(), f"{node.name}: a symmetric weight has a zero-point"
-        node.resize_inputs(2)
-    used = {value for node in model.graph for value in node.inputs}
-    for name, value in list(model.graph.initializers.items()):
-        if value not in used and value not in model.graph.outputs:
-            del model.graph.initializers[name]
 
 
 def to_fp16(model: ModelProto) -> ModelProto:

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError, did_you_mean
+from . import operations
 from .calibrate import NO_PLAN, Plan, Ranges, linears
 from .fold import ClsOnlyBlock, EdgeModel
+from .operations import dequantize, dequantize_rows
 
 INT8_MAX = 127
 _INPUT_SCALE = "input_scale"
-_ops = torch.ops.quantized_decomposed
+_ZERO_POINT = ".weight_zero_point"  # zeros that older versions wrote
 
 
 class RoundingLinear(nn.Module):
@@ -38,7 +39,6 @@ class QuantizedLinear(RoundingLinear):
 
     weight: Tensor
     weight_scale: Tensor
-    weight_zero_point: Tensor
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear, input_scale: float, weight_scale: Tensor, weight_max: int = INT8_MAX) -> None:
@@ -48,32 +48,23 @@ class QuantizedLinear(RoundingLinear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_buffer("weight", integers.to(torch.int8))
         self.register_buffer("weight_scale", weight_scale.detach().clone())
-        self.register_buffer("weight_zero_point", torch.zeros(len(weight_scale), dtype=torch.int64))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.spared == "none":
-            return F.linear(dequantized(x, self.input_scale), self._dequantized_weight(), self.bias)
-        weight = self._dequantized_weight()
+            rounded = dequantized(x, self.input_scale)
+            return F.linear(rounded, dequantize_rows(self.weight, self.weight_scale), self.bias)
+        weight = dequantize_rows(self.weight, self.weight_scale)
         if self.spared == "all":
             return F.linear(x, weight, self.bias)
         # Cut before the rounding: what follows is one copy, and neighbours that read the same tokens share the cut.
         first = F.linear(x[:, :1], weight, self.bias)
         return torch.cat([first, F.linear(dequantized(x[:, 1:], self.input_scale), weight, self.bias)], 1)
 
-    def _dequantized_weight(self) -> Tensor:
-        return cast(
-            Tensor,
-            _ops.dequantize_per_channel(
-                self.weight, self.weight_scale, self.weight_zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
-            ),
-        )
-
 
 def dequantized(x: Tensor, scale: float) -> Tensor:
     """Return `x` rounded to 8 bits, by the pair of operations that every lowering knows."""
-    integers = _ops.quantize_per_tensor(x, scale, 0, -128, 127, torch.int8)
-    return cast(Tensor, _ops.dequantize_per_tensor(integers, scale, 0, -128, 127, torch.int8))
+    return cast(Tensor, dequantize(operations.quantize(x, scale), scale))
 
 
 def quantize_linear(linear: nn.Linear, input_absmax: float, weight_bits: int = 8) -> QuantizedLinear:
@@ -141,7 +132,7 @@ def load_program(model: EdgeModel, path: Path) -> EdgeModel:
         for name, layer in model.named_modules():
             if isinstance(layer, QuantizedLinear):
                 layer.input_scale = float(state.pop(f"{name}.{_INPUT_SCALE}"))
-        model.load_state_dict(state)
+        model.load_state_dict({name: value for name, value in state.items() if not name.endswith(_ZERO_POINT)})
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from None
     return model
