@@ -68,32 +68,36 @@ def probe_hest(
     require("h5py", "features")
     check_resize(resize)
     bundle, recipe = opened(bundle)
-    size = bundle.manifest["contract"]["size"]
-    given = open_tasks(folder, tasks, size=size, resize=resize)
+    given = open_tasks(folder, tasks, size=bundle.size, resize=resize)
     for task in given:  # before hours of work
         for number in range(len(task.splits)):
             check_split(task, number, components, bundle.dim)
-    calibrated, tiles = calibrated_on(bundle), sum(map(len, given))
+    calibrated = calibrated_on(bundle)
     fitted = counter(progress or quiet, "fit", 2 * sum(len(task.splits) for task in given))
     scored, digests = [], []
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
-        counters = models.counters(tiles)
+        counters = models.counters(sum(map(len, given)))
         for task in given:
-            embeddings, hashes = _embed(task, models.runners, counters, size, resize)
+            embeddings, hashes = _embed(task, models.runners, counters, bundle.size, resize)
             scored.append(_score(task, embeddings, components, fitted))
             digests += hashes
     means = {name: float(np.mean([task["scores"][name]["pearson"] for task in scored])) for name in models.runners}
-    lines = "".join(f"{digest}  {key}\n" for key, digest in digests)
-    source = {"kind": "hest", "name": Path(folder).resolve().name, "count": tiles, "size": size, "resize": resize}
     return {
         "kind": "genes",
         **models.measured(_notes(components, sum(digest in calibrated for _, digest in digests))),
-        "source": {**source, "sha256": hashlib.sha256(lines.encode()).hexdigest()},
+        "source": _source(Path(folder), digests, bundle.size, resize),
         "components": components,
         "pearson": means,
         "tasks": scored,
         **judged(gates(recipe, means, scored)),
     }
+
+
+def _source(folder: Path, digests: Sequence[tuple[str, str]], size: int, resize: str) -> dict[str, Any]:
+    """Return what the tiles are, as `TileSource.provenance` does."""
+    lines = "".join(f"{digest}  {key}\n" for key, digest in digests)
+    of = {"kind": "hest", "name": folder.resolve().name, "count": len(digests), "size": size, "resize": resize}
+    return {**of, "sha256": hashlib.sha256(lines.encode()).hexdigest()}
 
 
 def _notes(components: int, seen: int) -> list[str]:
