@@ -72,11 +72,11 @@ def probe_hest(
     for task in given:  # before hours of work
         for number in range(len(task.splits)):
             check_split(task, number, components, bundle.dim)
-    calibrated = calibrated_on(bundle)
+    calibrated, tiles = calibrated_on(bundle), sum(map(len, given))
     fitted = counter(progress or quiet, "fit", 2 * sum(len(task.splits) for task in given))
     scored, digests = [], []
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
-        counters = models.counters(sum(map(len, given)))
+        counters = models.counters(tiles)
         for task in given:
             embeddings, hashes = _embed(task, models.runners, counters, bundle.size, resize)
             scored.append(_score(task, embeddings, components, fitted))
