@@ -81,11 +81,6 @@ class Bundle:
         return int(self.manifest["contract"]["dim"])
 
     @property
-    def size(self) -> int:
-        """Pixels along a tile's side."""
-        return int(self.manifest["contract"]["size"])
-
-    @property
     def outputs(self) -> tuple[str, ...]:
         return ("embedding", "tokens") if self.manifest["contract"]["tokens"] else ("embedding",)
 

@@ -58,7 +58,7 @@ def curves(
     in memory. Raises what `verify` raises.
     """
     bundle, recipe = opened(bundle)
-    source = open_tiles(tiles, size=bundle.size, resize=resize, skip_bad=skip_bad)
+    source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
     if len(source) > MOST or len(still := source.read()) < 2:
         raise UsageError(f"curves: {len(source)} tiles; give 2 to {MOST}, each is embedded about 70 times")
     figures = {}

@@ -60,7 +60,7 @@ def probe(
     """
     require("scikit-learn", "probe")
     bundle, recipe = opened(bundle)
-    given = open_labelled(Path(labelled), size=bundle.size, resize=resize, skip_bad=skip_bad)
+    given = open_labelled(Path(labelled), size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
     source = given.source
     split_folds(*given.of(source.keys), folds=folds, seed=seed)  # before hours of work
     embeddings = {}

@@ -60,7 +60,9 @@ def robustness(
     `verify` raises.
     """
     bundle, recipe = opened(bundle)
-    slides = open_slides(plism=plism, paired=paired, tiles=tiles, size=bundle.size, resize=resize)
+    slides = open_slides(
+        plism=plism, paired=paired, tiles=tiles, size=bundle.manifest["contract"]["size"], resize=resize
+    )
     from .plism import leaderboard, measure_slides, summarise
 
     said, rows, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}

@@ -68,7 +68,8 @@ def probe_hest(
     require("h5py", "features")
     check_resize(resize)
     bundle, recipe = opened(bundle)
-    given = open_tasks(folder, tasks, size=bundle.size, resize=resize)
+    size = bundle.manifest["contract"]["size"]
+    given = open_tasks(folder, tasks, size=size, resize=resize)
     for task in given:  # before hours of work
         for number in range(len(task.splits)):
             check_split(task, number, components, bundle.dim)
@@ -78,14 +79,14 @@ def probe_hest(
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
         counters = models.counters(tiles)
         for task in given:
-            embeddings, hashes = _embed(task, models.runners, counters, bundle.size, resize)
+            embeddings, hashes = _embed(task, models.runners, counters, size, resize)
             scored.append(_score(task, embeddings, components, fitted))
             digests += hashes
     means = {name: float(np.mean([task["scores"][name]["pearson"] for task in scored])) for name in models.runners}
     return {
         "kind": "genes",
         **models.measured(_notes(components, sum(digest in calibrated for _, digest in digests))),
-        "source": _source(Path(folder), digests, bundle.size, resize),
+        "source": _source(Path(folder), digests, size, resize),
         "components": components,
         "pearson": means,
         "tasks": scored,
