@@ -56,13 +56,11 @@ def robustness(
     embeddings, in plism-benchmark's layout, so that an interrupted run goes on; `half` rounds them to float16 before
     they are compared, as plism-benchmark does. Returns the figures, JSON-able; `result["passed"]` is the verdict.
 
-    Raises TileError for slides that do not fit together, UsageError for features that are not theirs, and what
-    `verify` raises.
+    Raises TileError for slides that do not fit together, UsageError for features of others, and what `verify` raises.
     """
     bundle, recipe = opened(bundle)
-    slides = open_slides(
-        plism=plism, paired=paired, tiles=tiles, size=bundle.manifest["contract"]["size"], resize=resize
-    )
+    size = bundle.manifest["contract"]["size"]
+    slides = open_slides(plism=plism, paired=paired, tiles=tiles, size=size, resize=resize)
     from .plism import leaderboard, measure_slides, summarise
 
     said, rows, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}
