@@ -40,7 +40,7 @@ NEED_TORCH = (
     *("edgepath.models.weights", "edgepath.models.weightfiles", "edgepath.backends.mil_program"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "loop", "losses", "networks")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "processes", "run", "runfolder", "training")),
-    *("edgepath.adapters", "edgepath.quality.eva_head", "edgepath.quality.plism"),
+    *("edgepath.adapters", "edgepath.quality.plism"),
 )
 WITHOUT_OPTIONAL = f"""
 import sys

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from ..tiles.stains import stain_vectors
+from ..tiles.synthetic.looks import colour_matrix
 from .options import Colours, Views
 
 F32: TypeAlias = NDArray[np.float32]
@@ -90,15 +91,8 @@ def rescan(light: F32, amount: float, rng: Generator) -> F32:
     to_red, to_blue = amount * rng.uniform(-0.1, 0.14, 2)
     gamma = float(np.exp(amount * rng.uniform(-0.18, 0.18)))
     white = 1 - amount * rng.uniform(0.0, 0.1) - amount * rng.uniform(0.0, 0.03, 3)
-    away, toward = (1 + 2 * saturation) / 3, (1 - saturation) / 3
-    matrix = np.array(
-        [
-            [away - to_red, toward + to_red, toward],
-            [toward, away, toward],
-            [toward, toward + to_blue, away - to_blue],
-        ]
-    )
-    mixed = np.clip(light @ matrix.T.astype(np.float32), 0, 1)
+    matrix = np.array(colour_matrix(saturation, to_red, to_blue), np.float32)
+    mixed = np.clip(light @ matrix.T, 0, 1)
     scanned: F32 = mixed ** np.float32(gamma) * white.astype(np.float32)
     return scanned
 

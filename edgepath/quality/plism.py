@@ -15,9 +15,9 @@ few tiles are multiplied in float64 and rounded.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -116,16 +116,11 @@ def measure_slides(
     """
     of_slide = slides.places * dim * 4
     block = max(1, _HELD // (2 * of_slide))
-    held: OrderedDict[int, Slide] = OrderedDict()
 
+    @lru_cache(maxsize=2 * block)
     def get(index: int) -> Slide:
-        if index not in held:
-            if len(held) >= 2 * block:
-                held.popitem(last=False)
-            slide = slides.slides[index]
-            held[index] = prepare(load_features(files[slide.name], slide, dim), slide.name, half=half, device=device)
-        held.move_to_end(index)
-        return held[index]
+        slide = slides.slides[index]
+        return prepare(load_features(files[slide.name], slide, dim), slide.name, half=half, device=device)
 
     found = []
     everything = pairs([(slide.staining, slide.scanner) for slide in slides.slides])

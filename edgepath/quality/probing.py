@@ -72,15 +72,7 @@ def probe(
     seen = seen_in_calibration(bundle, source)
     kept = [key for key in source.keys if key in source.digests]
     labels, groups = given.of(kept)
-    scores: Scores = {}
-    flips = []
-    for method in METHODS:
-        fitted = {
-            name: cross_validate(values, labels, method=method, groups=groups, folds=folds, seed=seed)
-            for name, values in embeddings.items()
-        }
-        scores[method] = {name: score for name, (score, _) in fitted.items()}
-        flips += _flips(method, kept, labels, *(predicted for _, predicted in fitted.values()))
+    scores, flips = _score(embeddings, kept, labels, groups, folds, seed)
     return {
         "kind": "probe",
         **models.measured(_notes(groups, seen)),
@@ -96,15 +88,30 @@ def probe(
     }
 
 
-def _flips(
-    method: Method, keys: Sequence[str], labels: Sequence[str], full: np.ndarray, artifact: np.ndarray
-) -> list[dict[str, str]]:
-    """Return the tiles whose prediction is another one on the artifact's embeddings."""
-    return [
-        {"tile": key, "method": method, "label": label, FULL: str(was), ARTIFACT: str(now)}
-        for key, label, was, now in zip(keys, labels, full, artifact, strict=True)
-        if was != now
-    ]
+def _score(
+    embeddings: Mapping[str, np.ndarray],
+    keys: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[str] | None,
+    folds: int,
+    seed: int,
+) -> tuple[Scores, list[dict[str, str]]]:
+    """Return every method's score on both models' embeddings, and the tiles whose prediction changed."""
+    scores: Scores = {}
+    flips = []
+    for method in METHODS:
+        predicted = {}
+        scores[method] = {}
+        for name, values in embeddings.items():
+            scores[method][name], predicted[name] = cross_validate(
+                values, labels, method=method, groups=groups, folds=folds, seed=seed
+            )
+        flips += [
+            {"tile": key, "method": method, "label": label, FULL: str(was), ARTIFACT: str(now)}
+            for key, label, was, now in zip(keys, labels, predicted[FULL], predicted[ARTIFACT], strict=True)
+            if was != now
+        ]
+    return scores, flips
 
 
 def _notes(groups: Sequence[str] | None, seen: int) -> list[str]:

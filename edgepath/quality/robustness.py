@@ -56,16 +56,14 @@ def robustness(
     embeddings, in plism-benchmark's layout, so that an interrupted run goes on; `half` rounds them to float16 before
     they are compared, as plism-benchmark does. Returns the figures, JSON-able; `result["passed"]` is the verdict.
 
-    Raises TileError for slides that do not fit together, UsageError for features that are not theirs, and what
-    `verify` raises.
+    Raises TileError for slides that do not fit together, UsageError for features of others, and what `verify` raises.
     """
     bundle, recipe = opened(bundle)
-    slides = open_slides(
-        plism=plism, paired=paired, tiles=tiles, size=bundle.manifest["contract"]["size"], resize=resize
-    )
+    size = bundle.manifest["contract"]["size"]
+    slides = open_slides(plism=plism, paired=paired, tiles=tiles, size=size, resize=resize)
     from .plism import leaderboard, measure_slides, summarise
 
-    rows, kept, unsure = {}, {}, {}
+    said, rows, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}
     with (
         _feature_folder(features, bundle) as root,
         both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models,
@@ -73,10 +71,9 @@ def robustness(
         counters = models.counters(len(slides.slides) * slides.places)
         for name, folder in _folders(root, models, slides).items():
             files, kept[name] = embed_slides(models.runners[name], slides, folder, bundle.dim, counters[name])
-            unsure[name] = sum(not path.with_name(ORIGIN).is_file() for path in files.values())
+            said += _of_kept(name, kept[name], list(files.values()))
             rows[name] = measure_slides(slides, files, bundle.dim, half=half, device=models.device, say=models.progress)
     figures = {name: summarise(of) for name, of in rows.items()}
-    said = [*_of_slides(slides), *_of_looks(bundle, slides), *_of_kept(kept, unsure, len(slides.slides))]
     return {
         "kind": "robustness",
         **models.measured(said),
@@ -162,16 +159,11 @@ def _of_looks(bundle: Bundle, slides: SlideSet) -> list[str]:
     return [said] if looks else []
 
 
-def _of_kept(kept: Mapping[str, int], unsure: Mapping[str, int], slides: int) -> list[str]:
+def _of_kept(name: str, kept: int, files: Sequence[Path]) -> list[str]:
     """Say whose embeddings were made by an earlier run, on whatever it ran with, and whether on these very tiles."""
-    said = []
-    for name, count in kept.items():
-        if count:
-            of = f" Of {unsure[name]} it is not known from which tiles: no {ORIGIN} lies beside them."
-            said.append(
-                f"{name}: {count} of {slides} slides were embedded by an earlier run.{of if unsure[name] else ''}"
-            )
-    return said
+    unsure = sum(not path.with_name(ORIGIN).is_file() for path in files)
+    of = f" Of {unsure} it is not known from which tiles: no {ORIGIN} lies beside them." if unsure else ""
+    return [f"{name}: {kept} of {len(files)} slides were embedded by an earlier run.{of}"] if kept else []
 
 
 def worst_gates(

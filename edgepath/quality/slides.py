@@ -53,12 +53,17 @@ class SlideSet:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the set is, JSON-able."""
-        looks = {"slides": len(self.slides), "places": self.places}
-        stainings = sorted({slide.staining for slide in self.slides})
-        places = hashlib.sha256(np.ascontiguousarray(self.slides[0].places, np.int64).tobytes()).hexdigest()
-        known: dict[str, Any] = {"stainings": stainings, "scanners": self.scanners, "places_sha256": places}
-        known["looks"] = {slide.name: [slide.staining, slide.scanner] for slide in self.slides}
-        return {"kind": self.kind, "name": self.name, **looks, **known}
+        places = np.ascontiguousarray(self.slides[0].places, np.int64)
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "slides": len(self.slides),
+            "places": self.places,
+            "stainings": sorted({slide.staining for slide in self.slides}),
+            "scanners": sorted({slide.scanner for slide in self.slides}),
+            "places_sha256": hashlib.sha256(places.tobytes()).hexdigest(),
+            "looks": {slide.name: [slide.staining, slide.scanner] for slide in self.slides},
+        }
 
     def identity(self) -> str:
         """Return what embeddings of these slides are kept under: nothing for PLISM's, as plism-benchmark has it.
@@ -72,10 +77,6 @@ class SlideSet:
         else:
             pixels = [slide.tiles.provenance()["sha256"] for slide in self.slides]
         return f"-{hashlib.sha256(''.join(pixels).encode()).hexdigest()[:8]}"
-
-    @property
-    def scanners(self) -> list[str]:
-        return sorted({slide.scanner for slide in self.slides})
 
 
 def synthetic_slides(places: int = SYNTHETIC_PLACES, *, seed: int = 0, size: int = 224) -> SlideSet:
@@ -214,10 +215,9 @@ def _draw(staining: str, scanner: str, seed: int, size: int) -> Any:
         place = int(key.split("/")[2].split("_")[0])
         drawn = np.random.default_rng((seed, place, 4, look)).integers(-_SHIFT, _SHIFT + 1, 2).tolist()
         shift = (0, 0) if (staining, scanner) == ("GMH", "S60") else (drawn[0], drawn[1])
-        tiles: np.ndarray = synthesize(
+        tile: np.ndarray = synthesize(
             1, seed=seed, start=place, staining=staining, scanner=scanner, size=size, shift=shift
-        )
-        tile: np.ndarray = tiles[0]
+        )[0]
         return tile
 
     return load

@@ -9,8 +9,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from edgepath.errors import UsageError
-from edgepath.quality import classifiers as protocols
-from edgepath.quality.classifiers import Method, balanced_accuracy, cross_validate
+from edgepath.quality.classifiers import Method, balanced_accuracy, cross_validate, interval
 
 LABELS = ["tumour"] * 30 + ["stroma"] * 20 + ["fat"] * 10
 
@@ -94,11 +93,9 @@ def test_interval_keeps_every_class() -> None:
     # Two pure groups: a resample with only one of them would be that class's recall, not balanced accuracy.
     truth = np.array(["a"] * 50 + ["b"] * 5)
     predicted = np.array(["a"] * 50 + ["b"] * 2 + ["a"] * 3)
-    low, high = protocols._interval(
-        lambda rows: balanced_accuracy(truth[rows], predicted[rows]), truth, np.array([0] * 50 + [1] * 5), seed=0
-    )
-    assert low == pytest.approx(0.7)
-    assert high == pytest.approx(0.7)
+    groups = np.array([0] * 50 + [1] * 5)
+    low, high = interval(lambda rows: [balanced_accuracy(truth[rows], predicted[rows])], truth, groups, seed=0)
+    assert low == high == pytest.approx([0.7])
 
 
 def test_folds_that_nothing_could_be_fitted_on_are_refused() -> None:

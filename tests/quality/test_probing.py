@@ -17,7 +17,7 @@ from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.quality.classifiers import auroc
 from edgepath.quality.probing import probe
 from edgepath.reports.tables.drift import gate_table
-from edgepath.reports.tables.quality import score_table
+from edgepath.reports.tables.quality import flip_table, score_table
 from edgepath.tiles.synthetic import synthesize
 
 Exports = Callable[[str], Exported]
@@ -54,6 +54,13 @@ def test_both_models_are_probed_on_the_same_folds(exports: Exports, labelled: Pa
     assert len(gate_table(result["gates"]).rows) == 4
     for flip in result["flips"]:
         assert flip[FULL] != flip[ARTIFACT]
+
+
+def test_a_method_that_went_is_shown_by_its_name() -> None:
+    score = dict.fromkeys(("balanced_accuracy", "low", "high", "auroc", "auroc_low", "auroc_high"), 0.5)
+    flip = {"tile": "a/0.png", "method": "eva", "label": "a", FULL: "a", ARTIFACT: "b"}  # as 0.1.0 wrote it
+    of_old = {"scores": {"eva": {FULL: score, ARTIFACT: score}}, "flips": [flip]}
+    assert score_table(of_old).rows[0][0] == flip_table(of_old).rows[0][1] == "eva"
 
 
 def test_tiles_of_a_slide_stay_in_one_fold(exports: Exports, labelled: Path) -> None:

@@ -15,6 +15,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from edgepath.errors import UsageError
+from edgepath.tiles import stains
 from edgepath.tiles.images import read_image
 from edgepath.tiles.synthetic import (
     MAX_SHIFT,
@@ -183,8 +184,8 @@ def test_stain_is_beer_lambert(name: str) -> None:
         vector = np.clip((1 - hue) * np.array(first) + hue * np.array(second), 0, None)
         return vector / np.sqrt((vector**2).sum())
 
-    h = unit(looks.RUIFROK_HAEMATOXYLIN, looks.MACENKO_HAEMATOXYLIN, staining.haematoxylin_hue)
-    e = unit(looks.RUIFROK_EOSIN, looks.MACENKO_EOSIN, staining.eosin_hue)
+    h = unit(*stains.HAEMATOXYLIN, staining.haematoxylin_hue)
+    e = unit(*stains.EOSIN, staining.eosin_hue)
     r = unit(looks.RED_CELLS, looks.RED_CELLS, 0)
     amounts = dyes.astype(np.float64)
     expected = np.empty((3, 20, 20))

@@ -47,17 +47,17 @@ def _names(table: Any) -> list[str]:
 
 
 def _find(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) -> np.ndarray:
-    places = {name: place for place, name in enumerate(names)}
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
     if missing := [name for name in wanted if name not in places]:
         raise UsageError(
             f"HEST {path}: lacks {len(missing)} of {len(wanted)} {what}s asked for, the first is {missing[0]}; "
             "fetch the task again"
         )
-    if len(places) < len(names):
-        twice = {name for place, name in enumerate(names) if places[name] != place}
-        if double := [name for name in wanted if name in twice]:
-            raise UsageError(f"HEST {path}: {what} {double[0]} stands in it twice; which one is meant cannot be known")
-    return np.array([places[name] for name in wanted])
+    if double := [name for name in wanted if len(places[name]) > 1]:
+        raise UsageError(f"HEST {path}: {what} {double[0]} stands in it twice; which one is meant cannot be known")
+    return np.array([places[name][0] for name in wanted])
 
 
 def _matrix(stored: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -83,17 +83,22 @@ def probe_hest(
             scored.append(_score(task, embeddings, components, fitted))
             digests += hashes
     means = {name: float(np.mean([task["scores"][name]["pearson"] for task in scored])) for name in models.runners}
-    lines = "".join(f"{digest}  {key}\n" for key, digest in digests)
-    source = {"kind": "hest", "name": Path(folder).resolve().name, "count": tiles, "size": size, "resize": resize}
     return {
         "kind": "genes",
         **models.measured(_notes(components, sum(digest in calibrated for _, digest in digests))),
-        "source": {**source, "sha256": hashlib.sha256(lines.encode()).hexdigest()},
+        "source": _source(Path(folder), digests, size, resize),
         "components": components,
         "pearson": means,
         "tasks": scored,
         **judged(gates(recipe, means, scored)),
     }
+
+
+def _source(folder: Path, digests: Sequence[tuple[str, str]], size: int, resize: str) -> dict[str, Any]:
+    """Return what the tiles are, as `TileSource.provenance` does."""
+    lines = "".join(f"{digest}  {key}\n" for key, digest in digests)
+    of = {"kind": "hest", "name": folder.resolve().name, "count": len(digests), "size": size, "resize": resize}
+    return {**of, "sha256": hashlib.sha256(lines.encode()).hexdigest()}
 
 
 def _notes(components: int, seen: int) -> list[str]:

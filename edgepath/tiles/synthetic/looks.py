@@ -57,8 +57,8 @@ class Scanner:
     noise_levels: float
 
 
-def _matrix(saturation: float, to_red: float, to_blue: float) -> tuple[Vector, Vector, Vector]:
-    """Spread the channels about their mean, and let red and blue see some of green."""
+def colour_matrix(saturation: float, to_red: float, to_blue: float) -> tuple[Vector, Vector, Vector]:
+    """Return what spreads the channels about their mean, and lets red and blue see some of green; rows sum to 1."""
     away, toward = (1 + 2 * saturation) / 3, (1 - saturation) / 3
     return (
         (away - to_red, toward + to_red, toward),
@@ -68,13 +68,13 @@ def _matrix(saturation: float, to_red: float, to_blue: float) -> tuple[Vector, V
 
 
 SCANNER_TABLE: dict[str, Scanner] = {
-    "AT2": Scanner(_matrix(1.10, 0.00, 0.02), (243.0, 243.0, 243.0), 1.10, 0.04, 2.2),
-    "GT450": Scanner(_matrix(1.16, -0.03, -0.04), (247.0, 246.0, 248.0), 0.90, -0.06, 1.6),
-    "P": Scanner(_matrix(1.02, 0.04, 0.10), (238.0, 234.0, 240.0), 1.00, 0.10, 1.2),
-    "S210": Scanner(_matrix(1.06, 0.10, 0.00), (232.0, 231.0, 230.0), 1.20, 0.08, 2.6),
-    "S360": Scanner(_matrix(1.12, 0.08, -0.06), (240.0, 238.0, 246.0), 1.00, -0.03, 1.8),
-    "S60": Scanner(_matrix(1.04, 0.14, -0.02), (228.0, 230.0, 236.0), 1.05, 0.12, 2.0),
-    "SQ": Scanner(_matrix(0.92, -0.04, 0.14), (246.0, 243.0, 232.0), 0.85, 0.17, 1.4),
+    "AT2": Scanner(colour_matrix(1.10, 0.00, 0.02), (243.0, 243.0, 243.0), 1.10, 0.04, 2.2),
+    "GT450": Scanner(colour_matrix(1.16, -0.03, -0.04), (247.0, 246.0, 248.0), 0.90, -0.06, 1.6),
+    "P": Scanner(colour_matrix(1.02, 0.04, 0.10), (238.0, 234.0, 240.0), 1.00, 0.10, 1.2),
+    "S210": Scanner(colour_matrix(1.06, 0.10, 0.00), (232.0, 231.0, 230.0), 1.20, 0.08, 2.6),
+    "S360": Scanner(colour_matrix(1.12, 0.08, -0.06), (240.0, 238.0, 246.0), 1.00, -0.03, 1.8),
+    "S60": Scanner(colour_matrix(1.04, 0.14, -0.02), (228.0, 230.0, 236.0), 1.05, 0.12, 2.0),
+    "SQ": Scanner(colour_matrix(0.92, -0.04, 0.14), (246.0, 243.0, 232.0), 0.85, 0.17, 1.4),
 }
 
 
