@@ -19,9 +19,9 @@ from edgepath.checks.drift import measure
 from edgepath.machine.progress import Stages
 from edgepath.models.catalogue import find_model
 from edgepath.models.weights import load_model
+from edgepath.program.calibrating import calibrated
 from edgepath.program.fold import fold
 from edgepath.program.forms import Program
-from edgepath.program.calibrating import calibrated
 from edgepath.program.quantizing import make_program
 from edgepath.recipes.recipe import find_recipe
 from edgepath.tiles.source import TileSource
