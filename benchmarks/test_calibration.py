@@ -18,8 +18,8 @@ from edgepath.bundle.running import BATCH
 from edgepath.machine.progress import Stages
 from edgepath.models.catalogue import find_model
 from edgepath.models.weights import load_model
+from edgepath.program.calibrating import calibrated
 from edgepath.program.fold import fold
-from edgepath.program.quantizing import calibrated
 from edgepath.program.tune import see
 from edgepath.recipes.recipe import find_recipe
 

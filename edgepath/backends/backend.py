@@ -50,7 +50,7 @@ class Builds:
         build: takes the program (`program.forms.Program`), a folder and the recipe, writes the artifact into the folder
             and returns its path. It raises UsageError, naming the node, for a graph that the vendor's builder refuses.
         needs: the package that building takes besides the extra `export`.
-        kit: the folder of `export/` whose kit goes into the bundle.
+        kit: the folder of `export/` whose kit goes into the bundle, besides the one that all have.
         precisions: what it can build, as (linears, everything else).
         checked_with: the backend that can run its artifact on a machine that edgepath runs on, itself or another.
         suffix: of the artifact's file or folder.
@@ -65,13 +65,13 @@ class Builds:
 
     build: Callable[[Any, Path, Any], Path]
     needs: str
-    kit: str
     precisions: tuple[tuple[str, str], ...]
     checked_with: str
     suffix: str
     read: Callable[[Path], Parts]
     layers: Callable[[Path], Mapping[int, Layer]]
     reads_with: tuple[str, str]
+    kit: str = ""
     check: Callable[[Any], str] = lambda recipe: ""
     split_projections: bool = False
     float_class_token: bool = False

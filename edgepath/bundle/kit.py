@@ -23,8 +23,8 @@ def write_golden(folder: Path, tiles: np.ndarray, embeddings: dict[str, np.ndarr
 def write_kit(folder: Path, recipe: Recipe) -> None:
     """Copy what runs on the device: the very runner that edgepath uses, a self-test and how to start it."""
     folder.mkdir()
-    backend = backends.find(recipe.backend)
+    backend, own = backends.find(recipe.backend), backends.builds_of(recipe.backend).kit
     shutil.copyfile(backend.runner_file(), folder / "runner.py")
-    for kit in (data_folder("export") / "kit", data_folder("export") / backends.builds_of(recipe.backend).kit / "kit"):
-        for source in sorted(path for path in kit.iterdir() if path.is_file()):
+    for kit in ("kit", f"{own}/kit") if own else ("kit",):
+        for source in sorted(path for path in (data_folder("export") / kit).iterdir() if path.is_file()):
             shutil.copyfile(source, folder / source.name)

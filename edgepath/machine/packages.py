@@ -25,6 +25,7 @@ EXTRAS = {
     "features": ("h5py", "pyarrow"),
     "plots": ("matplotlib",),
     "probe": ("scikit-learn", "scipy"),
+    "nncf": ("nncf",),
 }
 # fmt: on
 

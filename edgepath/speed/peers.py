@@ -37,7 +37,7 @@ def build_peer(name: str, whole: Path, tiles: np.ndarray, folder: Path) -> Path:
 
 def _nncf(whole: Path, tiles: np.ndarray, path: Path) -> Path:
     """As NNCF's documentation does for a transformer."""
-    require("nncf", "dev")
+    require("nncf", "nncf")
     import nncf
     import openvino
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from edgepath.backends.runners import onnxruntime, openvino
 from edgepath.checks.drift import measure
+from edgepath.errors import MissingRuntime
 from edgepath.exporting import Exported
 from edgepath.recipes.recipe import find_recipe
 from edgepath.speed import peers
@@ -45,6 +47,13 @@ def test_a_peer_embeds_nearly_the_same_in_int8(
     if name != peers.NNCF:
         kinds = {node.op_type for node in onnx.load(artifact).graph.node}
         assert kinds & {"QuantizeLinear", "DynamicQuantizeLinear"}
+
+
+def test_without_nncf_its_extra_is_named(tmp_path: Path, tiles: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "nncf" else found(name, *of))
+    with pytest.raises(MissingRuntime, match=r"^nncf not installed; pip install 'edgepath\[nncf\]'$"):
+        peers.build_peer(peers.NNCF, tmp_path / "model.xml", tiles[:1], tmp_path / "peer")
 
 
 def test_full_precision_is_the_bundles_model(exports: Exports, tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ As in `ops`: MIL's own formulas (coremltools/converters/mil/mil/ops/defs, the re
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -69,44 +67,3 @@ def _blocks(values: Tensor, data: Tensor) -> Tensor:
     for axis, size in enumerate(data.shape):
         values = values.repeat_interleave(size // values.shape[axis], dim=axis) if values.shape[axis] > 1 else values
     return values
-
-
-def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: Tensor) -> Tensor:
-    # iOS16
-    return dequantize(quantized_data, scale, zero_point, axis)
-
-
-def constexpr_lut_to_dense(
-    indices: Tensor, lut: Tensor, vector_axis: Tensor | int | None = None, shape: Tensor | None = None
-) -> Tensor:
-    if shape is not None:  # iOS16: indices of log2(entries) bits, packed one after the other, lowest bit first
-        wanted = [int(size) for size in shape]
-        bits = (lut.numel() - 1).bit_length()
-        stream = _bits(indices)[: math.prod(wanted) * bits].reshape(-1, bits)
-        return lut.float()[(stream << torch.arange(bits)).sum(-1)].reshape(wanted)
-    # iOS18: `lut` is (tables along each axis of `indices`..., entries, vector); a table serves a block of indices.
-    axis = int(vector_axis) % indices.dim() if vector_axis is not None else indices.dim() - 1
-    table = lut.float()
-    for dim, size in enumerate(indices.shape):
-        table = table.repeat_interleave(size // table.shape[dim], dim=dim)
-    entries = table.take_along_dim(indices.long()[..., None, None], dim=-2).squeeze(-2)
-    return entries.movedim(-1, axis + 1).flatten(axis, axis + 1)
-
-
-def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: Tensor | None = None) -> Tensor:
-    # iOS18: a flag for each element; iOS16: the same packed, 8 in a byte, lowest bit first, and the shape apart.
-    if shape is not None:
-        wanted = [int(size) for size in shape]
-        mask = _bits(mask)[: math.prod(wanted)].reshape(wanted)
-    dense = torch.zeros(mask.shape, dtype=nonzero_data.dtype)
-    dense[mask.bool()] = nonzero_data
-    return dense
-
-
-def _bits(packed: Tensor) -> Tensor:
-    """Return the bits of bytes, int64, the lowest of each first."""
-    return (packed.reshape(-1, 1).long() >> torch.arange(8) & 1).reshape(-1)
-
-
-def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
-    return cast(source_val, output_dtype)

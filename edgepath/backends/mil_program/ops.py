@@ -18,23 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .conversions import (
-    cast,
-    constexpr_affine_dequantize,
-    constexpr_blockwise_shift_scale,
-    constexpr_cast,
-    constexpr_lut_to_dense,
-    constexpr_sparse_to_dense,
-    dequantize,
-    quantize,
-)
-from .windows import (
-    avg_pool,
-    conv,
-    ints,
-    last_first,
-    max_pool,
-)
+from .conversions import cast, constexpr_blockwise_shift_scale, dequantize, quantize
+from .windows import conv, ints
 
 # --- products
 
@@ -48,10 +33,6 @@ def matmul(x: Tensor, y: Tensor, transpose_x: Tensor | bool = False, transpose_y
     x = x.mT if transpose_x and x.dim() > 1 else x
     y = y.mT if transpose_y and y.dim() > 1 else y
     return torch.matmul(x, y)
-
-
-def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
-    return torch.einsum(equation, *values)
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -80,17 +61,6 @@ def layer_norm(
     return y + beta.reshape(shape) if beta is not None else y
 
 
-def batch_norm(
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    gamma: Tensor | None = None,
-    beta: Tensor | None = None,
-    epsilon: Tensor | float = 1e-5,
-) -> Tensor:
-    return functional.batch_norm(x, mean, variance, gamma, beta, eps=float(epsilon))
-
-
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
     if mode == "SIGMOID_APPROXIMATION":
         return x * torch.sigmoid(1.702 * x)
@@ -101,34 +71,11 @@ def softmax(x: Tensor, axis: Tensor | int = -1) -> Tensor:
     return torch.softmax(x, dim=int(axis))
 
 
-def log(x: Tensor, epsilon: Tensor | float = 1e-45) -> Tensor:
-    return torch.log(x + float(epsilon))
-
-
-def clip(x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
-    return x.clamp(float(alpha), float(beta))
-
-
-def rsqrt(x: Tensor, epsilon: Tensor | float = 1e-12) -> Tensor:
-    return torch.rsqrt(x + float(epsilon))
-
-
-def inverse(x: Tensor, epsilon: Tensor | float = 1e-4) -> Tensor:
-    return 1.0 / (x + float(epsilon))
-
-
 # --- reductions
 
 
-def _reduction(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def reduced(x: Tensor, axes: Tensor | None = None, keep_dims: Tensor | bool = False) -> Tensor:
-        return reduce(x, ints(axes) if axes is not None else list(range(x.dim())), keepdim=bool(keep_dims))
-
-    return reduced
-
-
-def _sum_square(x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
-    return x.square().sum(dims, keepdim=keepdim)
+def reduce_mean(x: Tensor, axes: Tensor | None = None, keep_dims: Tensor | bool = False) -> Tensor:
+    return x.mean(ints(axes) if axes is not None else list(range(x.dim())), keepdim=bool(keep_dims))
 
 
 # --- shape
@@ -161,10 +108,6 @@ def concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor | bool = F
         dim = int(axis) % values[0].dim()
         return torch.stack(list(values), dim=dim + 1).flatten(dim, dim + 1)
     return torch.cat(list(values), dim=int(axis))
-
-
-def stack(values: Sequence[Tensor], axis: Tensor) -> Tensor:
-    return torch.stack(list(values), dim=int(axis))
 
 
 def split(
@@ -202,49 +145,6 @@ def slice_by_index(
     return x.squeeze(tuple(axis for axis in range(x.dim()) if index[axis]))
 
 
-def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
-    for axis, (first, count) in enumerate(zip(ints(begin), ints(size), strict=True)):
-        first %= x.shape[axis]
-        x = x.narrow(axis, first, x.shape[axis] - first if count == -1 else count)  # "-1: until the end"
-    return x
-
-
-def tile(x: Tensor, reps: Tensor) -> Tensor:
-    return x.repeat(ints(reps))
-
-
-def pad(x: Tensor, pad: Tensor, mode: str = "constant", constant_val: Tensor | float = 0.0) -> Tensor:
-    if mode == "constant":
-        return functional.pad(x, last_first(ints(pad)), value=float(constant_val))
-    return functional.pad(x, last_first(ints(pad)), mode=mode)
-
-
-def gather(
-    x: Tensor,
-    indices: Tensor,
-    axis: Tensor | int = 0,
-    batch_dims: Tensor | int = 0,
-    validate_indices: Tensor | bool = False,
-) -> Tensor:
-    # "K = D[:axis] + N[batch_dims:] + D[axis+1:]": the first batch_dims axes of both run side by side.
-    dim, shared = int(axis) % x.dim(), int(batch_dims)
-    places = indices.long() % x.shape[dim]
-    if shared:
-        rows = zip(x.flatten(0, shared - 1), places.flatten(0, shared - 1), strict=True)
-        taken = torch.stack([gather(row, where, axis=dim - shared) for row, where in rows])
-        return taken.reshape(*x.shape[:shared], *taken.shape[1:])
-    taken = x.index_select(dim, places.reshape(-1))
-    return taken.reshape((*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :]))
-
-
-def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(cond.bool(), a, b)
-
-
-def identity(x: Tensor) -> Tensor:
-    return x
-
-
 def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     """Name the parameters of a binary function as MIL does; both broadcast as in NumPy."""
     return lambda x, y: function(x, y)
@@ -256,11 +156,8 @@ def _one(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 
 # fmt: off
 _NAMED = (
-    linear, matmul, einsum, conv, max_pool, avg_pool, scaled_dot_product_attention, layer_norm, batch_norm, gelu,
-    softmax, log, clip, rsqrt, inverse, select,
-    reshape, transpose, squeeze, expand_dims, concat, stack, split, slice_by_index, slice_by_size, tile, pad, gather,
-    identity, cast, quantize, dequantize, constexpr_blockwise_shift_scale, constexpr_affine_dequantize,
-    constexpr_lut_to_dense, constexpr_sparse_to_dense, constexpr_cast,
+    linear, matmul, conv, scaled_dot_product_attention, layer_norm, gelu, softmax, reduce_mean, reshape, transpose,
+    squeeze, expand_dims, concat, split, slice_by_index, cast, quantize, dequantize, constexpr_blockwise_shift_scale,
 )
 # fmt: on
 OPERATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _NAMED}
@@ -269,34 +166,7 @@ OPERATIONS |= {
     "sub": _two(torch.sub),
     "mul": _two(torch.mul),
     "real_div": _two(torch.true_divide),
-    "maximum": _two(torch.maximum),
-    "minimum": _two(torch.minimum),
-    "pow": _two(torch.pow),
-    "equal": _two(torch.eq),
-    "not_equal": _two(torch.ne),
-    "greater": _two(torch.gt),
-    "greater_equal": _two(torch.ge),
-    "less": _two(torch.lt),
-    "less_equal": _two(torch.le),
-    "logical_and": _two(torch.logical_and),
-    "logical_or": _two(torch.logical_or),
-    "logical_not": _one(torch.logical_not),
-    "floor": _one(torch.floor),
-    "ceil": _one(torch.ceil),
-    "round": _one(torch.round),
-    "sign": _one(torch.sign),
-    "abs": _one(torch.abs),
-    "exp": _one(torch.exp),
-    "erf": _one(torch.erf),
-    "sqrt": _one(torch.sqrt),
-    "square": _one(torch.square),
-    "tanh": _one(torch.tanh),
     "sigmoid": _one(torch.sigmoid),
-    "relu": _one(torch.relu),
     "silu": _one(functional.silu),
-    "reduce_mean": _reduction(torch.mean),
-    "reduce_sum": _reduction(torch.sum),
-    "reduce_max": _reduction(torch.amax),
-    "reduce_min": _reduction(torch.amin),
-    "reduce_sum_square": _reduction(_sum_square),
+    "tanh": _one(torch.tanh),
 }

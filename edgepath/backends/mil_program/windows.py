@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,45 +37,6 @@ def conv(
     return convolve(x, weight, bias, stride=step, dilation=spread, groups=int(groups))
 
 
-def max_pool(
-    x: Tensor,
-    kernel_sizes: Tensor,
-    strides: Tensor | None = None,
-    pad_type: str = "valid",
-    pad: Tensor | None = None,
-    ceil_mode: Tensor | bool = False,
-) -> Tensor:
-    size, step = ints(kernel_sizes), _steps(kernel_sizes, strides)
-    pairs = _ceiled(x, size, step, _padding(x, size, step, pad_type, pad), ceil_mode)
-    pool: Callable[..., Tensor] = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[x.dim() - 3]
-    return pool(functional.pad(x, last_first(pairs), value=-math.inf), size, step)
-
-
-def avg_pool(
-    x: Tensor,
-    kernel_sizes: Tensor,
-    strides: Tensor | None = None,
-    pad_type: str = "valid",
-    pad: Tensor | None = None,
-    exclude_padding_from_average: Tensor | bool = False,
-    ceil_mode: Tensor | bool = False,
-) -> Tensor:
-    # "If True, padded values (0s) are excluded from the denominator count"; what ceil_mode adds is never counted.
-    size, step = ints(kernel_sizes), _steps(kernel_sizes, strides)
-    given = _padding(x, size, step, pad_type, pad)
-    pairs = _ceiled(x, size, step, given, ceil_mode)
-    pool: Callable[..., Tensor] = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[x.dim() - 3]
-    counted = [0] * len(given) if exclude_padding_from_average else given
-    ones = functional.pad(torch.ones_like(x), last_first(counted), value=1.0)
-    rest = [whole - part for whole, part in zip(pairs, counted, strict=True)]
-    share = pool(functional.pad(ones, last_first(rest)), size, step)
-    return pool(functional.pad(x, last_first(pairs)), size, step) / share
-
-
-def _steps(kernel_sizes: Tensor, strides: Tensor | None) -> list[int]:
-    return ints(strides) if strides is not None else [1] * kernel_sizes.numel()
-
-
 def _padding(x: Tensor, reach: Sequence[int], step: Sequence[int], pad_type: str, pad: Tensor | None) -> list[int]:
     """Return (before, after) of each spatial axis.
 
@@ -94,20 +54,3 @@ def _padding(x: Tensor, reach: Sequence[int], step: Sequence[int], pad_type: str
         less, more = total // 2, total - total // 2
         pairs += [less, more] if pad_type == "same" else [more, less]
     return pairs
-
-
-def _ceiled(
-    x: Tensor, size: Sequence[int], step: Sequence[int], pairs: Sequence[int], ceil_mode: Tensor | bool
-) -> list[int]:
-    """Return the padding with what ceil_mode adds at the end, so that the last window is whole.
-
-    "ceil[(D_in + pad - kernel) / strides] + 1", less one where the last window would begin behind input and padding.
-    """
-    found = list(pairs)
-    for axis, (width, kernel, stride) in enumerate(zip(x.shape[2:], size, step, strict=True)):
-        before, after = found[2 * axis : 2 * axis + 2]
-        if ceil_mode:
-            count = math.ceil((width + before + after - kernel) / stride) + 1
-            count -= (count - 1) * stride >= width + before and before + after > 0
-            found[2 * axis + 1] += max((count - 1) * stride + kernel - width - before - after, 0)
-    return found

@@ -72,7 +72,6 @@ def test_casts() -> None:
     assert run("cast", x=x, dtype="int32").tolist() == [-1, 0, 0, 0, 1]
     assert run("cast", x=x, dtype="bool").tolist() == [True, True, False, True, True]
     assert run("cast", x=np.array([3, -4]), dtype="fp16").tolist() == [3.0, -4.0]
-    assert run("constexpr_cast", source_val=x, output_dtype="fp32").tolist() == x.tolist()
 
 
 @pytest.mark.parametrize("blocks", [(6, 1), (1, 1), (1, 4), (2, 4), (6, 8), (3, 2)])
@@ -88,51 +87,3 @@ def test_blocks_of_weights_have_a_scale_each(blocks: tuple[int, int], offset: bo
             wanted[i, j] = float(scale[at]) * (int(data[i, j]) - (int(shift[at]) if offset else 0))
     given = {"data": data, "scale": scale} | ({"offset": shift} if offset else {})
     np.testing.assert_allclose(run("constexpr_blockwise_shift_scale", **given), wanted, rtol=1e-6)
-
-
-def test_affine_weights() -> None:
-    data, zero = RNG.integers(0, 256, (3, 4)).astype(np.uint8), np.array([128, 0, 7], np.uint8)
-    scale = f32(0.1, 0.2, 0.3)
-    found = run("constexpr_affine_dequantize", quantized_data=data, zero_point=zero, scale=scale, axis=np.int32(0))
-    np.testing.assert_allclose(found, scale[:, None] * (data.astype(int) - zero[:, None]), rtol=1e-6)
-
-
-def test_tables_of_the_documentation() -> None:
-    lut = f32(1, 5, 9, 13, 2, 10, 18, 26).reshape(2, 1, 4, 1)
-    indices = np.array([2, 3, 3, 0, 1, 0, 3, 0, 2, 1, 0, 3], np.uint8).reshape(6, 2)
-    assert run("constexpr_lut_to_dense", indices=indices, lut=lut).tolist() == [
-        [9, 13], [13, 1], [5, 1], [26, 2], [18, 10], [2, 26],
-    ]  # fmt: skip
-
-
-def test_packed_table_of_ios16() -> None:
-    # The documentation's own: shape (5,), 2 bits an index, indices 0, 3, 2, 1, 3.
-    packed = np.array([0b01101100, 0b00000011], np.uint8)
-    found = run("constexpr_lut_to_dense", indices=packed, lut=f32(10, 11, 12, 13), shape=np.array([5]))
-    assert found.tolist() == [10, 13, 12, 11, 13]
-    six = [63, 0, 33, 5]  # 24 bits, over the edges of bytes
-    stream = sum(index << (6 * place) for place, index in enumerate(six))
-    packed = np.array([stream >> shift & 255 for shift in (0, 8, 16)], np.uint8)
-    lut = RNG.random(64).astype(np.float32)
-    found = run("constexpr_lut_to_dense", indices=packed, lut=lut, shape=np.array([2, 2]))
-    np.testing.assert_array_equal(found, lut[six].reshape(2, 2))
-
-
-def test_sparse_weights() -> None:
-    # iOS16, as documented: the mask 0b01100 of five elements, lowest bit first.
-    found = run(
-        "constexpr_sparse_to_dense", nonzero_data=f32(7, 8), mask=np.array([0b01100], np.uint8), shape=np.array([5])
-    )
-    assert found.tolist() == [0, 0, 7, 8, 0]
-    mask = np.array([[1, 0, 1], [0, 0, 1]], np.uint8)  # iOS18
-    found = run("constexpr_sparse_to_dense", nonzero_data=np.array([5, -6, 7], np.int8), mask=mask)
-    assert (found.dtype, found.tolist()) == (np.int8, [[5, 0, -6], [0, 0, 7]])
-
-
-@pytest.mark.parametrize("axis", [0, 1, -1])
-def test_vectors_of_a_table_fill_their_axis(axis: int) -> None:
-    from coremltools.optimize._utils import lut_to_dense
-
-    indices, lut = RNG.integers(0, 4, (2, 6, 4)).astype(np.uint8), RNG.random((1, 1, 1, 4, 3)).astype(np.float32)
-    found = run("constexpr_lut_to_dense", indices=indices, lut=lut, vector_axis=np.int32(axis))
-    np.testing.assert_array_equal(found, lut_to_dense(indices, lut, axis))

@@ -134,7 +134,7 @@ def test_program_that_contradicts_itself_is_refused(convert: Callable[..., Path]
 
 
 class Unfused(nn.Module):
-    """Attention as many exports have it: matmul, softmax, matmul; then a tanh GELU and an RMS norm."""
+    """Attention as many exports have it: matmul, softmax, matmul; then a tanh GELU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,6 @@ class Unfused(nn.Module):
         q, k, v = self.qkv(x).reshape(1, 8, 3, 2, 12).permute(2, 0, 3, 1, 4).unbind(0)
         attended = ((q @ k.transpose(-2, -1)) * 12**-0.5).softmax(dim=-1) @ v
         x = torch.nn.functional.gelu(attended.transpose(1, 2).reshape(1, 8, 24), approximate="tanh")
-        x = x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)
         return self.out(x).mean(dim=1)
 
 
@@ -187,15 +186,14 @@ def test_gelu_model_of_timm(tmp_path: Path, tiles: np.ndarray) -> None:
     [
         ("vit_tiny_patch16_224", {"global_pool": "avg", "depth": 2, "qk_norm": True}),
         ("vit_so150m_patch16_reg4_gap_256", {"depth": 1, "embed_dim": 96, "num_heads": 3}),
-        ("resnet18", {}),
     ],
-    ids=["vit, GELU, pooled, a head", "vit, registers, pooled", "convolutions and pools"],
+    ids=["vit, GELU, pooled, a head", "vit, registers, pooled"],
 )
 def test_other_models_of_timm(convert: Callable[..., Path], name: str, arguments: dict[str, Any]) -> None:
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10, **arguments, **({} if name == "resnet18" else {"img_size": 64}))
+    model = timm.create_model(name, num_classes=10, img_size=64, **arguments)
     scaled = nn.Sequential(Function(lambda values: (values / 255 - 0.5) / 0.5), model).eval()
     tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     with torch.inference_mode():

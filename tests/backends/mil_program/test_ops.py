@@ -55,17 +55,6 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, added: Any = 0.0) -> 
     return softmax(np.einsum("...le,...se->...ls", q, k) / np.sqrt(q.shape[-1]) + added, -1) @ v
 
 
-def pooled(x: np.ndarray, size: tuple[int, int], step: tuple[int, int], reduce: Any) -> np.ndarray:
-    """Reduce each window, place by place."""
-    rows, columns = ((x.shape[2 + i] - size[i]) // step[i] + 1 for i in (0, 1))
-    found = np.empty((*x.shape[:2], rows, columns))
-    for i in range(rows):
-        for j in range(columns):
-            top, left = i * step[0], j * step[1]
-            found[:, :, i, j] = reduce(x[:, :, top : top + size[0], left : left + size[1]], axis=(2, 3))
-    return found
-
-
 def convolution(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], dilation: tuple[int, int]) -> np.ndarray:
     """Sum over the kernel, place by place."""
     kh, kw = w.shape[2:]
@@ -137,11 +126,6 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
         {"x": X, "axes": [1], "gamma": B[:3], "beta": B[:3]},
         layer_norm(X, (1,), 1e-5) * B[:3, None] + B[:3, None],
     ),
-    (
-        "batch_norm",
-        {"x": X, "mean": B[:3], "variance": B[:3] ** 2, "gamma": B[1:4], "beta": B[2:], "epsilon": 0.25},
-        (X - B[:3, None]) / np.sqrt(B[:3, None] ** 2 + 0.25) * B[1:4, None] + B[2:, None],
-    ),
     ("gelu", {"x": 3 * X}, gelu(3 * X)),
     ("gelu", {"x": 3 * X, "mode": "EXACT"}, gelu(3 * X)),
     (
@@ -153,20 +137,9 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("softmax", {"x": X}, softmax(X, -1)),
     ("softmax", {"x": X, "axis": 1}, softmax(X, 1)),
     ("softmax", {"x": np.float32([60000, 60000, -60000])}, [0.5, 0.5, 0.0]),  # of the largest FP16 numbers
-    ("clip", {"x": X, "alpha": -0.5, "beta": 0.25}, np.clip(X, -0.5, 0.25)),
-    ("rsqrt", {"x": POSITIVE}, 1 / np.sqrt(POSITIVE)),
-    ("rsqrt", {"x": POSITIVE, "epsilon": 0.5}, 1 / np.sqrt(POSITIVE + 0.5)),
-    ("rsqrt", {"x": np.zeros(1, np.float32)}, [1e6]),  # epsilon is 1e-12 where none is given
-    ("inverse", {"x": POSITIVE}, 1 / (POSITIVE + 1e-4)),
-    ("inverse", {"x": POSITIVE, "epsilon": 0.5}, 1 / (POSITIVE + 0.5)),
     ("reduce_mean", {"x": X}, X.mean()),
     ("reduce_mean", {"x": X, "axes": [1]}, X.mean(1)),
     ("reduce_mean", {"x": X, "axes": [0, -1], "keep_dims": True}, X.mean((0, 2), keepdims=True)),
-    ("reduce_sum", {"x": X, "axes": [-1], "keep_dims": True}, X.sum(-1, keepdims=True)),
-    ("reduce_sum", {"x": X, "axes": [0, 1], "keep_dims": False}, X.sum((0, 1))),
-    ("reduce_sum_square", {"x": X, "axes": [2]}, (X**2).sum(2)),
-    ("reduce_max", {"x": X, "axes": [1], "keep_dims": True}, X.max(1, keepdims=True)),
-    ("reduce_min", {"x": X, "axes": [0, 2]}, X.min((0, 2))),
     ("reshape", {"x": X, "shape": [4, 6]}, X.reshape(4, 6)),
     ("reshape", {"x": X, "shape": [2, -1]}, X.reshape(2, 12)),
     ("reshape", {"x": X, "shape": [0, 2, -1]}, X.reshape(2, 2, 6)),  # 0: as x has it
@@ -190,7 +163,6 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
         {"values": (FOUR, FOUR + 6), "axis": -1, "interleave": True},
         [[1, 7, 2, 8], [3, 9, 4, 10], [5, 11, 6, 12]],
     ),
-    ("stack", {"values": (X, Y), "axis": 1}, np.stack([X, Y], 1)),
     ("split", {"x": X, "axis": -1, "num_splits": 2}, (X[..., :2], X[..., 2:])),
     ("split", {"x": X, "axis": 1, "split_sizes": [1, 2]}, (X[:, :1], X[:, 1:])),
     ("split", {"x": X, "axis": 2, "num_splits": 2, "split_sizes": [3, 1]}, (X[..., :3], X[..., 3:])),
@@ -224,76 +196,13 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
         },
         X[:, :, ::-2],
     ),
-    ("slice_by_size", {"x": X, "begin": [0, 1, 2], "size": [1, -1, 2]}, X[:1, 1:, 2:4]),
-    ("tile", {"x": X, "reps": [1, 2, 3]}, np.tile(X, (1, 2, 3))),
-    ("pad", {"x": X, "pad": [1, 0, 2, 3], "constant_val": 7.0}, np.pad(X, [(0, 0), (1, 0), (2, 3)], constant_values=7)),
-    ("pad", {"x": X, "pad": [2, 1], "mode": "reflect"}, np.pad(X, [(0, 0), (0, 0), (2, 1)], mode="reflect")),
-    ("pad", {"x": X, "pad": [2, 1], "mode": "replicate"}, np.pad(X, [(0, 0), (0, 0), (2, 1)], mode="edge")),
-    ("gather", {"x": X, "indices": [2, 0], "axis": 1}, X[:, [2, 0]]),
-    ("gather", {"x": X, "indices": [[1, -1]], "validate_indices": False}, X[[[1, -1]]]),
-    ("gather", {"x": X, "indices": 2, "axis": -1}, X[..., 2]),
-    ("identity", {"x": X}, X),
     ("add", {"x": X, "y": Y[0]}, X + Y[0]),
     ("sub", {"x": X, "y": Y}, X - Y),
     ("mul", {"x": X, "y": 0.5}, X * np.float32(0.5)),
     ("real_div", {"x": X, "y": Y}, X / Y),
-    ("maximum", {"x": X, "y": Y}, np.maximum(X, Y)),
-    ("minimum", {"x": X, "y": Y}, np.minimum(X, Y)),
-    ("pow", {"x": POSITIVE, "y": 1.5}, POSITIVE**1.5),
-    ("abs", {"x": X}, np.abs(X)),
-    ("exp", {"x": X}, np.exp(X)),
-    ("erf", {"x": X}, np.vectorize(math.erf)(X)),
-    ("sqrt", {"x": POSITIVE}, np.sqrt(POSITIVE)),
-    ("square", {"x": X}, X * X),
     ("tanh", {"x": X}, np.tanh(X)),
     ("sigmoid", {"x": X}, 1 / (1 + np.exp(-X))),
-    ("relu", {"x": X}, np.where(X > 0, X, 0)),
     ("silu", {"x": 3 * X}, 3 * X / (1 + np.exp(-3 * X))),
-    ("log", {"x": POSITIVE}, np.log(POSITIVE)),
-    ("log", {"x": POSITIVE, "epsilon": 0.5}, np.log(POSITIVE + 0.5)),
-    ("floor", {"x": 3 * X}, np.floor(3 * X)),
-    ("ceil", {"x": 3 * X}, np.ceil(3 * X)),
-    ("round", {"x": [0.5, 1.5, -0.5, 2.4]}, np.array([0, 2, 0, 2])),
-    ("sign", {"x": [-2.0, 0.0, 3.0]}, np.array([-1, 0, 1])),
-    ("select", {"cond": X > 0, "a": X, "b": Y}, np.where(X > 0, X, Y)),
-    ("select", {"cond": X[0, 0] > 0, "a": X, "b": 2.0}, np.where(X[0, 0] > 0, X, 2.0)),
-    (
-        "gather",
-        {"x": X, "indices": [[2, 0], [1, 1]], "axis": 1, "batch_dims": 1},
-        np.stack([X[0, [2, 0]], X[1, [1, 1]]]),
-    ),
-    (
-        "gather",
-        {"x": X, "indices": [[0, 3], [1, 1]], "axis": -1, "batch_dims": 1},
-        np.stack([X[0][:, [0, 3]], X[1][:, [1, 1]]]),
-    ),
-    (
-        "gather",
-        {"x": X, "indices": np.arange(6).reshape(2, 3) % 4, "axis": 2, "batch_dims": 2},
-        np.take_along_axis(X, (np.arange(6).reshape(2, 3) % 4)[..., None], 2)[..., 0],
-    ),
-    (
-        "einsum",
-        {"values": (X, Y.transpose(2, 1, 0)), "equation": "chw,whr->chr"},
-        np.stack([np.stack([X[:, h] @ Y.transpose(2, 1, 0)[:, h] for h in range(3)])]).squeeze(0).transpose(1, 0, 2),
-    ),
-    ("max_pool", {"x": IMAGE, "kernel_sizes": [2, 3]}, pooled(IMAGE, (2, 3), (1, 1), np.max)),
-    (
-        "max_pool",
-        {"x": IMAGE - 9, "kernel_sizes": [2, 2], "strides": [2, 3], "pad_type": "custom", "pad": [1, 0, 0, 1]},
-        pooled(np.pad(IMAGE - 9, [(0, 0), (0, 0), (1, 0), (0, 1)], constant_values=-np.inf), (2, 2), (2, 3), np.max),
-    ),
-    ("avg_pool", {"x": IMAGE, "kernel_sizes": [2, 3], "strides": [1, 2]}, pooled(IMAGE, (2, 3), (1, 2), np.mean)),
-    (
-        "avg_pool",
-        {"x": IMAGE, "kernel_sizes": [2, 2], "pad_type": "custom", "pad": [1, 1, 0, 1]},
-        pooled(np.pad(IMAGE, [(0, 0), (0, 0), (1, 1), (0, 1)]), (2, 2), (1, 1), np.mean),
-    ),
-    (
-        "avg_pool",
-        {"x": IMAGE, "kernel_sizes": [3, 3], "pad_type": "same", "exclude_padding_from_average": True},
-        pooled(np.pad(IMAGE, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=np.nan), (3, 3), (1, 1), np.nanmean),
-    ),
 ]
 
 
@@ -311,27 +220,6 @@ def test_operation_is_its_formula(operation: str, inputs: dict[str, Any], wanted
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)  # FP32 against FP64: some 2^-24 a step
 
 
-U, V = np.array([True, False, True]), np.array([True, True, False])
-FLAGS: list[tuple[str, dict[str, Any], Any]] = [
-    ("equal", {"x": [1.0, 2.0], "y": [1.0, 3.0]}, [True, False]),
-    ("not_equal", {"x": [1.0, 2.0], "y": 1.0}, [False, True]),
-    ("greater", {"x": [1.0, 2.0], "y": [1.0, 1.0]}, [False, True]),
-    ("greater_equal", {"x": [1.0, 0.0], "y": 1.0}, [True, False]),
-    ("less", {"x": [1.0, 0.0], "y": [[1.0], [2.0]]}, [[False, True], [True, True]]),
-    ("less_equal", {"x": [1.0, 2.0], "y": 1.0}, [True, False]),
-    ("logical_and", {"x": U, "y": V}, [True, False, False]),
-    ("logical_or", {"x": U, "y": V}, [True, True, True]),
-    ("logical_not", {"x": U}, [False, True, False]),
-]
-
-
-@pytest.mark.parametrize(("operation", "inputs", "wanted"), FLAGS, ids=[case[0] for case in FLAGS])
-def test_flags(operation: str, inputs: dict[str, Any], wanted: Any) -> None:
-    found = run(operation, **inputs)
-    assert found.dtype == np.bool_
-    assert found.tolist() == wanted
-
-
 def test_every_operation_is_tested() -> None:
     elsewhere = {
         name
@@ -339,26 +227,7 @@ def test_every_operation_is_tested() -> None:
         if function.__module__ == "edgepath.backends.mil_program.conversions"
     }
     # Those have a file of their own.
-    assert {case[0] for case in CASES + FLAGS} == set(OPERATIONS) - elsewhere
-
-
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_ceil_mode_is_pytorchs(size: int, stride: int) -> None:
-    picture = IMAGE.astype(np.float32)
-    for padding in range(size // 2 + 1):
-        beyond = any(-(-(width - size) // stride) * stride >= width for width in picture.shape[2:])
-        if not padding and beyond:
-            continue  # MIL's documentation drops a window that begins behind the input only where there is padding
-        given = {"x": picture, "kernel_sizes": [size] * 2, "strides": [stride] * 2, "ceil_mode": True}
-        given |= {"pad_type": "custom", "pad": [padding] * 4}
-        image, options = torch.from_numpy(picture), {"padding": padding, "ceil_mode": True}
-        largest = torch.nn.functional.max_pool2d(image, size, stride, **options)
-        np.testing.assert_array_equal(run("max_pool", **given), largest.numpy())
-        for excluded in (True, False):
-            mean = torch.nn.functional.avg_pool2d(image, size, stride, **options, count_include_pad=not excluded)
-            found = run("avg_pool", **given, exclude_padding_from_average=excluded)
-            np.testing.assert_allclose(found, mean.numpy(), rtol=1e-5, atol=1e-6)
+    assert {case[0] for case in CASES} == set(OPERATIONS) - elsewhere
 
 
 @pytest.mark.parametrize(("width", "kernel", "stride", "gap"), [(7, 3, 2, 1), (8, 4, 3, 1), (9, 2, 1, 2), (6, 2, 3, 1)])
