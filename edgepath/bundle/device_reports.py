@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, UsageError
-from ..machine.tables import parse_json, plain, read_table, shown
+from ..machine.tables import parse_json, plain, read_facts, shown
 from ..machine.writing import replacing
 from .bundle import Bundle, open_bundle
 
@@ -21,50 +21,33 @@ _LARGEST = 16 << 20
 
 
 @dataclass(frozen=True)
-class Cosines:
-    """Of a drift, what tables show."""
-
-    cosine_mean: float
-    cosine_p01: float
-
-
-@dataclass(frozen=True)
-class Drifts:
-    """The drifts that tables show."""
-
-    total: Cosines
-    lowering: Cosines
-
-
-@dataclass(frozen=True)
-class Latency:
-    """The latencies that tables show."""
-
-    p50_ms: float
-    p99_ms: float
-
-
-@dataclass(frozen=True)
-class MeasuredBundle:
-    """The bundle that was on the device; `sha256` is of its bundle.json."""
+class DeviceReport:
+    """What `kit/check.py` wrote on a device, as far as it is read; `sha256` is of the bundle.json that was there."""
 
     name: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class DeviceReport:
-    """What `kit/check.py` wrote on a device, as far as it is read."""
-
-    bundle: MeasuredBundle
     passed: bool
-    drift: Drifts
+    cosine_mean: float
+    cosine_p01: float
+    lowering: float
     gates: tuple[dict[str, Any], ...]
-    latency: Latency
+    p50_ms: float
+    p99_ms: float
     ran_with: str
     device: dict[str, Any]
     versions: dict[str, Any]
     measured_at: str
+
+
+_PLACES = {
+    "name": "bundle.name",
+    "sha256": "bundle.sha256",
+    "cosine_mean": "drift.total.cosine_mean",
+    "cosine_p01": "drift.total.cosine_p01",
+    "lowering": "drift.lowering.cosine_mean",
+    "p50_ms": "latency.p50_ms",
+    "p99_ms": "latency.p99_ms",
+}
 
 
 def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any]:
@@ -128,13 +111,13 @@ def _read(path: Path) -> Any:
     return parse_json(raw)
 
 
-def _read_report(path: Path) -> tuple[dict[str, Any], MeasuredBundle]:
+def _read_report(path: Path) -> tuple[dict[str, Any], DeviceReport]:
     try:
         found = _read(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"report {path}: cannot be read ({why}); give device-report.json of kit/check.py") from None
-    return dict(found), _check(found, path).bundle
+    return dict(found), _check(found, path)
 
 
 def _check(found: Any, path: str | Path) -> DeviceReport:
@@ -143,4 +126,4 @@ def _check(found: Any, path: str | Path) -> DeviceReport:
 
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UsageError(f"report {path}: is no device report of schema {SCHEMA}; kit/check.py writes one")
-    return read_table(DeviceReport, found, refuse, further_keys=True)
+    return read_facts(DeviceReport, found, refuse, _PLACES)
