@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, UsageError
-from ..machine.tables import parse_json, plain, read_facts, shown
+from ..machine.tables import Line, parse_json, read_facts, shown
 from ..machine.writing import replacing
 from .bundle import Bundle, open_bundle
 
@@ -24,8 +24,8 @@ _LARGEST = 16 << 20
 class DeviceReport:
     """What `kit/check.py` wrote on a device, as far as it is read; `sha256` is of the bundle.json that was there."""
 
-    name: str
-    sha256: str
+    name: Line
+    sha256: Line
     passed: bool
     cosine_mean: float
     cosine_p01: float
@@ -33,10 +33,10 @@ class DeviceReport:
     gates: tuple[dict[str, Any], ...]
     p50_ms: float
     p99_ms: float
-    ran_with: str
+    ran_with: Line
     device: dict[str, Any]
     versions: dict[str, Any]
-    measured_at: str
+    measured_at: Line
 
 
 _PLACES = {
@@ -59,7 +59,7 @@ def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any
     found, measured = _read_report(Path(report))
     if measured.sha256 != bundle.digest:
         raise UsageError(
-            f"report {report}: measured on {plain(measured.name)} (bundle.json {plain(measured.sha256[:12])}), "
+            f"report {report}: measured on {measured.name} (bundle.json {measured.sha256[:12]}), "
             f"{bundle.path} is {bundle.digest[:12]}; give the bundle that was copied to the device"
         )
     known = device_reports(bundle)
@@ -117,7 +117,8 @@ def _read_report(path: Path) -> tuple[dict[str, Any], DeviceReport]:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"report {path}: cannot be read ({why}); give device-report.json of kit/check.py") from None
-    return dict(found), _check(found, path)
+    facts = _check(found, path)
+    return found, facts
 
 
 def _check(found: Any, path: str | Path) -> DeviceReport:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from ..errors import BundleError
-from ..machine.tables import parse_json, plain, read_facts, shown
+from ..machine.tables import Line, parse_json, plain, read_facts, shown
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -62,16 +62,16 @@ class Contents:
     """
 
     name: Annotated[str, Meta(pattern=r"^[\w.:@+-]+\Z", description="it names a folder: letters, digits, . _ -")]
-    model: str
-    target: str
-    backend: str
+    model: Line
+    target: Line
+    backend: Line
     file: str
     contract: Contract
     weights: WeightsUsed
     held_out: tuple[str, ...]
     program: dict[str, tuple[float, ...]]
     noise_floor: NoiseFloor
-    cautions: tuple[str, ...]
+    cautions: tuple[Line, ...]
 
 
 _PLACES = {

@@ -27,6 +27,7 @@ else:
 
 _T = TypeVar("_T")
 _LONG_KEY = re.compile(r"(?:\.[^.\n=,\[\]{}]{1,60}){200}")  # the parser takes time with the square of a key's parts
+Line = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z", description="expected one line of text")]
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 100
 _REPR.maxlist = _REPR.maxdict = 8
