@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..machine.packages import pip_install
+from ..machine.tables import quoted
 from .backend import Backend, Builds, Found
 from .contents import Layer, Parts
 
@@ -80,7 +81,7 @@ def _check(recipe: Any) -> str:
     systems = _INT8_OS if recipe.int8 else _OLDER_OS + _INT8_OS
     if (found := recipe.deploy.minimum_os) in systems:
         return ""
-    return f'deploy.minimum_os = "{found}"; known: {", ".join(systems)}'
+    return f"deploy.minimum_os = {quoted(found)}; known: {', '.join(systems)}"
 
 
 def _look() -> Found:

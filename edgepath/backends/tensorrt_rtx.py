@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..machine.tables import shown
 from . import onnxruntime
 from .backend import Backend, Builds
 from .runners.tensorrt_rtx import BATCHES, Refused, serialize
@@ -42,7 +43,7 @@ def _check(recipe: Any) -> str:
     asked = recipe.deploy.compute_capabilities
     if asked and sorted(asked) == sorted(set(asked) & set(_CAPABILITIES)):
         return ""
-    return f"deploy.compute_capabilities = {list(asked)}; expected some of {', '.join(_CAPABILITIES)}"
+    return f"deploy.compute_capabilities = {shown(list(asked))}; expected some of {', '.join(_CAPABILITIES)}"
 
 
 BACKEND = Backend(

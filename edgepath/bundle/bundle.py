@@ -12,7 +12,6 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,10 +31,7 @@ from ..recipes.recipe import Recipe
 from ..tiles.source import TileSource
 from .manifest import (
     MANIFEST,
-    Contract,
-    Manifest,
-    NoiseFloor,
-    WeightsUsed,
+    Contents,
     contents,
     parse,
     read_manifest,
@@ -55,25 +51,12 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """An opened bundle: its folder, its checked manifest, and the sha256 of `bundle.json`, so of everything in it."""
+class Bundle(Contents):
+    """An opened bundle: what its manifest says, its folder, and the sha256 of `bundle.json`, so of everything in it."""
 
     path: Path
     manifest: Mapping[str, Any]
     digest: str
-
-    @cached_property
-    def contents(self) -> Manifest:
-        """What the manifest says, as typed values."""
-        return contents(self.manifest, f"bundle {self.path}")
-
-    @property
-    def name(self) -> str:
-        return self.contents.name
-
-    @property
-    def model(self) -> str:
-        return self.contents.model.name
 
     @property
     def recipe(self) -> Recipe:
@@ -81,33 +64,9 @@ class Bundle:
         return Recipe.from_json(self.manifest["recipe"])
 
     @property
-    def target(self) -> str:
-        return self.contents.recipe.target
-
-    @property
-    def backend(self) -> str:
-        return self.contents.recipe.backend
-
-    @property
     def artifact(self) -> Path:
         """The file (or, for Core ML, the folder) that the backend's runner loads."""
-        return self.path / self.contents.artifact.file
-
-    @property
-    def contract(self) -> Contract:
-        return self.contents.contract
-
-    @property
-    def weights(self) -> WeightsUsed:
-        return self.contents.weights
-
-    @property
-    def noise_floor(self) -> NoiseFloor:
-        return self.contents.drift.noise_floor
-
-    @property
-    def cautions(self) -> tuple[str, ...]:
-        return self.contents.cautions
+        return self.path / self.file
 
     @property
     def size(self) -> int:
@@ -134,7 +93,7 @@ class Bundle:
     def golden_embeddings(self, of: str) -> np.ndarray:
         """Return the golden tiles' embeddings, float32 (N, D), by `reference` or `program`."""
         embeddings = _load(self, f"golden/{of}.npz", "embeddings")
-        needed = (len(self.contents.held_out.keys), self.dim)
+        needed = (len(self.held_out), self.dim)
         if embeddings.dtype != np.float32 or embeddings.shape != needed or not len(embeddings):
             found = f"{embeddings.dtype} {embeddings.shape}"
             raise BundleError(f"bundle {self.path}: golden/{of}.npz is {found}; its manifest asks for float32 {needed}")
@@ -174,7 +133,7 @@ def load_artifact(bundle: Bundle, backend: str, **options: Any) -> Runner:
     except Exception as error:  # each runtime has errors of its own; whatever it says, it could not load the file
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BundleError(
-            f"bundle {bundle.path}: {row.package} cannot load {bundle.contents.artifact.file} ({why}); export it again"
+            f"bundle {bundle.path}: {row.package} cannot load {bundle.file} ({why}); export it again"
         ) from error
     if runner.size != bundle.size:
         raise BundleError(
@@ -199,11 +158,11 @@ def open_bundle(path: str | Path | Bundle) -> Bundle:
             put_back(path)
         raw = read_manifest(path)
         manifest = parse(raw, f"bundle {path}")
-        contents(manifest, f"bundle {path}")
+        said = contents(manifest, f"bundle {path}")
         _check_files(path, manifest["files"])
     except OSError as error:
         raise BundleError(f"bundle {path}: cannot be read ({error.strerror}: {error.filename})") from error
-    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    return Bundle(**vars(said), path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
 
 
 def _check_files(path: Path, files: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, UsageError
-from ..machine.tables import parse_json, plain, read_table, shown
+from ..machine.tables import Line, parse_json, read_facts, shown
 from ..machine.writing import replacing
 from .bundle import Bundle, open_bundle
 
@@ -21,50 +21,33 @@ _LARGEST = 16 << 20
 
 
 @dataclass(frozen=True)
-class Cosines:
-    """Of a drift, what tables show."""
+class DeviceReport:
+    """What `kit/check.py` wrote on a device, as far as it is read; `sha256` is of the bundle.json that was there."""
 
+    name: Line
+    sha256: Line
+    passed: bool
     cosine_mean: float
     cosine_p01: float
-
-
-@dataclass(frozen=True)
-class Drifts:
-    """The drifts that tables show."""
-
-    total: Cosines
-    lowering: Cosines
-
-
-@dataclass(frozen=True)
-class Latency:
-    """The latencies that tables show."""
-
+    lowering: float
+    gates: tuple[dict[str, Any], ...]
     p50_ms: float
     p99_ms: float
-
-
-@dataclass(frozen=True)
-class MeasuredBundle:
-    """The bundle that was on the device; `sha256` is of its bundle.json."""
-
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class DeviceReport:
-    """What `kit/check.py` wrote on a device, as far as it is read."""
-
-    bundle: MeasuredBundle
-    passed: bool
-    drift: Drifts
-    gates: tuple[dict[str, Any], ...]
-    latency: Latency
-    ran_with: str
+    ran_with: Line
     device: dict[str, Any]
     versions: dict[str, Any]
-    measured_at: str
+    measured_at: Line
+
+
+_PLACES = {
+    "name": "bundle.name",
+    "sha256": "bundle.sha256",
+    "cosine_mean": "drift.total.cosine_mean",
+    "cosine_p01": "drift.total.cosine_p01",
+    "lowering": "drift.lowering.cosine_mean",
+    "p50_ms": "latency.p50_ms",
+    "p99_ms": "latency.p99_ms",
+}
 
 
 def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any]:
@@ -76,7 +59,7 @@ def add_report(bundle: str | Path | Bundle, report: str | Path) -> dict[str, Any
     found, measured = _read_report(Path(report))
     if measured.sha256 != bundle.digest:
         raise UsageError(
-            f"report {report}: measured on {plain(measured.name)} (bundle.json {plain(measured.sha256[:12])}), "
+            f"report {report}: measured on {measured.name} (bundle.json {measured.sha256[:12]}), "
             f"{bundle.path} is {bundle.digest[:12]}; give the bundle that was copied to the device"
         )
     known = device_reports(bundle)
@@ -128,13 +111,14 @@ def _read(path: Path) -> Any:
     return parse_json(raw)
 
 
-def _read_report(path: Path) -> tuple[dict[str, Any], MeasuredBundle]:
+def _read_report(path: Path) -> tuple[dict[str, Any], DeviceReport]:
     try:
         found = _read(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"report {path}: cannot be read ({why}); give device-report.json of kit/check.py") from None
-    return dict(found), _check(found, path).bundle
+    facts = _check(found, path)
+    return found, facts
 
 
 def _check(found: Any, path: str | Path) -> DeviceReport:
@@ -143,4 +127,4 @@ def _check(found: Any, path: str | Path) -> DeviceReport:
 
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UsageError(f"report {path}: is no device report of schema {SCHEMA}; kit/check.py writes one")
-    return read_table(DeviceReport, found, refuse, further_keys=True)
+    return read_facts(DeviceReport, found, refuse, _PLACES)

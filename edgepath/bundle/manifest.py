@@ -12,35 +12,13 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from ..errors import BundleError
-from ..machine.tables import parse_json, plain, read_table, shown
+from ..machine.tables import Line, parse_json, plain, read_facts, shown
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
 _LARGEST_MANIFEST = 64 << 20
 AboveZero = Annotated[int, Meta(ge=1, description="a number above 0 is needed")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="expected a sha256, 64 hexadecimal digits")]
-
-
-@dataclass(frozen=True)
-class Named:
-    """The model, as far as opening a bundle needs it."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Target:
-    """The recipe, as far as opening a bundle needs it."""
-
-    target: str
-    backend: str
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """The file, or for Core ML the folder, that the backend's runner loads."""
-
-    file: str
 
 
 @dataclass(frozen=True)
@@ -63,13 +41,6 @@ class WeightsUsed:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The golden tiles, by name."""
-
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class NoiseFloor:
     """How far the program lies from itself on nudged tiles (`checks.drift`)."""
 
@@ -84,29 +55,33 @@ class NoiseFloor:
 
 
 @dataclass(frozen=True)
-class Drifts:
-    """Of all the measured drifts, the one that other machines compare with."""
+class Contents:
+    """What running, verifying and rebuilding a bundle need of its manifest; what else that holds is for people.
 
-    noise_floor: NoiseFloor
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What running, verifying and rebuilding a bundle need of its manifest; what else it holds is for people.
-
-    `program` holds the activations' and the weights' scales of each INT8 layer.
+    `file` is the artifact, `held_out` names the golden tiles, `program` has the scales of each INT8 layer.
     """
 
     name: Annotated[str, Meta(pattern=r"^[\w.:@+-]+\Z", description="it names a folder: letters, digits, . _ -")]
-    model: Named
-    recipe: Target
-    artifact: Artifact
+    model: Line
+    target: Line
+    backend: Line
+    file: str
     contract: Contract
     weights: WeightsUsed
-    held_out: HeldOut
+    held_out: tuple[str, ...]
     program: dict[str, tuple[float, ...]]
-    drift: Drifts
-    cautions: tuple[str, ...]
+    noise_floor: NoiseFloor
+    cautions: tuple[Line, ...]
+
+
+_PLACES = {
+    "model": "model.name",
+    "target": "recipe.target",
+    "backend": "recipe.backend",
+    "file": "artifact.file",
+    "held_out": "held_out.keys",
+    "noise_floor": "drift.noise_floor",
+}
 
 
 def read_manifest(path: Path) -> bytes:
@@ -154,14 +129,12 @@ def parse(raw: bytes, who: str) -> dict[str, Any]:
     return dict(manifest)
 
 
-def contents(manifest: Mapping[str, Any], who: str) -> Manifest:
+def contents(manifest: Mapping[str, Any], who: str) -> Contents:
     """Return what a manifest says; BundleError where it lacks what running and verifying a bundle needs."""
-    where = f"{who}: {MANIFEST}"
-    read = read_table(Manifest, manifest, lambda problem: BundleError(f"{where}: {problem}"), further_keys=True)
-    artifact = read.artifact.file
-    if not any(name == artifact or name.startswith(f"{artifact}/") for name in manifest["files"]):
-        raise BundleError(f"{where}: its artifact {plain(artifact)} is not among its files")
-    return read
+    found = read_facts(Contents, manifest, lambda problem: BundleError(f"{who}: {MANIFEST}: {problem}"), _PLACES)
+    if not any(name == found.file or name.startswith(f"{found.file}/") for name in manifest["files"]):
+        raise BundleError(f"{who}: {MANIFEST}: its artifact {plain(found.file)} is not among its files")
+    return found
 
 
 def check_name(name: str, who: str) -> None:

@@ -27,6 +27,7 @@ else:
 
 _T = TypeVar("_T")
 _LONG_KEY = re.compile(r"(?:\.[^.\n=,\[\]{}]{1,60}){200}")  # the parser takes time with the square of a key's parts
+Line = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z", description="expected one line of text")]
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 100
 _REPR.maxlist = _REPR.maxdict = 8
@@ -77,35 +78,41 @@ def plain(text: str) -> str:
     return text if len(text) < 80 and text.isprintable() else shown(text)
 
 
-def read_table(
-    kind: type[_T], values: Any, refuse: Callable[[str], EdgepathError], *, further_keys: bool = False, where: str = ""
-) -> _T:
-    """Return a table as a dataclass; raise what `refuse` makes of the first problem.
+def quoted(text: str) -> str:
+    """Return an untrusted text in double quotes."""
+    return f'"{shown(text)[1:-1]}"'
 
-    Args:
-        kind: a dataclass; its fields are numbers, strings, Literals, dataclasses, and lists and tables of these.
-        values: what TOML or JSON was parsed to.
-        refuse: makes the error of `KEY = VALUE; expected WHAT`.
-        further_keys: whether keys that no field has may be there.
-        where: the key of the table itself, if it has one.
-    """
-    for problem in _problems(kind, values, where, further_keys):
+
+def read_table(kind: type[_T], values: Any, refuse: Callable[[str], EdgepathError]) -> _T:
+    """Return a table as a dataclass; raise what `refuse` makes of the first problem, `KEY = VALUE; expected WHAT`."""
+    for problem in _problems(kind, values, "", further_keys=False):
         raise refuse(problem)
     return msgspec.convert(values, kind)
 
 
+def read_facts(
+    kind: type[_T], values: Mapping[str, Any], refuse: Callable[[str], EdgepathError], places: Mapping[str, str]
+) -> _T:
+    """Return what is needed of a table that may hold more; `places` says which fields stand deeper, as `model.name`."""
+    facts = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        place, value = places.get(name, name), values
+        for key in place.split("."):
+            value = value.get(key) if isinstance(value, dict) else None  # type: ignore[assignment]
+        for problem in _problems(hint, value, place, further_keys=True):
+            raise refuse(problem)
+        facts[name] = msgspec.convert(value, hint)
+    return kind(**facts)
+
+
 def _problems(hint: Any, value: Any, where: str, further_keys: bool) -> Iterator[str]:
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    origin = get_origin(kind)
-    if dataclasses.is_dataclass(kind) or origin in (dict, typing.get_origin(Mapping[str, Any])):
-        if not isinstance(value, dict):
+    if dataclasses.is_dataclass(kind) or get_origin(kind) in (dict, Mapping):
+        if isinstance(value, dict):
+            yield from _in_table(kind, value, f"{where}." if where else "", further_keys)
+        else:
             yield f"{where or 'the file'} is {shown(value)}; expected a table"
-            return
-        yield from _in_table(kind, value, f"{where}." if where else "", further_keys)
-    elif origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            yield f"{where} = {shown(value)}; expected a list"
-            return
+    elif get_origin(kind) is tuple and isinstance(value, (list, tuple)):
         for item in value:
             yield from _problems(get_args(kind)[0], item, where, further_keys)
     if not _fits(hint, value):
@@ -122,11 +129,11 @@ def _in_table(kind: Any, values: Mapping[str, Any], prefix: str, further_keys: b
         if key not in hints:
             yield f"{prefix}{plain(key)} is not a key; {did_you_mean(key, hints)}"
     for field in dataclasses.fields(kind):
-        if field.name in values:
-            yield from _problems(hints[field.name], values[field.name], prefix + field.name, further_keys)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            off = f"= None; expected {_called(hints[field.name])}" if further_keys else "is missing"
-            yield f"{prefix}{field.name} {off}"
+        needed = field.default is dataclasses.MISSING
+        if needed and not further_keys and field.name not in values:
+            yield f"{prefix}{field.name} is missing"
+        if needed or field.name in values:
+            yield from _problems(hints[field.name], values.get(field.name), prefix + field.name, further_keys)
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -140,21 +147,8 @@ def _fits(hint: Any, value: Any) -> bool:
 def _off(kind: Any, hint: Any, value: Any) -> str:
     """Return a value and what it should be instead."""
     if get_origin(kind) is Literal:
-        return f"{_quoted(str(value))}; {did_you_mean(str(value), get_args(kind))}"
+        return f"{quoted(str(value))}; {did_you_mean(str(value), get_args(kind))}"
     if hint is not kind and _fits(kind, value):  # of the right type, out of range
-        found = _quoted(value) if kind is str else shown(msgspec.convert(value, kind))
+        found = quoted(value) if kind is str else shown(msgspec.convert(value, kind))
         return f"{found}; {get_args(hint)[1].description}"
-    return f"{shown(value)}; expected {_called(kind)}"
-
-
-def _called(hint: Any) -> str:
-    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if get_origin(kind) is tuple:
-        return "a list"
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
-    return str(kind.__name__) if kind in (bool, int, float, str) else "a table"
-
-
-def _quoted(text: str) -> str:
-    return f'"{shown(text)[1:-1]}"'
+    return f"{shown(value)}; expected {'a list' if get_origin(kind) is tuple else kind.__name__}"

@@ -91,7 +91,7 @@ def _check_same_scales(bundle: Bundle, net: Any) -> None:
     """Raise BundleError unless the rebuilt program has the scales that the bundle names, layer by layer."""
     from .linear import scales
 
-    recorded, found = bundle.contents.program, scales(net)
+    recorded, found = bundle.program, scales(net)
     for name in sorted(recorded.keys() | found.keys()):
         named, rebuilt = recorded.get(name), found.get(name)
         known = named is not None and rebuilt is not None and len(named) == len(rebuilt)

@@ -162,7 +162,9 @@ class Recipe:
             raise RecipeError(f"{called}: schema = {tables.shown(schema)}; this edgepath reads schema {SCHEMA}")
         recipe = build_table(cls, values, called)
         if not NAME.fullmatch(recipe.target):
-            raise RecipeError(f"{called}: target = {recipe.target!r}; it names a folder: use letters, digits, . _ -")
+            raise RecipeError(
+                f"{called}: target = {tables.shown(recipe.target)}; it names a folder: use letters, digits, . _ -"
+            )
         _check_buildable(recipe)
         return recipe
 
@@ -210,7 +212,7 @@ def _check_buildable(recipe: Recipe) -> None:
     """Refuse what would be built as something else than the recipe says, or fail after the work is done."""
     who, known = f"recipe {recipe.target}", backends.targets()
     if recipe.backend not in known:
-        raise RecipeError(f'{who}: backend = "{recipe.backend}"; {did_you_mean(recipe.backend, known)}')
+        raise RecipeError(f"{who}: backend = {tables.quoted(recipe.backend)}; {did_you_mean(recipe.backend, known)}")
     builds = backends.builds_of(recipe.backend)
     pair = (recipe.precision.linear, recipe.precision.other)
     if pair not in builds.precisions:
@@ -218,7 +220,7 @@ def _check_buildable(recipe: Recipe) -> None:
         raise RecipeError(f"{who}: precision {'/'.join(pair)}; {recipe.backend} builds {ways}")
     if recipe.checked_with not in ("none", builds.checked_with):
         raise RecipeError(
-            f'{who}: checked_with = "{recipe.checked_with}"; what {recipe.backend} builds is checked with '
+            f"{who}: checked_with = {tables.quoted(recipe.checked_with)}; what {recipe.backend} builds is checked with "
             f'"{builds.checked_with}" or "none"'
         )
     if recipe.quantize.class_token == "float" and not (recipe.int8 and builds.float_class_token):

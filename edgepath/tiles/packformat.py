@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from ..errors import PackError
-from ..machine.tables import parse_toml, read_table, shown
+from ..machine.tables import parse_toml, read_facts, shown
 from ..machine.tables import to_toml as write_toml
 from .origins import COLUMNS, Row
 
@@ -118,7 +118,7 @@ def parse_pack_toml(raw: bytes, who: str) -> PackHead:
     if type(schema) is not int or schema != SCHEMA:
         newer = "; a newer edgepath wrote it: update" if isinstance(schema, int) and schema > SCHEMA else ""
         raise PackError(f"{who}: schema = {shown(schema)}; this edgepath reads schema {SCHEMA}{newer}")
-    return read_table(PackHead, head, lambda problem: PackError(f"{who}: pack.toml: {problem}"), further_keys=True)
+    return read_facts(PackHead, head, lambda problem: PackError(f"{who}: pack.toml: {problem}"), {})
 
 
 def to_toml(head: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> bytes:

@@ -319,6 +319,47 @@ def test_missing_key_is_refused(bundle: Bundle, key: str) -> None:
     assert f"{key} = None; expected" in refused(bundle.path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("cautions.0", [], "cautions = []; expected str"),
+        ("cautions.0", "two\nlines\x1b[31m", 'cautions = "two\\nlines\\x1b[31m"; expected one line of text'),
+        ("contract.embedding", "x\n<script>\x1b[31m", "known: cls, cls+mean"),
+        ("contract.size", True, "contract.size = True; expected int"),
+        ("contract.dim", 0, "contract.dim = 0; a number above 0 is needed"),
+        ("weights.sha256", "x\n\x1b[31m", "expected a sha256, 64 hexadecimal digits"),
+        ("drift.noise_floor.tiles", None, "drift.noise_floor.tiles = None; expected int"),
+        ("drift.noise_floor.cosine_min", 10**400, "expected float"),
+        ("program", ["x"], "program.vit = 'x'; expected float"),
+        ("artifact.file", "a\0b", "its artifact 'a\\x00b' is not among its files"),
+        ("recipe", [], "recipe.target = None; expected str"),
+    ],
+)
+def test_value_of_another_type_is_refused(bundle: Bundle, key: str, value: Any, said: str) -> None:
+    def change(values: Any) -> None:
+        if key.startswith("program"):
+            values["program"] = {"vit": value}
+        elif key == "cautions.0":
+            values["cautions"] = [value]
+        else:
+            *path, last = key.split(".")
+            for step in path:
+                values = values[step]
+            values[last] = value
+
+    rewrite(bundle, change)
+    message = refused(bundle.path)
+    assert said in message
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_a_manifest_is_typed_values_and_keeps_what_else_it_holds(bundle: Bundle) -> None:
+    assert (bundle.contract.dim, bundle.contract.embedding, bundle.noise_floor.cosine_mean) == (DIM, "cls", 1.0)
+    assert (bundle.weights.sha256, bundle.held_out, bundle.program) == ("0" * 64, ("a", "b", "c", "d"), {})
+    assert bundle.manifest["measured"] == {"cosine": 0.5}
+
+
 def test_what_is_no_bundle_is_named(bundle: Bundle, tmp_path: Path) -> None:
     assert "no such folder" in refused(tmp_path / "nowhere")
     assert "is not a folder" in refused(bundle.path / "model.onnx")

@@ -199,10 +199,23 @@ def test_missing_key_is_named(path: str) -> None:
         ("precision.other", "int8", 'precision.other = "int8"; known: fp16, fp32'),
         ("deploy.plan.0.since", "2", 'deploy.plan.since = "2"; expected MAJOR.MINOR'),
         ("checked_with", "coreml", 'checked_with = "coreml"'),
+        ("checked_with", "a\nb", 'checked_with = "a\\nb"; what onnxruntime builds'),
+        ("precision.other", "a\nb", 'precision.other = "a\\nb"; known: fp16, fp32'),
+        ("quantize.smooth_alpha", 10**400, "0000; expected float"),
     ],
 )
 def test_value_of_another_type_is_refused(path: str, value: Any, said: str) -> None:
-    assert said in refused(changed(path, value))
+    message = refused(changed(path, value))
+    assert said in message
+    assert message.isprintable()
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("values", [{"schema": 1 << 100_000}, {"key\x1b[31m" * 100: 1}], ids=["number", "key"])
+def test_what_is_long_is_shown_in_part(values: dict[str, Any]) -> None:
+    message = refused(own() | values)
+    assert message.isprintable()
+    assert len(message) < 300
 
 
 @pytest.mark.parametrize("path", ["accept.cosine_mean", "accept.cosine_p01", "quantize.smooth_alpha"])
@@ -249,8 +262,10 @@ def test_what_is_no_table_is_refused(values: Any) -> None:
         b"[deploy",
         b"\xef\xbb\xbftarget = 'x'",
         b"a=" + b"[" * 9999,
+        b"schema = " + b"9" * 5000,
+        b".".join([b"a"] * 20_000) + b" = 1",
     ],
-    ids=["no value", "key twice", "not UTF-8", "open table", "byte order mark", "nested too deep"],
+    ids=["no value", "key twice", "not UTF-8", "open table", "byte order mark", "nested", "long number", "long key"],
 )
 def test_bad_toml_is_one_line_with_the_files_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "box.toml").write_bytes(text)
@@ -262,6 +277,18 @@ def test_empty_file_misses_its_first_key(tmp_path: Path) -> None:
     (tmp_path / "box.toml").touch()
     with pytest.raises(RecipeError, match=r"^recipe box: target is missing$"):
         load_recipe(tmp_path / "box.toml")
+
+
+def test_file_that_is_no_recipe_is_not_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "box.toml").write_bytes(b"#" * (1 << 20))
+    with pytest.raises(RecipeError, match=r"box\.toml: has more than 65536 bytes"):
+        load_recipe(tmp_path / "box.toml")
+
+
+def test_recipe_is_written_as_the_file_that_reads_back_as_it(tmp_path: Path) -> None:
+    for recipe in (*recipes().values(), Recipe.from_json(changed("summary", 'quote " and \\, \x7f\r\n'))):
+        (tmp_path / "again.toml").write_text(recipe.to_toml(), encoding="utf-8", newline="")
+        assert load_recipe(tmp_path / "again.toml") == recipe
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:

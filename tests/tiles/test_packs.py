@@ -483,12 +483,26 @@ def test_wrong_hash_in_the_table_is_refused(pack: Path) -> None:
         ("size = 224", "size = 60000", "size = 60000; 1 to 4096"),
         ("size = 224", "size = 223", "224 x 224 pixels, 223 x 223 are needed"),
         ("seed = 3", "", "seed = None; expected int"),
-        ("[[source]]", "[source]", "expected a list"),
+        ("source = [", "source = 3\nother = [", "source = 3; expected a list"),
         ('name = "built"', "name = true", "name = True; expected str"),
     ],
 )
 def test_manifest_of_another_form_is_refused(pack: Path, old: str, new: str, said: str) -> None:
     rewrite(pack, lambda text: text.replace(old, new, 1), name="pack.toml")
+    assert said in refused(pack)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (".".join("a" * 20_000) + " = 1\n", "pack.toml is not valid TOML (a key of more than 200 parts)"),
+        ("a = " + "9" * 5000 + "\n", "pack.toml is not valid TOML (Exceeds the limit"),
+        ("#" * (1 << 20) + "\n", "pack.toml has more than 1048576 bytes"),
+    ],
+    ids=["long key", "long number", "long file"],
+)
+def test_manifest_that_would_take_long_to_read_is_refused(pack: Path, more: str, said: str) -> None:
+    rewrite(pack, lambda text: more + text, name="pack.toml")
     assert said in refused(pack)
 
 
