@@ -18,12 +18,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from edgepath.reports.plots import (
-    BLUE,
-    GREY,
-    VERMILION,
-    picture,
-)
+from edgepath.reports.plots import BLUE, GREY, VERMILION, picture
 
 KEY = re.compile(r"latency, batch (\d+)")
 KINDS = {"int8": VERMILION, "other": BLUE, "peer": GREY}

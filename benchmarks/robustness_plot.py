@@ -20,12 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from edgepath.quality.both_models import ARTIFACT, FULL
-from edgepath.reports.plots import (
-    BLUE,
-    GREY,
-    VERMILION,
-    picture,
-)
+from edgepath.reports.plots import BLUE, GREY, VERMILION, picture
 
 GROUPS = {"scanner": "scanner only", "staining": "staining only", "both": "both"}
 FIGURES = {"cosine": "cosine of a place's two embeddings", "top1": "share of tiles whose nearest tile is their twin"}

@@ -17,12 +17,7 @@ from PIL import Image
 
 import edgepath
 from edgepath.checks.drift import measure
-from edgepath.errors import (
-    BundleError,
-    EdgepathError,
-    TileError,
-    UsageError,
-)
+from edgepath.errors import BundleError, EdgepathError, TileError, UsageError
 from edgepath.exporting import Exported
 from edgepath.recipes.recipe import recipes
 from edgepath.tiles.images import read_image

@@ -18,24 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import backends
-from ..errors import (
-    BundleError,
-    EdgepathError,
-    MissingRuntime,
-    UsageError,
-)
+from ..errors import BundleError, EdgepathError, MissingRuntime, UsageError
 from ..machine.packages import pip_install
 from ..machine.tables import plain
 from ..machine.writing import put_back
 from ..recipes.recipe import Recipe
 from ..tiles.source import TileSource
-from .manifest import (
-    MANIFEST,
-    Contents,
-    contents,
-    parse,
-    read_manifest,
-)
+from .manifest import MANIFEST, Contents, contents, parse, read_manifest
 
 
 class Runner(Protocol):

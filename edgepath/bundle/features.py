@@ -23,12 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import EdgepathError, MissingRuntime, UsageError
-from ..machine.writing import (
-    beside,
-    dead_leftovers,
-    disk_full,
-    disk_full_message,
-)
+from ..machine.writing import beside, dead_leftovers, disk_full, disk_full_message
 
 Batch = tuple[Sequence[str], np.ndarray]
 _BLOCK_BYTES = 4 << 20

@@ -10,13 +10,7 @@ import numpy as np
 
 from .. import backends
 from ..backends.reading import require_reader
-from ..bundle.bundle import (
-    Bundle,
-    Runner,
-    calibrated_on,
-    open_bundle,
-    seen_in_calibration,
-)
+from ..bundle.bundle import Bundle, Runner, calibrated_on, open_bundle, seen_in_calibration
 from ..bundle.running import BATCH, embed_all, open_runner
 from ..errors import BundleError, TileError, UsageError
 from ..machine.packages import require

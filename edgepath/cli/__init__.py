@@ -19,14 +19,7 @@ import sys
 import typer
 
 from ..errors import EdgepathError
-from . import (
-    checking,
-    listing,
-    making,
-    robust,
-    searching,
-    speed,
-)
+from . import checking, listing, making, robust, searching, speed
 from .app import app as app
 
 # In the order of --help.

@@ -5,12 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..reports.console import (
-    print_json,
-    print_table,
-    progress_bars,
-    say_how_to_go_on,
-)
+from ..reports.console import print_json, print_table, progress_bars, say_how_to_go_on
 from .options import AsJson, Device, EmbeddingOption, Force, Model, Plot, Resize, ResizeOption, SkipBad, Weights
 
 

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..machine.progress import Progress
-from .checkpoint import (
-    check_same_options,
-    check_same_run,
-    load_checkpoint,
-    require_finite,
-    save_checkpoint,
-)
+from .checkpoint import check_same_options, check_same_run, load_checkpoint, require_finite, save_checkpoint
 from .interrupt import finish_steps
 from .loader import Views, workers_told
 from .options import Run, Steps

@@ -21,19 +21,8 @@ from ..tiles.source import TileSource
 from .checkpoint import require_finite
 from .loader import Views
 from .loop import Figures, descend, gradients
-from .losses import (
-    MeanCenter,
-    dino_loss,
-    ibot_loss,
-    sinkhorn,
-)
-from .networks import (
-    Student,
-    Teacher,
-    build_student,
-    check_pair,
-    optimizer_groups,
-)
+from .losses import MeanCenter, dino_loss, ibot_loss, sinkhorn
+from .networks import Student, Teacher, build_student, check_pair, optimizer_groups
 from .options import Options
 from .processes import Processes, from_first, sum_over_processes
 from .schedules import cosine, linear

@@ -17,12 +17,7 @@ from .loop import begin, open_run, train
 from .options import DEFAULT, Options, load_options
 from .processes import join_processes, wait_for_all
 from .run import Distillation
-from .runfolder import (
-    COLUMNS,
-    draw_log,
-    read_log,
-    write_student,
-)
+from .runfolder import COLUMNS, draw_log, read_log, write_student
 from .views import make_views
 
 

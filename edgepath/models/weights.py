@@ -17,12 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import (
-    UsageError,
-    WeightsError,
-    did_you_mean,
-    first_line,
-)
+from ..errors import UsageError, WeightsError, did_you_mean, first_line
 from .catalogue import ModelSpec
 from .weightfiles import read_state
 

@@ -11,16 +11,7 @@ import numpy as np
 from ..checks.results import Comparison, Debugging
 from ..quality.both_models import ARTIFACT, FULL
 from ..speed.results import Bench, Timed
-from .plots import (
-    BLUE,
-    GREY,
-    VERMILION,
-    Line,
-    Panel,
-    draw_panels,
-    picture,
-    plain_numbers,
-)
+from .plots import BLUE, GREY, VERMILION, Line, Panel, draw_panels, picture, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

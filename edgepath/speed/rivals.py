@@ -12,14 +12,7 @@ from ..backends import find
 from ..bundle.bundle import Bundle
 from ..machine.progress import Progress
 from . import peers
-from .contenders import (
-    Contender,
-    FullModel,
-    build_full_precision,
-    file_contender,
-    full_model,
-    torch_contenders,
-)
+from .contenders import Contender, FullModel, build_full_precision, file_contender, full_model, torch_contenders
 from .pinning import Pinning
 from .results import Kind
 

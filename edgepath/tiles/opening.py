@@ -14,13 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PackError, TileError, UsageError
-from .images import (
-    SUFFIXES,
-    check_resize,
-    read_image,
-    resize_tile,
-    tile_sha256,
-)
+from .images import SUFFIXES, check_resize, read_image, resize_tile, tile_sha256
 from .source import TileSource
 
 SYNTHETIC = 160  # tiles of "synthetic": 128 to calibrate on and 32 held out

@@ -22,15 +22,7 @@ from ..machine.writing import NewFolder
 from .images import describe
 from .opening import open_tiles
 from .origins import Row, group_of, origins
-from .packformat import (
-    SCHEMA,
-    TILE,
-    pack_files,
-    pack_table,
-    parse_pack_toml,
-    read_file,
-    to_toml,
-)
+from .packformat import SCHEMA, TILE, pack_files, pack_table, parse_pack_toml, read_file, to_toml
 from .packformat import PackInfo as PackInfo
 from .packformat import read_pack as read_pack
 from .selection import select

@@ -21,14 +21,7 @@ import onnx
 import pytest
 
 from edgepath.backends import builds_of
-from edgepath.backends.runners import (
-    coreml,
-    mil,
-    onnxruntime,
-    openvino,
-    tensorrt,
-    tensorrt_rtx,
-)
+from edgepath.backends.runners import coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
 from edgepath.checks.drift import measure
 from edgepath.errors import BundleError
 from edgepath.models import reference

@@ -13,11 +13,7 @@ from typing import Any
 import pytest
 
 from edgepath.bundle.bundle import Bundle, open_bundle
-from edgepath.bundle.device_reports import (
-    add_report,
-    device_reports,
-    reports_file,
-)
+from edgepath.bundle.device_reports import add_report, device_reports, reports_file
 from edgepath.errors import BundleError, UsageError
 from edgepath.exporting import Exported
 from edgepath.reports.tables.drift import device_table

@@ -12,10 +12,7 @@ import torch
 from PIL import Image
 
 from edgepath.bundle.bundle import Bundle
-from edgepath.checks.debugging import (
-    FP16_MAX,
-    debug,
-)
+from edgepath.checks.debugging import FP16_MAX, debug
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
 from edgepath.program.calibrate import linears

@@ -13,13 +13,7 @@ from edgepath.backends import builds_of
 from edgepath.backends.contents import Layer, Product
 from edgepath.bundle.bundle import Bundle
 from edgepath.checks.debugging import debug
-from edgepath.checks.layerwise import (
-    Proof,
-    _hold,
-    expected,
-    prove,
-    quantized,
-)
+from edgepath.checks.layerwise import Proof, _hold, expected, prove, quantized
 from edgepath.exporting import Exported
 from edgepath.program.forms import Program
 from edgepath.program.rebuilding import rebuild, same_weights

@@ -14,15 +14,7 @@ from edgepath.checks.drift import measure
 from edgepath.checks.gates import drift_gates
 from edgepath.checks.parts import Difference
 from edgepath.checks.results import Report
-from edgepath.checks.summary import (
-    NOT_RUN,
-    Made,
-    Origins,
-    build_report,
-    cautions,
-    drifts,
-    notes,
-)
+from edgepath.checks.summary import NOT_RUN, Made, Origins, build_report, cautions, drifts, notes
 from edgepath.machine.hardware import machine
 from edgepath.recipes.recipe import Recipe, find_recipe, recipes
 from edgepath.reports.markdown import to_markdown

@@ -14,13 +14,7 @@ from safetensors.torch import save_file
 import edgepath
 from edgepath.bundle.bundle import Bundle
 from edgepath.checks.drift import measure
-from edgepath.errors import (
-    BundleError,
-    EdgepathError,
-    MissingRuntime,
-    TileError,
-    UsageError,
-)
+from edgepath.errors import BundleError, EdgepathError, MissingRuntime, TileError, UsageError
 from edgepath.exporting import Exported
 from edgepath.machine import packages
 from edgepath.models.catalogue import ModelSpec

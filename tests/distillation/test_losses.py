@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepath.distillation.losses import (
-    MeanCenter,
-    dino_loss,
-    ibot_loss,
-    sinkhorn,
-)
+from edgepath.distillation.losses import MeanCenter, dino_loss, ibot_loss, sinkhorn
 
 RNG = np.random.default_rng(0)
 

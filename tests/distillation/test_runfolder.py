@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from edgepath.distillation.runfolder import (
-    COLUMNS,
-    LOG,
-    Log,
-    read_log,
-)
+from edgepath.distillation.runfolder import COLUMNS, LOG, Log, read_log
 
 
 def test_a_log_without_a_column_goes_on(tmp_path: Path) -> None:

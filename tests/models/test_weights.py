@@ -25,13 +25,7 @@ from torch import Tensor, nn
 from edgepath.errors import UsageError, WeightsError
 from edgepath.models.catalogue import ModelSpec, find_model
 from edgepath.models.weightfiles import read_state
-from edgepath.models.weights import (
-    Weights,
-    build,
-    load_model,
-    random_model,
-    state_sha256,
-)
+from edgepath.models.weights import Weights, build, load_model, random_model, state_sha256
 
 State = dict[str, Tensor]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -27,13 +27,7 @@ from edgepath.models.weights import random_model
 from edgepath.program.calibrate import calibrate
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.forms import Program
-from edgepath.program.linear import (
-    INT8_MAX,
-    QuantizedLinear,
-    quantize,
-    quantize_linear,
-    spare_class_token,
-)
+from edgepath.program.linear import INT8_MAX, QuantizedLinear, quantize, quantize_linear, spare_class_token
 from edgepath.program.qad import FakeQuantLinear, Options, repair
 from edgepath.program.split_projections import cut
 from edgepath.recipes.recipe import Recipe, find_recipe

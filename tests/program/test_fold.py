@@ -19,12 +19,7 @@ from torchvision.transforms.functional import to_tensor
 from edgepath.errors import UsageError
 from edgepath.models.catalogue import ModelSpec, find_model
 from edgepath.models.weights import build, random_model
-from edgepath.program.fold import (
-    ClsOnlyBlock,
-    EdgeModel,
-    fold,
-    fold_preprocessing,
-)
+from edgepath.program.fold import ClsOnlyBlock, EdgeModel, fold, fold_preprocessing
 
 # Arguments that change what a block computes, each on its own.
 VARIANTS = {

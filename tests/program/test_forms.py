@@ -19,13 +19,7 @@ from edgepath.models.catalogue import ModelSpec, find_model
 from edgepath.models.weights import random_model
 from edgepath.program.calibrate import calibrate
 from edgepath.program.fold import EdgeModel, fold
-from edgepath.program.forms import (
-    Program,
-    capture,
-    capture_image,
-    to_fp16,
-    to_onnx,
-)
+from edgepath.program.forms import Program, capture, capture_image, to_fp16, to_onnx
 from edgepath.program.linear import QuantizedLinear, quantize
 from edgepath.program.smooth import smooth
 

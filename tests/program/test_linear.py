@@ -14,12 +14,7 @@ from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
 from edgepath.program.calibrate import Ranges, calibrate, linears
 from edgepath.program.fold import EdgeModel, fold
-from edgepath.program.linear import (
-    QuantizedLinear,
-    quantize,
-    quantize_linear,
-    storable_scale,
-)
+from edgepath.program.linear import QuantizedLinear, quantize, quantize_linear, storable_scale
 
 
 def fp16_scales(absmax: np.ndarray) -> np.ndarray:

@@ -18,20 +18,8 @@ from edgepath.models.weights import random_model
 from edgepath.program import qad
 from edgepath.program.calibrate import Ranges, calibrate
 from edgepath.program.fold import EdgeModel, fold
-from edgepath.program.linear import (
-    QuantizedLinear,
-    load_program,
-    quantize,
-    quantize_linear,
-    save_program,
-    weight_max,
-)
-from edgepath.program.qad import (
-    FakeQuantLinear,
-    Options,
-    fake_quantize,
-    repair,
-)
+from edgepath.program.linear import QuantizedLinear, load_program, quantize, quantize_linear, save_program, weight_max
+from edgepath.program.qad import FakeQuantLinear, Options, fake_quantize, repair
 from edgepath.program.smooth import smooth
 from edgepath.tiles.synthetic import synthesize
 

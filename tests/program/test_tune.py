@@ -16,13 +16,7 @@ from edgepath.program.calibrate import Plan, Ranges, Rows, calibrate, linears, l
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.linear import quantize
 from edgepath.program.smooth import smooth, smoothing_scale
-from edgepath.program.tune import (
-    STRENGTHS,
-    Seen,
-    joint,
-    see,
-    tune,
-)
+from edgepath.program.tune import STRENGTHS, Seen, joint, see, tune
 
 
 @pytest.fixture(scope="module")

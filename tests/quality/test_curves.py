@@ -13,18 +13,8 @@ from PIL import Image
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
 from edgepath.quality.both_models import ARTIFACT, FULL
-from edgepath.quality.curves import (
-    curves,
-)
-from edgepath.quality.perturbations import (
-    PERTURBATIONS,
-    Perturbation,
-    brighten,
-    compress,
-    gamma,
-    perturb,
-    turn,
-)
+from edgepath.quality.curves import curves
+from edgepath.quality.perturbations import PERTURBATIONS, Perturbation, brighten, compress, gamma, perturb, turn
 from edgepath.reports.drawings import draw_curves
 from edgepath.reports.tables.quality import curve_table
 from edgepath.tiles.synthetic import synthesize

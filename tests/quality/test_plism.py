@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 
 from edgepath.errors import UsageError
 from edgepath.quality import plism as metrics
-from edgepath.quality.plism import (
-    FIGURES,
-    TOP,
-    compare,
-    leaderboard,
-    pairs,
-    prepare,
-    summarise,
-)
+from edgepath.quality.plism import FIGURES, TOP, compare, leaderboard, pairs, prepare, summarise
 
 
 def naive(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

@@ -11,13 +11,7 @@ from PIL import Image
 
 from edgepath.errors import TileError, UsageError
 from edgepath.quality.feature_folder import embed_slides, load_features
-from edgepath.quality.slides import (
-    open_slides,
-    paired_slides,
-    plism_slides,
-    read_rows,
-    synthetic_slides,
-)
+from edgepath.quality.slides import open_slides, paired_slides, plism_slides, read_rows, synthetic_slides
 from edgepath.tiles.synthetic import synthesize
 
 LOOKS = (("GMH", "S60"), ("GMH", "AT2"), ("KR", "S60"))

@@ -14,13 +14,7 @@ import pytest
 from edgepath import backends
 from edgepath.errors import RecipeError, UsageError
 from edgepath.machine.shipped import data_folder
-from edgepath.recipes.recipe import (
-    Quantize,
-    Recipe,
-    find_recipe,
-    load_recipe,
-    recipes,
-)
+from edgepath.recipes.recipe import Quantize, Recipe, find_recipe, load_recipe, recipes
 from edgepath.recipes.toml import read_toml
 
 if sys.version_info >= (3, 11):

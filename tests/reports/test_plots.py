@@ -11,15 +11,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from edgepath.errors import UsageError
-from edgepath.reports.plots import (
-    BLUE,
-    VERMILION,
-    Line,
-    Panel,
-    draw_panels,
-    picture,
-    plain_numbers,
-)
+from edgepath.reports.plots import BLUE, VERMILION, Line, Panel, draw_panels, picture, plain_numbers
 
 LINE = [0.1, 0.4, 0.3]
 TWO = Panel("two", "steps", "nats", [0, 1, 2], [Line("one", LINE, broad=True), Line("other", LINE)])

@@ -11,11 +11,7 @@ import pytest
 
 from edgepath.errors import UsageError
 from edgepath.reports.tables.speed import baseline_table
-from edgepath.speed.baseline import (
-    Elsewhere,
-    compare,
-    read_result,
-)
+from edgepath.speed.baseline import Elsewhere, compare, read_result
 
 
 def row(name: str, batch: int, p50: float, ratio: float | None) -> dict[str, Any]:

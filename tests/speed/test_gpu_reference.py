@@ -14,14 +14,7 @@ from edgepath.machine import hardware
 from edgepath.models import reference
 from edgepath.models.weights import load_model
 from edgepath.speed.baseline import FULL as READ_AS
-from edgepath.speed.reference import (
-    FULL,
-    PRECISIONS,
-    _encoder,
-    reference_suite,
-    result_file,
-    shown,
-)
+from edgepath.speed.reference import FULL, PRECISIONS, _encoder, reference_suite, result_file, shown
 
 QUICK: dict[str, Any] = {"weights": "random", "device": "cpu", "rounds": 3, "seconds": 0.5, "warm_up": 1, "threads": 1}
 

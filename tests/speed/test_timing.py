@@ -7,13 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from edgepath.speed.timing import (
-    FEWEST,
-    SETTLED_S,
-    in_turn,
-    percentiles,
-    ratio,
-)
+from edgepath.speed.timing import FEWEST, SETTLED_S, in_turn, percentiles, ratio
 
 
 class Clock:

@@ -17,14 +17,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from edgepath.errors import TileError, UsageError
-from edgepath.tiles.images import (
-    LARGEST,
-    check_resize,
-    describe,
-    read_image,
-    resize_tile,
-    tile_sha256,
-)
+from edgepath.tiles.images import LARGEST, check_resize, describe, read_image, resize_tile, tile_sha256
 
 SIZE = 24
 

@@ -13,12 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepath.errors import (
-    EdgepathError,
-    PackError,
-    TileError,
-    UsageError,
-)
+from edgepath.errors import EdgepathError, PackError, TileError, UsageError
 from edgepath.tiles.opening import open_tiles
 from edgepath.tiles.packs import build_pack
 from edgepath.tiles.source import TileSource

@@ -10,12 +10,7 @@ from PIL import Image
 
 from edgepath.errors import PackError
 from edgepath.tiles.opening import open_tiles
-from edgepath.tiles.origins import (
-    COLUMNS,
-    Row,
-    group_of,
-    origins,
-)
+from edgepath.tiles.origins import COLUMNS, Row, group_of, origins
 
 
 def rows(folder: Path, *keys: str, table: str = "", name: str = "manifest.csv") -> dict[str, Row]:

@@ -22,12 +22,7 @@ import pytest
 from PIL import Image
 
 import edgepath
-from edgepath.errors import (
-    EdgepathError,
-    PackError,
-    TileError,
-    UsageError,
-)
+from edgepath.errors import EdgepathError, PackError, TileError, UsageError
 from edgepath.tiles.images import describe
 from edgepath.tiles.opening import open_tiles
 from edgepath.tiles.packformat import PackInfo, read_pack

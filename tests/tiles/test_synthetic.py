@@ -17,24 +17,10 @@ from scipy.spatial import cKDTree
 from edgepath.errors import UsageError
 from edgepath.tiles import stains
 from edgepath.tiles.images import read_image
-from edgepath.tiles.synthetic import (
-    MAX_SHIFT,
-    SCANNERS,
-    STAININGS,
-    look_of,
-    looks,
-    synthesize,
-)
+from edgepath.tiles.synthetic import MAX_SHIFT, SCANNERS, STAININGS, look_of, looks, synthesize
 from edgepath.tiles.synthetic.fields import PERIOD, Field, bank
 from edgepath.tiles.synthetic.grounds import any_ground
-from edgepath.tiles.synthetic.looks import (
-    SCANNER_TABLE,
-    STAINING_TABLE,
-    Scanner,
-    Staining,
-    scan,
-    stain,
-)
+from edgepath.tiles.synthetic.looks import SCANNER_TABLE, STAINING_TABLE, Scanner, Staining, scan, stain
 from edgepath.tiles.synthetic.nuclei import KINDS, stamps_of
 from edgepath.tiles.synthetic.tissue import REACH, grow
 

@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from edgepath.distillation.networks import (
-    Tokens,
-    build_student,
-    grid,
-    width,
-)
+from edgepath.distillation.networks import Tokens, build_student, grid, width
 from edgepath.models.catalogue import ModelSpec
 
 from .imagenet import DEEP, WIDTH, Stem

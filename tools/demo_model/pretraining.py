@@ -20,23 +20,11 @@ import torch.nn.functional as F
 from edgepath.distillation.checkpoint import require_finite
 from edgepath.distillation.loader import Loader
 from edgepath.distillation.loader import Views as Made
-from edgepath.distillation.loop import (
-    Figures,
-    begin,
-    descend,
-    gradients,
-    open_run,
-    train,
-)
+from edgepath.distillation.loop import Figures, begin, descend, gradients, open_run, train
 from edgepath.distillation.networks import optimizer_groups
 from edgepath.distillation.runfolder import draw_log, read_log, write_student
 from edgepath.distillation.schedules import cosine
-from edgepath.distillation.views import (
-    blur,
-    crop,
-    recolour,
-    turn,
-)
+from edgepath.distillation.views import blur, crop, recolour, turn
 from edgepath.machine.hardware import device_name, pick_device
 from edgepath.machine.progress import Progress
 from edgepath.models.catalogue import ModelSpec

@@ -11,12 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .colours import (
-    Scale,
-    ink,
-    shade,
-    written,
-)
+from .colours import Scale, ink, shade, written
 
 
 @dataclass(frozen=True)

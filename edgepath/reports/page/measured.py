@@ -26,18 +26,8 @@ from ..tables.quality import (
     task_table,
 )
 from .document import KINDS, NO_GATES, Section
-from .heat import (
-    less,
-    map_differences,
-    map_scores,
-    matrix,
-)
-from .lines import (
-    Curve,
-    Interval,
-    Intervals,
-    Line,
-)
+from .heat import less, map_differences, map_scores, matrix
+from .lines import Curve, Interval, Intervals, Line
 from .rendering import render
 
 _GENES = 20  # listed; all are in the JSON

@@ -18,19 +18,8 @@ from ...bundle.device_reports import device_reports
 from ...checks.results import Report
 from ...errors import BundleError, UsageError
 from ...machine.writing import replacing
-from .document import (
-    Section,
-    passed,
-    to_html,
-    unmeasured,
-)
-from .measured import (
-    curves_section,
-    devices_section,
-    latency_section,
-    probe_section,
-    robustness_section,
-)
+from .document import Section, passed, to_html, unmeasured
+from .measured import curves_section, devices_section, latency_section, probe_section, robustness_section
 from .tilestrip import pictures
 
 _LARGEST = 256 << 20  # all 4,095 pairs of PLISM's slides, twice, are some 2 MB

@@ -16,12 +16,7 @@ import numpy as np
 
 from ...errors import UsageError, did_you_mean
 from .fields import U8
-from .looks import (
-    SCANNER_TABLE,
-    STAINING_TABLE,
-    scan,
-    stain,
-)
+from .looks import SCANNER_TABLE, STAINING_TABLE, scan, stain
 from .tissue import REACH, grow
 
 STAININGS: tuple[str, ...] = tuple(STAINING_TABLE)

@@ -12,15 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cells import (
-    Cells,
-    Generator,
-    axes,
-    mosaic_centres,
-    ramp,
-    scatter,
-    slope,
-)
+from .cells import Cells, Generator, axes, mosaic_centres, ramp, scatter, slope
 from .fields import F32, PERIOD, bank
 
 

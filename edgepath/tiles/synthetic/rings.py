@@ -6,13 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cells import (
-    Cells,
-    Generator,
-    axes,
-    ramp,
-    scatter,
-)
+from .cells import Cells, Generator, axes, ramp, scatter
 from .fields import F32, bank
 from .grounds import Ground
 

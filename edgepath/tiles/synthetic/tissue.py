@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cells import (
-    Generator,
-    axes,
-    ramp,
-    scatter,
-    stamp,
-)
+from .cells import Generator, axes, ramp, scatter, stamp
 from .fields import F32, bank
 from .grounds import Ground, any_ground
 from .rings import with_gland, with_vessel

@@ -7,15 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from edgepath.reports.page.colours import (
-    RGB,
-    Scale,
-    contrast,
-    ink,
-    luminance,
-    shade,
-    written,
-)
+from edgepath.reports.page.colours import RGB, Scale, contrast, ink, luminance, shade, written
 
 # Viénot, Brettel & Mollon (1999), table of the reduction to two cones, in linear light: who lacks red, who lacks green.
 REDUCTIONS = {

@@ -13,13 +13,7 @@ from test_rendering import EVIL, Tags
 
 from edgepath.bundle.bundle import Bundle
 from edgepath.exporting import Exported
-from edgepath.reports.page.document import (
-    KINDS,
-    Section,
-    passed,
-    to_html,
-    unmeasured,
-)
+from edgepath.reports.page.document import KINDS, Section, passed, to_html, unmeasured
 from edgepath.reports.page.tilestrip import Picture, pictures
 from edgepath.reports.table import table
 

@@ -7,14 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from edgepath.reports.page.heat import (
-    Cell,
-    HeatMap,
-    less,
-    map_differences,
-    map_scores,
-    matrix,
-)
+from edgepath.reports.page.heat import Cell, HeatMap, less, map_differences, map_scores, matrix
 from edgepath.reports.page.rendering import templates
 
 LOOKS = {f"{a}_{b}": [a, b] for a in ("GMH", "KR") for b in ("AT2", "S60", "P")}

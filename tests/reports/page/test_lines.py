@@ -7,12 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgepath.reports.page.lines import (
-    Curve,
-    Interval,
-    Intervals,
-    Line,
-)
+from edgepath.reports.page.lines import Curve, Interval, Intervals, Line
 from edgepath.reports.page.rendering import templates
 
 SVG: Any = templates().get_template("svg.html.j2").module
