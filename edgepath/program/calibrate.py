@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-
-Progress = Callable[[int], None]
+from ..machine.progress import Advance
 
 LARGEST = 65504.0 * 127
 """The largest activation whose INT8 scale FP16 can hold."""
@@ -126,7 +125,7 @@ def calibrate(
     *,
     rows: Rows | None = None,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> Ranges:
     """Return the input ranges of the linears of `model` over `batches`, each uint8 (N, S, S, 3).
 

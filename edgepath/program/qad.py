@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError, WeightsError
+from ..machine.progress import Advance
 from .calibrate import NO_PLAN, Plan, Ranges, linears
 from .fold import EdgeModel
 from .linear import (
@@ -31,7 +32,6 @@ from .linear import (
     weight_max,
 )
 
-Progress = Callable[[int], None]
 Seen = tuple[Tensor, Tensor]
 """Embeddings (N, D), and the tokens that enter the last block (N, T, width)."""
 Loss = Callable[[Seen, Seen], Tensor]
@@ -144,7 +144,7 @@ def repair(
     keep: Sequence[str] = (),
     class_token: Literal["int8", "float"] = "int8",
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> tuple[EdgeModel, Repaired]:
     """Quantize `net` (folded and smoothed), train it towards `teacher` on `tiles`, and return the best program.
 

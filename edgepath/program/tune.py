@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .calibrate import Plan, Progress, Ranges, Rows, calibrate, linears
+from ..machine.progress import Advance
+from .calibrate import Plan, Ranges, Rows, calibrate, linears
 from .fold import EdgeModel
 from .linear import INT8_MAX, storable_scale, weight_max
 from .smooth import Fold, fold_scale, folds
@@ -49,7 +50,7 @@ def see(
     tiles: int,
     *,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> Seen:
     """Calibrate `model` on `batches`, each uint8 (N, S, S, 3) and `tiles` in all, and keep a few tokens."""
     rows = Rows(model.vit.num_prefix_tokens, tiles)
@@ -63,7 +64,7 @@ def tune(
     *,
     smoothing: bool = True,
     weight_bits: int = 8,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> tuple[Ranges, Plan]:
     """Return the joint ranges of both kinds of tiles, and a strength and a limit for every layer; `model` is unchanged.
 
