@@ -47,7 +47,7 @@ def compare(
     names = _check_comparable(opened)
     size = opened[0].size
     source = None if tiles is None else open_tiles(tiles, size=size, resize=resize, skip_bad=skip_bad)
-    total = len(source) if source is not None else len(opened[0].golden()[0])
+    total = len(opened[0].golden()[0] if source is None else source)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
     advance = counter(progress, "compare", total)
     with ExitStack() as stack:
@@ -63,7 +63,6 @@ def compare(
     said = [note for name, bundle in zip(names, opened, strict=True) for note in notes(bundle.recipe, ran_with[name])]
     said += _of_tiles(names, opened, source, sum(map(len, rows[names[0]])))
     embeddings = {name: np.concatenate(parts) for name, parts in rows.items()}
-    floors = [bundle.manifest["drift"]["noise_floor"]["cosine_mean"] for bundle in opened]
     return {
         "kind": "comparison",
         "bundles": {name: bundle.digest for name, bundle in zip(names, opened, strict=True)},
@@ -72,7 +71,7 @@ def compare(
         "notes": list(dict.fromkeys(said)),
         "source": {"kind": "golden", "name": names[0], "count": total} if source is None else source.provenance(),
         "skipped": [] if source is None else source.skipped,
-        "noise_floor": max(1 - floor for floor in floors),
+        "noise_floor": max(1 - bundle.noise_floor.cosine_mean for bundle in opened),
         "pairs": [_pair(one, other, embeddings) for one, other in combinations(names, 2)],
     }
 

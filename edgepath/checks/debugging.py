@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from .results import BlockFigures, Debugging, LayerFigures
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .layerwise import Proof
 
 FP16_MAX = 65504.0
 OUTLIER = 6.0
@@ -54,8 +56,7 @@ def debug(
     require("torch", "export")
     from ..backends.reading import require_reader
     from ..program.forms import Program
-    from ..program.split_projections import whole
-    from .layerwise import joint, prove
+    from .layerwise import prove
     from .parts import differences, named_parts
 
     bundle = open_bundle(bundle)
@@ -63,30 +64,36 @@ def debug(
     recipe = bundle.recipe
     name, pixels = _pixels(bundle, tiles, resize)
     vit, spec, _ = same_weights(bundle, weights)
-    twin, program = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True), None
-    if recipe.int8:
-        program = rebuild(bundle, recipe, vit, spec)
+    twin = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True)
+    program = rebuild(bundle, recipe, vit, spec) if recipe.int8 else None
     layers, blocks = _watch(twin, program, pixels, counter(progress, "layers", len(pixels)))
     lowered = Program(program or twin, recipe).lowered
     products, norms = named_parts(lowered)
     differing, proofs = differences(lowered, bundle.artifact), {}
     if program is not None and not any(one.kind == "form" for one in differing):
-        shown = pixels[:PROVED]
-        proofs = prove(lowered, bundle.artifact, shown, counter(progress, "proof", len(shown)))
-    for row in layers:
-        parts = [proof for name, proof in proofs.items() if whole(name) == row["layer"]]
-        row["proof"] = asdict(joint(parts)) if parts else None
+        proofs = prove(lowered, bundle.artifact, pixels[:PROVED], counter(progress, "proof", len(pixels[:PROVED])))
     return {
         "kind": "debugging",
         "name": bundle.name,
         "bundle": bundle.digest,
         "tiles": {"name": name, "count": len(pixels)},
         "cautions": bundle.manifest["cautions"],
-        "layers": layers,
+        "layers": _with_proofs(layers, proofs),
         "blocks": blocks,
         "parts": {"products": len(products), "norms": len(norms), "differences": list(map(str, differing))},
         "unproved": [name for name, proof in proofs.items() if not proof.holds],
     }
+
+
+def _with_proofs(layers: list[LayerFigures], proofs: Mapping[str, Proof]) -> list[LayerFigures]:
+    """Each layer with what its artifact makes of it; the parts of a split projection count as one."""
+    from ..program.split_projections import whole
+    from .layerwise import joint
+
+    for row in layers:
+        parts = [proof for name, proof in proofs.items() if whole(name) == row["layer"]]
+        row["proof"] = asdict(joint(parts)) if parts else None
+    return layers
 
 
 def _pixels(bundle: Bundle, tiles: str | Path | Sequence[str | Path] | None, resize: str) -> tuple[str, np.ndarray]:

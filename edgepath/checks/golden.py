@@ -66,8 +66,7 @@ def capture(
         raise UsageError(f"golden set {path}: give a file that ends in .npz, in a folder that exists")
     if path.exists() and not force:
         raise UsageError(f"{path} exists; give --force to replace it, or another name")
-    device = pick_device(device)
-    spec = find_model(model)
+    device, spec = pick_device(device), find_model(model)
     source = open_tiles(tiles, size=spec.size, resize=resize, skip_bad=skip_bad).kept()
     if len(source) > MOST:
         raise UsageError(f"golden set: {len(source)} tiles; give at most {MOST}, a pack of 64 is made for it")
