@@ -35,7 +35,10 @@ OPTIONAL = (
 # fmt: on
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
 NEED_TORCH = (
-    *(f"edgepath.program.{name}" for name in ("calibrate", "fold", "forms", "fused_attention", "linear", "qad")),
+    *(
+        f"edgepath.program.{name}"
+        for name in ("calibrate", "fold", "forms", "fused_attention", "linear", "operations", "qad")
+    ),
     *(f"edgepath.program.{name}" for name in ("sensitivity", "smooth", "split_projections", "tune")),
     *("edgepath.models.weights", "edgepath.models.weightfiles", "edgepath.backends.mil_program"),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "loop", "losses", "networks")),

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _FROM = ("calibrate", "calibrating", "fold", "linear", "operations", "smooth", "tune")
 RANGES_FROM = tuple(f"program/{name}" for name in _FROM)
-"""The modules that look at tokens and choose ranges; what makes the looks is added. A test holds it to the imports."""
+"""The modules that look at tokens and choose ranges. A test holds it to the imports."""
+LOOKS_FROM = ("tiles/stains",)
+"""What the looks are made from besides `tiles/synthetic`. A test holds it to the imports, too."""
 
 
 def calibrated(
@@ -78,7 +80,8 @@ def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str,
 def _code() -> str:
     """Return the hash of the modules that ranges follow from: they change between versions, and in work."""
     package = Path(__file__).parents[1]
-    files = [package / f"{name}.py" for name in RANGES_FROM] + sorted((package / "tiles" / "synthetic").glob("*.py"))
+    files = [package / f"{name}.py" for name in RANGES_FROM + LOOKS_FROM]
+    files += sorted((package / "tiles" / "synthetic").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -27,7 +27,7 @@ from test_bundle import NOISE_FLOOR
 import edgepath
 from edgepath.backends.runners import tensorrt
 from edgepath.bundle.bundle import open_bundle
-from edgepath.bundle.kit import _write_kit
+from edgepath.bundle.kit import write_kit
 from edgepath.bundle.writer import BundleWriter
 from edgepath.checks import drift
 from edgepath.machine.shipped import data_folder
@@ -333,7 +333,7 @@ def test_core_ml_kit_names_macos(tmp_path: Path) -> None:
         np.savez(writer.path / "golden/tiles.npz", tiles=np.zeros((1, 8, 8, 3), np.uint8))
         for name in ("reference", "program"):
             np.savez(writer.path / f"golden/{name}.npz", embeddings=np.ones((1, 3), np.float32))
-        _write_kit(writer.path / "kit", recipe)
+        write_kit(writer.path / "kit", recipe)
         contract = {"size": 8, "dim": 3, "tokens": False, "embedding": "cls"}
         parts = {"recipe": recipe.to_json(), "contract": contract, "artifact": {"file": "model.mlpackage"}}
         parts |= {"weights": {"source": "here", "sha256": "0" * 64, "random": True}, "cautions": []}
@@ -589,7 +589,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each family's kit folder as an export writes it."""
     folder = tmp_path_factory.mktemp("kits")
     for family in FAMILIES:
-        _write_kit(folder / family, next(r for name, r in recipes().items() if name.startswith(family)))
+        write_kit(folder / family, next(r for name, r in recipes().items() if name.startswith(family)))
     return {family: folder / family for family in FAMILIES}
 
 

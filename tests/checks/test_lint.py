@@ -188,6 +188,9 @@ def norm_taken_apart(model: ModelProto) -> str:
 
 def old_opset(model: ModelProto) -> str:
     model.opset_import[0].version = 18
+    for node in model.graph.node:  # an attribute that opset 18 does not have
+        for attribute in [one for one in node.attribute if one.name == "saturate"]:
+            node.attribute.remove(attribute)
     return next(one.name for one in model.graph.node if one.op_type == "QuantizeLinear")
 
 

@@ -32,7 +32,15 @@ def edgepath(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return run
 
 
-def test_export_verify_embed(edgepath: Command, tmp_path: Path, known_tiny: object) -> None:
+def test_export_verify_embed(
+    edgepath: Command,
+    tmp_path: Path,
+    known_tiny: object,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    # Ranges that another test left in the cache would spare the stage that is looked for.
+    monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path_factory.mktemp("cache")))
     options = ("--model", "tiny", "--calibration", "synthetic:32", "--calibration-tiles", "16", "--out", tmp_path)
     code, out, err = edgepath("export", "--target", "onnx-int8", *options)
     assert code == 0

@@ -127,8 +127,12 @@ def test_what_ranges_follow_from_is_all_that_calibration_imports() -> None:
     found = {*roots, "edgepath.program.calibrating"}.union(*map(graph.find_upstream_modules, roots))
     in_program = {name.removeprefix("edgepath.").replace(".", "/") for name in found if ".program." in name}
     assert in_program == set(calibrating.RANGES_FROM)
-    assert not [name for name in graph.find_upstream_modules("edgepath.tiles.synthetic") if ".tiles." in name
-                and not name.startswith("edgepath.tiles.synthetic")]  # fmt: skip
+    below = {
+        name.removeprefix("edgepath.").replace(".", "/")
+        for name in graph.find_upstream_modules("edgepath.tiles.synthetic")
+    }
+    in_tiles = {name for name in below if name.startswith("tiles/") and not name.startswith("tiles/synthetic")}
+    assert in_tiles == set(calibrating.LOOKS_FROM)
 
 
 @pytest.mark.parametrize(

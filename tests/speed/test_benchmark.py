@@ -133,7 +133,7 @@ def test_what_its_device_reported_is_shown_relative_to_a_reference(
     drift = {"cosine_mean": 0.999, "cosine_p01": 0.998}
     report = {
         "schema": 1,
-        "bundle": {"sha256": bundle.digest},
+        "bundle": {"name": bundle.name, "target": "jetson-int8", "sha256": bundle.digest},
         "passed": True,
         "drift": {"total": drift, "lowering": drift},
         "gates": [],
