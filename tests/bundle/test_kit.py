@@ -25,6 +25,7 @@ from PIL import Image
 from test_bundle import NOISE_FLOOR
 
 import edgepath
+from edgepath.backends import tensorrt as backend
 from edgepath.backends.runners import tensorrt
 from edgepath.bundle.bundle import open_bundle
 from edgepath.bundle.kit import write_kit
@@ -440,7 +441,7 @@ PICKED = {
 @pytest.mark.parametrize("version", PICKED)
 def test_plan_follows_the_tensorrt_that_is_found(tmp_path: Path, version: str) -> None:
     shapes = {"min": [1, 8, 8, 3], "opt": [1, 8, 8, 3], "max": [2, 8, 8, 3]}
-    plans = [tensorrt._plan(plan, shapes) for plan in find_recipe("jetson-int8").deploy.plan]
+    plans = [backend._plan(plan, shapes) for plan in find_recipe("jetson-int8").deploy.plan]
     plan = tensorrt.pick_plan(plans, version)
     assert (plan["release"], plan["flags"], plan["strongly_typed"]) == PICKED[version]
     with pytest.raises(OSError, match=r"TensorRT 8\.6\.1 is installed; 10\.3 or later is needed"):
