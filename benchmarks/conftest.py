@@ -169,7 +169,7 @@ def record() -> Record:
 
 
 def _machine() -> dict[str, Any]:
-    from edgepath.machine.doctor import diagnose
+    from edgepath.backends.doctor import diagnose
     from edgepath.machine.packages import versions
 
     about = diagnose().machine

@@ -1,6 +1,6 @@
 """Outlier channels as large transformers have them, put into any model without changing what it computes.
 
-The inverse of what smoothing does (`edgepath.passes.smooth`): a few channels of what feeds a linear are made larger
+The inverse of what smoothing does (`edgepath.program.smooth`): a few channels of what feeds a linear are made larger
 where they are made, and the linear's columns for them smaller by as much. Rounding per tensor suffers, the function
 stays.
 """

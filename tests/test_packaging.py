@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -165,6 +167,26 @@ def test_every_other_module_imports_without_the_optional_packages(checkout: Path
     assert "edgepath.cli" in light
     script = WITHOUT_OPTIONAL + "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in light)
     run(sys.executable, "-W", "error", "-c", script, cwd=checkout)
+
+
+def test_what_runs_outside_the_package_imports_what_is_there(checkout: Path) -> None:
+    """Benchmarks are not run by the tests, and their imports are not all at the top."""
+    files = [path for folder in ("benchmarks", "tools") for path in (checkout / folder).rglob("*.py")]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    asked = {
+        (str(node.module), name.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("edgepath.")
+        for name in node.names
+    }
+    assert len(asked) > 20
+    known = set(modules(checkout))
+    lost = [
+        f"{module}.{name}"
+        for module, name in sorted(asked)
+        if f"{module}.{name}" not in known and not (module in known and hasattr(importlib.import_module(module), name))
+    ]
+    assert lost == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["targets"], ["models"]], ids=" ".join)

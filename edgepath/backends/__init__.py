@@ -13,7 +13,7 @@
     onnx/          ONNX files read back;  openvino_ir  OpenVINO's;  mil_program/  Core ML's, and evaluated
     doctor         what of all this can run on this machine
 
-A new one is a module that calls `register` with a row of its own.
+A new one is a module with a row of its own, `BACKEND`, that is registered below.
 """
 
 from . import coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
