@@ -1,6 +1,6 @@
 """Draw the latencies that the suites kept in `figures.json` as one SVG, as in the README.
 
-    python benchmarks/latency_plot.py benchmarks/results/epyc-avx2.json --out docs/latency.svg
+    python benchmarks/latency_plot.py benchmarks/results/epyc-avx2.json --out docs/pictures/latency.svg
 
 A panel is a batch size, its axis milliseconds a tile; a dot is the median call, a line reaches from it to the 95th
 percentile. INT8 of edgepath is vermilion, its other artifacts blue, everything else grey.

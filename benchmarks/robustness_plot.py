@@ -1,7 +1,7 @@
 """Draw what `edgepath robustness --json` found for several bundles of one model as one SVG, as in the README.
 
     edgepath robustness build/demo-openvino-int8 --tiles 16 --features build/features --json > int8.json
-    python benchmarks/robustness_plot.py int8.json fp16.json --out docs/robustness-demo.svg
+    python benchmarks/robustness_plot.py int8.json fp16.json --out docs/pictures/robustness-demo.svg
 
 A dot is the median over pairs of slides, a bar reaches from the lower to the upper quartile. `--features` keeps the
 full-precision embeddings, which all bundles of the model share.
@@ -23,7 +23,10 @@ from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.reports.plots import BLUE, GREY, VERMILION, picture
 
 GROUPS = {"scanner": "scanner only", "staining": "staining only", "both": "both"}
-FIGURES = {"cosine": "cosine of a place's two embeddings", "top1": "share of tiles whose nearest tile is their twin"}
+FIGURES = {
+    "cosine": "cosine of a location's two embeddings",
+    "top1": "fraction of tiles whose nearest tile is their matching tile",
+}
 COLOURS = {"full": GREY, "fp16": BLUE, "int8": VERMILION}
 Row = tuple[str, str, Sequence[Mapping[str, Any]]]
 
@@ -45,7 +48,7 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     shown: list[Row] = [("full precision", "full", first["pairs"][FULL])]
     shown += [(_target(one), str(one["name"]).rpartition("-")[2], one["pairs"][ARTIFACT]) for one in results]
     slides = first["slides"]
-    what = f"{slides['places']} places on {slides['slides']} slides"
+    what = f"{slides['places']} locations on {slides['slides']} slides"
     with picture(path, 9, 1.0 + 0.24 * len(GROUPS) * len(shown)) as figure:
         for ax, (key, title) in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES.items(), strict=True):
             _panel(ax, key, title, shown)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from openvino import opset13 as ops
 from torch.overrides import TorchFunctionMode
 
+from edgepath.backends.runners.openvino import core
 from edgepath.bundle.bundle import Bundle, open_bundle
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
@@ -139,7 +140,7 @@ def _product(precision: str, threads: int) -> Callable[[], object]:
         rounded, weight = x, ops.constant(draw.standard_normal((SIDE, SIDE)).astype(np.float32))
     model = openvino.Model([ops.matmul(rounded, weight, False, True)], [x])
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    request = core().compile_model(model, "CPU", options).create_infer_request()
     given = draw.standard_normal((SIDE, SIDE)).astype(np.float32)
     return lambda: request.infer({0: given}, share_inputs=True)
 

@@ -2,6 +2,7 @@
 
 export        weights -> a checked bundle for one target
 search        a budget of drift -> a recipe that leaves the fewest layers out of INT8
+sign          a signature beside a bundle, so that others can tell who vouches for it
 verify        a bundle's drift on its golden tiles, and on tiles of yours
 compare       whether bundles of one model agree, pair by pair
 robustness    whether a bundle finds the same tissue under another stain and scanner as its model does
@@ -38,12 +39,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .machine.privacy import report_nothing
 
 if TYPE_CHECKING:
     from .adapters import torch_module as torch_module
     from .bundle.bundle import Bundle as Bundle
     from .bundle.bundle import open_bundle as open_bundle
     from .bundle.embedding import embed as embed
+    from .bundle.signing import sign as sign
     from .checks.comparison import compare as compare
     from .checks.verification import verify as verify
     from .distillation.training import distill as distill
@@ -65,6 +68,8 @@ if TYPE_CHECKING:
     from .tiles.opening import open_tiles as open_tiles
     from .tiles.packs import build_pack as build_pack
     from .tiles.packs import check_pack as check_pack
+
+report_nothing()
 
 # Loaded when first used: `import edgepath` and `edgepath --help` stay quick and need no vendor package.
 _HOMES = {
@@ -91,6 +96,7 @@ _HOMES = {
     "probe_hest": "quality.hest.measuring",
     "robustness": "quality.robustness",
     "search": "searching",
+    "sign": "bundle.signing",
     "torch_module": "adapters",
     "verify": "checks.verification",
 }

@@ -5,17 +5,21 @@
     ├── RecipeError          a recipe with an unknown key, a value out of range, a missing table
     ├── WeightsError         weights that are missing, gated, corrupt, of another shape, or not finite
     ├── TileError            a tile or folder of tiles that cannot be read as asked
+    ├── SlideError           a whole slide that cannot be opened, or not cut at the scale asked for
     ├── PackError            a calibration pack that does not match its manifest, or cannot be built
     ├── BundleError          a bundle that is incomplete, altered or of another schema
     └── MissingRuntime       a package, driver or host that is not here; the message says how to get it
 
-A gate that fails is a result, not an error (exit code 1). A bug is neither: it prints its traceback.
+A gate that fails is a result, not an error (exit code 1). A bug is neither: it prints its
+traceback (exit code 70).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_LONGEST = 2000
 
 
 class EdgepathError(Exception):
@@ -36,6 +40,10 @@ class WeightsError(EdgepathError):
 
 class TileError(EdgepathError):
     """A tile, or a source of tiles, cannot be read as asked."""
+
+
+class SlideError(EdgepathError):
+    """A whole slide cannot be opened, or not cut at the scale asked for."""
 
 
 class PackError(EdgepathError):
@@ -60,5 +68,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, or its class where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the first line of another library's error that is more than a heading ("Exception from core.cpp:132:").
+
+    Its class where it says nothing.
+    """
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return next((line for line in lines if not line.endswith(":")), (lines or [type(error).__name__])[0])
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as the one line that ends a command, shortened in its middle: names may be of any length."""
+    line = printable(str(error))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+
+
+def printable(text: str) -> str:
+    """Return a text as one line for a terminal: what is no character to print becomes its code, `\\x1b`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

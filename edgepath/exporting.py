@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ._version import __version__
 from .backends import builds_of, find, ran_by
+from .bundle.bom import write_bom
 from .bundle.bundle import Bundle, open_bundle
 from .bundle.kit import write_golden, write_kit
 from .bundle.running import BATCH, artifact_bytes, embed_all
 from .bundle.writer import BundleWriter
-from .checks.results import Report
-from .checks.summary import Made, Origins, build_report
+from .checks.results import Artifact, HeadroomFigures, Report
+from .checks.summary import Made, Origins, build_report, headroom_figures
 from .errors import UsageError
 from .machine.progress import Progress, Stages, silent
 from .models.catalogue import find_model
-from .program.preparing import Inputs, Prepared, prepare
+from .program.preparing import Inputs, Prepared, fitted, prepare
 from .program.quantizing import quantize_from_tiles
 from .recipes.recipe import Recipe, find_recipe
 from .reports.markdown import to_markdown
@@ -58,34 +60,55 @@ def export(
     speed: bool = False,
     resize: str = "refuse",
     skip_bad: bool = False,
+    anonymous: bool = False,
     out: str | Path = "build",
     force: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Exported:
-    """Turn weights into a checked bundle `<out>/<model>-<target>/` and return it with its report.
+    """Turn weights into a checked bundle `<out>/<model>-<target>/`, and return it with its report.
 
-    `target` is a recipe's name or a recipe file; `model` a name of `edgepath models` or `timm:NAME`; `weights` a file,
-    a hub snapshot folder or `random`; `calibration` a folder of tiles, a calibration pack or `synthetic` (the default
-    when nothing is given, said so in the report). Up to 32 further tiles of the same source are held out: drift is
-    measured on them and they travel in the bundle as its golden set. `embedding` defaults to the model's own; `tokens`
-    keeps the patch tokens as a second output. `qad` is how many steps of quantization-aware distillation
-    (`program.qad`) on the calibration tiles follow, for INT8 targets. `speed` times an INT8 artifact beside full
-    precision in the same runtime, here, and holds it to the recipe's `accept.latency`. `device` is where reference,
-    calibration and training run (`auto`, `cpu`, `cuda`). `progress(stage, done, total)` is called as work proceeds.
+    Up to 32 tiles of the calibration source are held out. Drift is measured on them, and they travel in the bundle as
+    its golden tiles. A failed gate is a result: `passed` is False, and the bundle is kept and marked so.
 
-    A failed gate is a result (`passed` is False and the bundle is kept, marked so). Raises EdgepathError for what
-    cannot be done: unknown names, unusable weights or tiles, an output in the way, a missing package.
+    Args:
+        target: A name of `edgepath targets`, or a recipe file (`*.toml`).
+        model: A name of `edgepath models`, `timm:NAME`, or a `.toml` file that describes a model.
+        weights: A file (`FILE::KEY` names one model of several), a hub snapshot folder, or `random`. None: the model's
+            own.
+        calibration: Tiles that set the INT8 scales: a folder of tiles or slides, a calibration pack, or `synthetic`.
+            None: `synthetic`, and the report says so.
+        calibration_tiles: Tiles to calibrate on, at most.
+        embedding: `cls` (the class token) or `cls+mean` (followed by the mean of the patch tokens). None: the model's
+            own.
+        tokens: Keep the patch tokens, float32 (N, P, width), as a second output.
+        qad: Steps of quantization-aware distillation on the calibration tiles, for INT8 targets.
+        speed: Time an INT8 artifact beside full precision in the same runtime, here, and apply `accept.latency`.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `skipped`.
+        anonymous: Name tiles by the hash of their pixels in all that the bundle holds.
+        out: The folder for bundles.
+        force: Replace an existing output.
+        device: Where reference, calibration and training run: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        The bundle on disk, and its report as a table that is JSON-able.
+
+    Raises:
+        EdgepathError: The export cannot be done: unknown names, unusable weights or tiles, an output in the way, a
+            missing package.
     """
     recipe, spec = find_recipe(target), find_model(model)
     _check(recipe, qad, speed)
     stages = Stages(progress or silent)
-    inputs = Inputs(weights, calibration, calibration_tiles, embedding, tokens, resize, skip_bad, device)
+    inputs = Inputs(weights, calibration, calibration_tiles, embedding, tokens, resize, skip_bad, device, anonymous)
     with BundleWriter(Path(out) / f"{spec.name.replace(':', '-')}-{recipe.target}", force=force) as writer:
-        ready = prepare(spec, inputs, stages)
+        ready = fitted(recipe, prepare(spec, inputs, stages), stages)
         made, golden = _make(recipe, ready, writer.path, qad, speed, stages)
         report = build_report(writer.final.name, recipe, _origins(recipe, ready), made, stages.cost())
         _write(writer.path / "report.md", to_markdown(report))
+        write_bom(writer.path, report)
         _write(writer.path / "report.html", to_html(report, pictures(report, golden)))
         writer.commit(report)
     return Exported(open_bundle(writer.final), report)
@@ -111,7 +134,7 @@ def _make(
             recipe, net, ready.chosen, qad, ready.device, folder, stages, of=ready.identity
         )
     golden = ready.held_out.read()
-    made = _lower(recipe, net, golden, ready.reference.embeddings, folder, stages)
+    made = _lower(recipe, net, golden, ready, folder, stages)
     if full_precision is not None:
         with stages.stage("speed"):
             measured = measure_speed(recipe, folder / made.artifact["file"], full_precision, golden)
@@ -120,30 +143,51 @@ def _make(
 
 
 def _origins(recipe: Recipe, ready: Prepared) -> Origins:
-    contract = {"size": ready.spec.size, "embedding": ready.embedding}
+    looks = recipe.quantize.looks
     return Origins(
         model=ready.spec.to_json(),
         weights=ready.weights.to_json(),
-        contract=contract | {"dim": ready.net.dim, "tokens": ready.net.tokens},
-        calibration=ready.chosen.provenance() | {"looks": recipe.quantize.looks} if recipe.int8 else None,
-        held_out=ready.held_out.provenance() | {"keys": list(ready.reference.keys)},
+        contract={
+            "size": ready.spec.size,
+            "embedding": ready.embedding,
+            "dim": ready.net.dim,
+            "tokens": ready.net.tokens,
+        },
+        calibration={**ready.chosen.provenance(), "looks": looks} if recipe.int8 else None,
+        held_out={**ready.held_out.provenance(), "keys": list(ready.reference.keys)},
         skipped=[*ready.chosen.skipped, *ready.held_out.skipped],
         reference=ready.reference.runtime,
     )
 
 
-def _lower(
-    recipe: Recipe, net: EdgeModel, golden: np.ndarray, reference: np.ndarray, folder: Path, stages: Stages
-) -> Made:
+def _facts(ready: Prepared) -> dict[str, str]:
+    """What an artifact says of itself to tools that read it without its bundle."""
+    spec, size = ready.spec, ready.spec.size
+    inside = f"mean {list(spec.mean)} and std {list(spec.std)} of RGB in 0..1 are applied inside"
+    return {
+        "model": spec.name,
+        "licence": spec.licence,
+        "weights_sha256": ready.weights.sha256,
+        "embedding": ready.embedding,
+        "preprocessing": f"none: takes raw RGB tiles of {size} x {size}, levels 0..255; {inside}",
+        "edgepath": __version__,
+    }
+
+
+def _lower(recipe: Recipe, net: EdgeModel, golden: np.ndarray, ready: Prepared, folder: Path, stages: Stages) -> Made:
     """Make the artifact, run program and artifact on the golden tiles, and put golden set and kit beside it."""
     from .checks.parts import differences
     from .program.forms import Program
     from .program.linear import scales
+    from .program.rescaling import RESCALED, save_exponents
 
-    program = Program(net, recipe)
+    if ready.exponents:
+        save_exponents(folder / RESCALED, ready.exponents)
+    program = Program(net, recipe, _facts(ready))
     with stages.stage("program", len(golden)) as advance:
-        embeddings = {"reference": reference, "program": embed_all(program, golden, advance)}
+        embeddings = {"reference": ready.reference.embeddings, "program": embed_all(program, golden, advance)}
         embeddings["nudged"] = program.nudged(golden[:BATCH])
+    headroom = headroom_figures(program.peaks, len(golden), ready.exponents) if program.peaks else None
     with stages.stage("lower"):
         artifact = builds_of(recipe.backend).build(program, folder, recipe)
     runtime = None
@@ -151,12 +195,24 @@ def _lower(
         checker = find(recipe.checked_with).load_runner()
         with stages.stage("run artifact", len(golden)) as advance, checker(artifact) as runner:
             embeddings["artifact"], runtime = embed_all(runner, golden, advance), ran_by(runner)
+        _check_finite(recipe, embeddings["artifact"], headroom)
     with stages.stage("parts"):
-        differing = differences(program.lowered, artifact)
+        differing = differences(program.lowered, artifact, recipe.backend)
     write_golden(folder / "golden", golden, embeddings)
     write_kit(folder / "kit", recipe)
-    file = {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)}
-    return Made(file, embeddings, differing, runtime, scales(net))
+    file: Artifact = {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)}
+    return Made(file, embeddings, differing, runtime, scales(net), headroom=headroom)
+
+
+def _check_finite(recipe: Recipe, embeddings: np.ndarray, headroom: HeadroomFigures | None) -> None:
+    """Refuse an artifact that embeds nothing: with FP16 it overflows, and where is known."""
+    if headroom is None or np.isfinite(embeddings).all():
+        return
+    odd = [f"{one['place']} ({one['operation']}) reaches {one['largest']:.6g}" for one in headroom["nearest"][:3]]
+    raise UsageError(
+        f"export {recipe.target}: embeddings are not finite, FP16 holds no more than 65,504: {', '.join(odd)}; "
+        "choose a target that computes in FP32 (edgepath targets)"
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
@@ -22,21 +23,50 @@ from .bundle.running import embed_all
 from .checks.drift import measure
 from .errors import UsageError, did_you_mean
 from .machine.packages import require, versions
-from .machine.progress import Progress, Stages, silent
-from .machine.writing import replacing
+from .machine.progress import Advance, Cost, Progress, Stages, silent
+from .machine.tables import check_facts, read_json
+from .machine.writing import check_output, write_text
 from .models.catalogue import find_model
 from .program.calibrating import calibrated
-from .program.preparing import Inputs, Prepared, prepare
+from .program.preparing import Inputs, Prepared, fitted, prepare
 from .program.quantizing import make_program
 from .recipes.recipe import NAME, Recipe, find_recipe
+from .tiles.source import Provenance
 from .tiles.splitting import DEFAULT_TILES
 
 if TYPE_CHECKING:
     from .program.calibrate import Plan, Ranges
     from .program.fold import EdgeModel
 
+_LOG = logging.getLogger("edgepath")
+_LARGEST = 16 << 20  # bytes of a search's state
 FEW = 16  # held-out tiles that a single layer is judged on
 FIGURES = ("cosine_mean", "cosine_p01")
+
+
+Point = dict[str, float]
+"""A program that was measured: how many products are `kept`, `int8_share` of multiply-adds, and `FIGURES`."""
+
+
+class Alone(TypedDict):
+    """A product's drift as the only one in INT8, 1 - mean cosine, and its multiply-adds for a tile."""
+
+    layer: str
+    drift: float
+    multiply_adds: int
+
+
+class Searched(TypedDict):
+    """What `search` returns: the recipe's file, the products it keeps, and what was measured."""
+
+    recipe: str
+    target: str
+    budget: dict[str, float]
+    kept: list[str]
+    layers: list[Alone]
+    points: list[Point]
+    held_out: Provenance
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -66,25 +96,41 @@ def search(
     force: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Find the products to keep out of INT8 so that `budget` is met, write the recipe `out`, and return what was found.
+) -> Searched:
+    """Find the linear layers to keep out of INT8 so that a budget of drift is met, and write the recipe.
 
-    `budget` maps `cosine_mean` or `cosine_p01` to the least that the program has to reach against full precision on
-    held-out tiles; the other arguments are `export`'s. The result holds every product's `drift` alone (1 - mean cosine)
-    and `multiply_adds`, the `points` that were measured (how many products are kept, the share of multiply-adds in
-    INT8, the figures) and `kept`. How much faster INT8 makes a multiply-add is up to the device; time the result with
-    `bench`. The recipe is for this model and `embedding`, with which the last block differs. A search that was cut off
-    goes on from `<out>.search.json`.
+    The recipe is for this model and `embedding`, with which the last block differs. How much faster INT8 makes a layer
+    is up to the device: time the result with `bench`. A search that was cut off continues from `<out>.search.json`.
 
-    Raises UsageError for a target without INT8, an unknown budget, a recipe in the way, or a budget that even the model
-    without any INT8 layer does not meet.
+    Args:
+        target: An INT8 target, or a recipe file.
+        budget: The least that the program has to reach on held-out tiles: `cosine_mean` or `cosine_p01`, and a number.
+        out: The recipe to write, a `.toml` file.
+        model: A name of `edgepath models`, `timm:NAME`, or a `.toml` file that describes a model.
+        weights: As in `export`.
+        calibration: As in `export`.
+        calibration_tiles: Tiles to calibrate on, at most.
+        embedding: As in `export`.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `skipped`.
+        force: Replace an existing output.
+        device: Where the full-precision model runs: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        Every layer's `drift` alone (1 - mean cosine) and `multiply_adds`; the `points` that were measured; and `kept`,
+        the layers that stay in floating point.
+
+    Raises:
+        UsageError: The target has no INT8, the budget is unknown, a recipe is in the way, or even full precision does
+            not meet the budget.
     """
     recipe, spec, out = find_recipe(target), find_model(model), Path(out)
     _check(recipe, budget, out, force)
     require("torch", "export")
     stages = Stages(progress or silent)
     inputs = Inputs(weights, calibration, calibration_tiles, embedding, False, resize, skip_bad, device)
-    ready = prepare(spec, inputs, stages)
+    ready = fitted(recipe, prepare(spec, inputs, stages), stages)
     ranges, plan = calibrated(recipe, ready.net, ready.chosen, ready.device, stages, of=ready.identity)
     shared = _Shared(recipe, ready.net, ranges, plan, ready.held_out.read(), ready.reference.embeddings)
     state = _State(out, _key(recipe, ready))
@@ -93,8 +139,7 @@ def search(
         kept = _fewest_kept(order, work, budget, shared, state, advance)
     _check_worth(target, kept, len(order), budget, state)
     assert kept is not None
-    with replacing(out, "recipe") as partial:
-        partial.write_text(_mixed(recipe, order[:kept], budget, out.stem).to_toml(), encoding="utf-8")
+    write_text(out, _mixed(recipe, order[:kept], budget, out.stem).to_toml(), "recipe")
     state.path.unlink(missing_ok=True)
     return {
         "recipe": str(out),
@@ -116,8 +161,16 @@ def parse_budget(pairs: Sequence[str]) -> dict[str, float]:
         try:
             budget[key.strip()] = float(value)
         except ValueError:
-            raise UsageError(f'budget "{pair}": give a figure and a number, as cosine_p01=0.995') from None
+            raise UsageError(f'--budget "{pair}": give a figure and a number, as cosine_p01=0.995') from None
     return budget
+
+
+class _Kept(TypedDict):
+    """The file of a search's state."""
+
+    key: str
+    drift: dict[str, float]
+    points: dict[str, Point]
 
 
 class _State:
@@ -126,24 +179,27 @@ class _State:
     def __init__(self, out: Path, key: str) -> None:
         self.path, self.key = out.with_name(f"{out.name}.search.json"), key
         self.drift: dict[str, float] = {}
-        self.points: dict[str, dict[str, Any]] = {}
+        self.points: dict[str, Point] = {}
+        if not self.path.exists():
+            return
         try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-            if known["key"] == key:
-                self.drift, self.points = dict(known["drift"]), dict(known["points"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return  # none yet, or none of a search: everything in it can be measured again
+            known = check_facts(_Kept, read_json(self.path, _LARGEST), lambda problem: UsageError(problem))
+            if known["key"] != key:
+                raise ValueError("of another recipe, other tiles or weights, or another version of edgepath")
+            self.drift, self.points = known["drift"], known["points"]
+        except (ValueError, UsageError) as error:  # everything in it can be measured again
+            _LOG.warning("search state %s: not gone on with (%s); all is measured anew", self.path.name, error)
 
     def keep(self) -> None:
-        with replacing(self.path, "search state") as partial:
-            partial.write_text(json.dumps({"key": self.key, "drift": self.drift, "points": self.points}) + "\n")
+        state = {"key": self.key, "drift": self.drift, "points": self.points}
+        write_text(self.path, json.dumps(state) + "\n", "search state")
 
 
 def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) -> None:
     if not recipe.int8:
         raise UsageError(f"search {recipe.target}: it has no INT8 layers to choose from; give an INT8 target")
     if not budget:
-        raise UsageError(f"search {recipe.target}: no budget; give one, as cosine_p01=0.995")
+        raise UsageError(f"search {recipe.target}: no budget; give one, as --budget cosine_p01=0.995")
     for key, value in budget.items():
         if key not in FIGURES:
             raise UsageError(f'search {recipe.target}: budget "{key}" is not known; {did_you_mean(key, FIGURES)}')
@@ -156,8 +212,7 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
             f"search {recipe.target}: {out} is to be a recipe; give a name of letters, digits, . _ - that ends in "
             ".toml, in a folder that exists"
         )
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; give --force to replace it, or another name")
+    check_output(out, force=force)
 
 
 def _key(recipe: Recipe, ready: Prepared) -> str:
@@ -216,7 +271,7 @@ def _fewest_kept(
     budget: Mapping[str, float],
     shared: _Shared,
     state: _State,
-    advance: Any,
+    advance: Advance,
 ) -> int | None:
     """Return how many layers of `order` have to be kept, None where all of them are not enough."""
 

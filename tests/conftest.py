@@ -39,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     threads = os.environ.get("EDGEPATH_TEST_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, threads)
+    # PyTorch's threads that wait would spin on the one core their worker has: four times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if worker and cores and int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
@@ -58,6 +60,15 @@ def real_tiles() -> Path:
     folder = CHECKOUT.parent / "shared" / "tiles"
     if not (folder / "manifest.csv").is_file():
         pytest.skip("needs the real tiles: ../shared/tiles (with manifest.csv) beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_inputs() -> Path:
+    """The folder of damaged files beside the checkout; tests that need it are skipped where it is not."""
+    folder = CHECKOUT.parent / "shared" / "inputs"
+    if not (folder / "README.md").is_file():
+        pytest.skip("needs the damaged files: ../shared/inputs beside the checkout")
     return folder
 
 

@@ -96,12 +96,15 @@ def test_a_search_that_was_cut_off_goes_on(find: Search) -> None:
     assert [done for stage, done in first if stage == "layers"][:3] == [0, 5, 6]
 
 
-def test_what_another_search_measured_is_not_used(find: Search, tmp_path: Path) -> None:
+def test_what_another_search_measured_is_not_used_and_that_is_said(
+    find: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = tmp_path / "mixed.toml.search.json"
     state.write_text('{"key": "another", "drift": {"vit.blocks.0.attn.qkv": 0.5}, "points": {}}')
     found = find({"cosine_mean": 0.9})
     assert max(layer["drift"] for layer in found["layers"]) < 0.1
-    for foreign in ("cut off", "[]", '{"key": 1}'):
+    assert "mixed.toml.search.json: not gone on with (of another recipe" in caplog.text
+    for foreign in ("cut off", "[]", '{"key": 1}', "[" * 9999):
         state.write_text(foreign)
         assert find({"cosine_mean": 0.9}, force=True)["layers"] == found["layers"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ Calls = list[list[tuple[str, str, float]]]
 
 @dataclass(frozen=True)
 class Runtime:
-    """What ran an artifact: `kind` is the backend's name, `text` how its runner describes itself to people."""
+    """What ran an artifact: `kind` is the backend's name, `text` how its runner describes itself to people.
+
+    Of a runner that is no backend's, `kind` is its module.
+    """
 
     kind: str
     name: str
@@ -53,6 +57,7 @@ class Builds:
         kit: the folder of `export/` whose kit goes into the bundle, besides the one that all have.
         precisions: what it can build, as (linears, everything else).
         checked_with: the backend that can run its artifact on a machine that edgepath runs on, itself or another.
+        was_checked_with: the one that older recipes and bundles name in its place.
         suffix: of the artifact's file or folder.
         read: the contents of an artifact.
         layers: its quantized layers, each to be run alone, by their place among the products with weights.
@@ -72,6 +77,7 @@ class Builds:
     layers: Callable[[Path], Mapping[int, Layer]]
     reads_with: tuple[str, str]
     kit: str = ""
+    was_checked_with: str = ""
     check: Callable[[Any], str] = lambda recipe: ""
     split_projections: bool = False
     float_class_token: bool = False
@@ -165,9 +171,12 @@ def find(name: str) -> Backend:
 
 
 def ran_by(runner: Any) -> Runtime:
-    """Return what a runner runs artifacts with."""
-    backend = next(backend for backend in _KNOWN.values() if backend.runner == type(runner).__module__)
-    return Runtime(backend.name, backend.title, backend.version or "", runner.runtime)
+    """Return what a runner runs artifacts with; of one that is no backend's, its module's name and what it says."""
+    modules = [kind.__module__ for kind in type(runner).__mro__]
+    for backend in _KNOWN.values():
+        if backend.runner in modules:
+            return Runtime(backend.name, backend.title, backend.version or "", runner.runtime)
+    return Runtime(modules[0], type(runner).__qualname__, "", runner.runtime)
 
 
 def builds_of(name: str) -> Builds:

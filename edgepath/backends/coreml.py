@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..machine.packages import pip_install
+from ..machine.scratch import scratch_of_libraries
 from ..machine.tables import quoted
 from .backend import Backend, Builds, Found
-from .contents import Layer, Parts
+from .mil_program.layers import layers
+from .mil_program.parts import read
 
 # Releases with blockwise INT8 weights next to quantized activations come last.
+_DEBUG_NAMES = "executorch_debug_handle_mapping.json"  # for another exporter; no manifest names it
 _OLDER_OS, _INT8_OS = ("iOS16", "iOS17", "macOS13", "macOS14"), ("iOS18", "iOS26", "macOS15", "macOS26")
 
 
@@ -28,18 +30,22 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     _register_operations()
     size = program.model.size
     image = coremltools.ImageType(name="tile", shape=(1, 3, size, size), color_layout=coremltools.colorlayout.RGB)
-    package = coremltools.convert(
-        program.image_program().run_decompositions({}),
-        inputs=[image],
-        outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in program.outputs],
-        convert_to="mlprogram",
-        compute_precision=getattr(coremltools.precision, f"FLOAT{recipe.precision.other[2:]}"),
-        minimum_deployment_target=getattr(coremltools.target, recipe.deploy.minimum_os),
-        skip_model_load=True,
-    )
-    package.author, package.short_description = "edgepath", f"{recipe.target}: RGB tile -> embedding"
     path = folder / "model.mlpackage"
-    package.save(str(path))
+    with scratch_of_libraries("coreml"):  # coremltools writes all weights there before it copies them
+        package = coremltools.convert(
+            program.image_program().run_decompositions({}),
+            inputs=[image],
+            outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in program.outputs],
+            convert_to="mlprogram",
+            compute_precision=getattr(coremltools.precision, f"FLOAT{recipe.precision.other[2:]}"),
+            minimum_deployment_target=getattr(coremltools.target, recipe.deploy.minimum_os),
+            skip_model_load=True,
+        )
+        package.author, package.short_description = "edgepath", f"{recipe.target}: RGB tile -> embedding"
+        package.license, package.version = program.facts.get("licence", ""), program.facts.get("edgepath", "")
+        package.user_defined_metadata.update(program.facts)
+        package.save(str(path))
+    (path / _DEBUG_NAMES).unlink(missing_ok=True)
     return path
 
 
@@ -63,18 +69,6 @@ def _register_operations() -> None:
     for function in (edgepath_quantize, edgepath_dequantize, edgepath_dequantize_rows):
         name = function.__name__.removeprefix("edgepath_")
         register_torch_op(function, torch_alias=[f"edgepath::{name}", f"edgepath.{name}"], override=True)
-
-
-def _read(path: Path) -> Parts:
-    from .mil_program.parts import read
-
-    return read(path)
-
-
-def _layers(path: Path) -> Mapping[int, Layer]:
-    from .mil_program.layers import layers
-
-    return layers(path)
 
 
 def _check(recipe: Any) -> str:
@@ -106,8 +100,8 @@ BACKEND = Backend(
         precisions=(("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp16")),
         checked_with="mil",
         suffix=".mlpackage",
-        read=_read,
-        layers=_layers,
+        read=read,
+        layers=layers,
         reads_with=("coremltools", "coreml"),
         check=_check,
         stand_in="The artifact was evaluated operation by operation in torch, not run by Core ML: a device may round "

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from .._version import __version__
 from ..machine.hardware import cores, cpu_features, cpu_model, jetson, memory
@@ -39,7 +38,7 @@ class Diagnosis:
     runtimes: tuple[tuple[str, Found], ...]
     packages: tuple[Package, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return everything as JSON-able values."""
         return {
             "machine": dict(self.machine),
@@ -71,7 +70,7 @@ def diagnose() -> Diagnosis:
 
 
 def _package(name: str) -> Package:
-    # The smallest extra that has it comes last: `onnxruntime` is in `export` too.
+    # The extra to name comes last: the smallest (`onnxruntime` is in `export` too), or the one in the public registry.
     extras = extras_of(name)
     return Package(name, version_of(name), extras, pip_install(extras[-1]))
 

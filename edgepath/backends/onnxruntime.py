@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..machine.scratch import scratch
 from .backend import Backend, Builds, Calls
-from .contents import Layer, Parts
-
-
-def read(path: Path) -> Parts:
-    """Return the contents of an ONNX file."""
-    from .onnx.parts import read
-
-    return read(path)
-
-
-def layers(path: Path) -> Mapping[int, Layer]:
-    """Return the quantized layers of an ONNX file."""
-    from .onnx.layers import layers
-
-    return layers(path)
+from .onnx.layers import layers as layers
+from .onnx.parts import read as read
 
 
 def _build(program: Any, folder: Path, recipe: Any) -> Path:
@@ -44,8 +30,8 @@ def _profile(artifact: Path, tiles: np.ndarray, threads: int, calls: int, warm_u
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level, options.enable_profiling = threads, 3, True
-    with tempfile.TemporaryDirectory(prefix="edgepath-profile-") as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
+    with scratch("profile") as folder:
+        options.profile_file_prefix = str(folder / "profile")
         session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         for _ in range(warm_up + calls):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 from ..errors import first_line
 from ..machine.packages import pip_install
 from .backend import Backend, Builds, Calls, Found
-from .contents import Layer, Parts
+from .openvino_ir import layers, read
+from .runners.openvino import core
 
 
 def _build(program: Any, folder: Path, recipe: Any) -> Path:
@@ -23,7 +23,7 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     onnx.save(program.onnx(), source)
     try:
         # Not convert_model: it reports each use over the network, and the process it forks for that can hang NumPy.
-        model = openvino.Core().read_model(source)
+        model = core().read_model(source)
         path = folder / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=recipe.precision.other == "fp16")
     finally:
@@ -31,27 +31,13 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     return path
 
 
-def _read(path: Path) -> Parts:
-    from .openvino_ir import read
-
-    return read(path)
-
-
-def _layers(path: Path) -> Mapping[int, Layer]:
-    from .openvino_ir import layers
-
-    return layers(path)
-
-
 def _look() -> Found:
     version = BACKEND.version
     if version is None:
         return Found(False, "not installed", pip_install("openvino"))
     try:
-        import openvino
-
-        core = openvino.Core()
-        devices = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
+        runtime = core()
+        devices = [f"{name} ({runtime.get_property(name, 'FULL_DEVICE_NAME')})" for name in runtime.available_devices]
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: what its C++ side throws, a plugin's too
         return Found(False, f"{version}, but it fails: {first_line(error)}", pip_install("openvino"))
     return Found(bool(devices), f"{version}; {', '.join(devices) or 'no device'}", pip_install("openvino"))
@@ -85,8 +71,8 @@ BACKEND = Backend(
         precisions=(("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")),
         checked_with="openvino",
         suffix=".xml",
-        read=_read,
-        layers=_layers,
+        read=read,
+        layers=layers,
         reads_with=("openvino", "openvino"),
         # Measured to be faster in INT8. In FP32 it is slower on AVX2: the quickest kernel there fuses nothing. ONNX
         # Runtime leaves products that share their rounded input in FP32.

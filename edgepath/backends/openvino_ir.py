@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BundleError
+from ..errors import BundleError, first_line
 from .contents import Found, Layer, Norm, Parts, Product
+from .runners.openvino import core
 
 _LEVELS = 127  # a range of 8 bits ends at 127 steps
 
@@ -41,9 +42,9 @@ def open_model(path: Path) -> Any:
     import openvino
 
     try:
-        return openvino.Core().read_model(path)
-    except RuntimeError as error:
-        raise BundleError(f"{path.name}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from None
+        return core().read_model(path)
+    except (RuntimeError, UnicodeDecodeError) as error:  # the second while it puts its own message together
+        raise BundleError(f"{path.name}: OpenVINO cannot read it ({first_line(error)})") from None
 
 
 def is_product(node: Any) -> bool:
@@ -194,7 +195,7 @@ def _run(model: Any, quantizer: Any, last: Any, x: np.ndarray) -> Found:
     quantizer.input(0).replace_source_output(given.output(0))
     try:
         integers, whole = (openvino.Model([node.output(0)], [given], "layer") for node in (quantizer, last))
-        compiled = openvino.Core().compile_model(
+        compiled = core().compile_model(
             whole, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
         )
         fused = np.array(compiled([x])[0], np.float32)

@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from ..machine.packages import require
-from .backend import Builds, every
+from .backend import Builds, builds_of, every
 from .contents import Layer, Parts, Product
 
 
-def require_reader(artifact: Path) -> None:
+def require_reader(artifact: Path, backend: str = "") -> None:
     """Raise MissingRuntime unless what reads an artifact's files is here."""
-    require(*_reader(artifact).reads_with)
+    require(*_reader(artifact, backend).reads_with)
 
 
-def read_parts(artifact: Path) -> Parts:
+def read_parts(artifact: Path, backend: str = "") -> Parts:
     """Return the contents of an artifact's files. Raises BundleError for what cannot be read."""
-    require_reader(artifact)
-    return _reader(artifact).read(artifact)
+    require_reader(artifact, backend)
+    return _reader(artifact, backend).read(artifact)
 
 
-def read_layers(artifact: Path) -> Mapping[int, Layer]:
+def read_layers(artifact: Path, backend: str = "") -> Mapping[int, Layer]:
     """Return the quantized layers of an artifact, each to be run alone, by their place among its products."""
-    return _reader(artifact).layers(artifact)
+    return _reader(artifact, backend).layers(artifact)
 
 
 def missing_from_engine(artifact: Path, products: Mapping[str, Product]) -> list[str]:
@@ -46,9 +46,13 @@ def missing_from_engine(artifact: Path, products: Mapping[str, Product]) -> list
     ]
 
 
-def _reader(artifact: Path) -> Builds:
-    """Return the backend that reads this kind of file: several build ONNX, and all of them read it alike."""
-    for backend in every():
-        if backend.builds is not None and backend.builds.suffix == artifact.suffix:
-            return backend.builds
-    raise ValueError(f"{artifact}: no backend writes such files")
+def _reader(artifact: Path, backend: str) -> Builds:
+    """Return what reads an artifact: the backend that built it or, where none is named, all that build such files."""
+    if backend:
+        return builds_of(backend)
+    readers = [one.builds for one in every() if one.builds is not None and one.builds.suffix == artifact.suffix]
+    if not readers:
+        raise ValueError(f"{artifact}: no backend writes such files")
+    if len({(one.read, one.layers) for one in readers}) > 1:
+        raise ValueError(f"{artifact}: several backends write such files, and read them each in its own way; name one")
+    return readers[0]

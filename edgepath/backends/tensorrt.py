@@ -68,10 +68,13 @@ BACKEND = Backend(
         needs="onnx",
         kit="jetson",
         precisions=(("fp16", "fp16"), ("int8", "fp16")),
-        checked_with="onnxruntime",
+        checked_with="onnx_fp16",
+        was_checked_with="onnxruntime",
         suffix=".onnx",
         read=onnxruntime.read,
         layers=onnxruntime.layers,
         reads_with=("onnx", "export"),
+        stand_in="The graph was evaluated in torch, rounded to FP16 after each node, not run by TensorRT: run "
+        "kit/check.py on the device.",
     ),
 )

@@ -58,12 +58,14 @@ BACKEND = Backend(
         needs="tensorrt-rtx-cu13-bindings",
         kit="rtx",
         precisions=(("fp16", "fp16"), ("int8", "fp16")),
-        checked_with="onnxruntime",
+        checked_with="onnx_fp16",
+        was_checked_with="onnxruntime",
         suffix=".onnx",
         read=onnxruntime.read,
         layers=onnxruntime.layers,
         reads_with=("onnx", "export"),
         check=_check,
-        stand_in="ONNX Runtime ran the graph; its engine, built without a GPU, was not run: run kit/check.py on one.",
+        stand_in="The graph was evaluated in torch, rounded to FP16 after each node; its engine, built without a GPU, "
+        "was not run: run kit/check.py on one.",
     ),
 )

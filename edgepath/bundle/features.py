@@ -1,10 +1,11 @@
 """Embeddings to one file, row by row as they are made: `.npz`, `.h5` or `.parquet`.
 
 Every format holds `embeddings`, float32 (N, D), `paths`, N strings in the same order, and the metadata as JSON: member
-`metadata` of an `.npz`, attribute `metadata` of an `.h5`, key `edgepath` of a Parquet schema's metadata.
+`metadata` of an `.npz`, attribute `metadata` of an `.h5`, key `edgepath` of a Parquet schema's metadata. An `.h5` (or
+`.hdf5`) has the embeddings as `features`, too, and where all places are known `coords`, int64 (N, 2), x and y.
 
-No more than `_BLOCK_BYTES` of rows are held, however many there are. The file is written as `.<name>.<pid>.partial` and
-renamed when it is complete.
+No more than `_BLOCK_BYTES` of rows are held, however many there are. The file is written aside, and renamed when
+it is complete.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -23,11 +25,13 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import EdgepathError, MissingRuntime, UsageError
-from ..machine.writing import beside, dead_leftovers, disk_full, disk_full_message
+from ..machine.workspace import workspace
+from ..machine.writing import disk_full, disk_full_message
 
 Batch = tuple[Sequence[str], np.ndarray]
 _BLOCK_BYTES = 4 << 20
-_NEEDS = {".npz": "numpy", ".h5": "h5py", ".parquet": "pyarrow"}
+HDF5 = (".h5", ".hdf5")
+_NEEDS = {".npz": "numpy", ".h5": "h5py", ".hdf5": "h5py", ".parquet": "pyarrow"}
 
 
 def write_features(
@@ -36,52 +40,53 @@ def write_features(
     *,
     dim: int,
     count: int,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     force: bool = False,
+    coords: Mapping[str, tuple[int, int]] | None = None,
 ) -> int:
     """Write (keys, embeddings float32 (n, `dim`)) batches to `path`, and return how many rows there were.
 
-    `count` is the most rows that may come; fewer are fine (tiles that were skipped), none are not. `metadata` is
-    JSON-able. Raises UsageError for a suffix that is not known, an output in the way or a full disk, MissingRuntime
-    where the suffix needs a package that is not here, EdgepathError naming a tile whose embedding is not finite.
+    `coords` are places of tiles by key, for HDF5, which holds them where every row has one. `count` is the most rows
+    that may come; fewer are fine (tiles that were skipped), none are not. `metadata` is JSON-able. Raises UsageError
+    for a suffix that is not known, an output in the way or a full disk, MissingRuntime where the suffix needs a package
+    that is not here, EdgepathError naming a tile whose embedding is not finite.
     """
     path = Path(path)
     check_features_path(path, force=force)
-    write = {".npz": _write_npz, ".h5": _write_h5, ".parquet": _write_parquet}[path.suffix]
-    partial = beside(path, "partial")
-    try:
-        for leftover in dead_leftovers(path, "partial"):
-            leftover.unlink()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch(exist_ok=False)
-    except OSError as error:
-        raise UsageError(f"features {path}: cannot be written ({error.strerror}: {error.filename})") from error
-    try:
-        _refuse_too_small_a_disk(path, count * dim * 4)
-        rows = write(partial, _blocks(batches, dim, count), dim, json.dumps(metadata, allow_nan=False))
-        if not rows:
-            raise EdgepathError(f"features {path}: not one tile could be embedded; nothing was written")
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        check_features_path(path, force=force)  # again: it may have been written by someone else meanwhile
-        os.replace(partial, path)
-    except Exception as error:
-        written = partial.stat().st_size if partial.exists() else 0
-        full = disk_full(error, path.parent)
-        partial.unlink(missing_ok=True)
-        if full:
-            raise UsageError(disk_full_message(path, written)) from error
-        raise
-    finally:  # also of an interrupt
-        partial.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = stack.enter_context(workspace(path)).new
+            aside.touch(exist_ok=False)
+        except OSError as error:
+            raise UsageError(f"features {path}: cannot be written ({error.strerror}: {error.filename})") from error
+        try:
+            _refuse_too_small_a_disk(path, count * dim * 4)
+            blocks, told = _blocks(batches, dim, count), json.dumps(metadata, allow_nan=False)
+            if path.suffix.lower() in HDF5:
+                rows = _write_h5(aside, blocks, dim, told, coords or {})
+            else:
+                rows = (_write_npz if path.suffix.lower() == ".npz" else _write_parquet)(aside, blocks, dim, told)
+            if not rows:
+                raise EdgepathError(f"features {path}: not one tile could be embedded; nothing was written")
+            with open(aside, "rb+") as file:
+                os.fsync(file.fileno())
+            check_features_path(path, force=force)  # again: it may have been written by someone else meanwhile
+            os.replace(aside, path)
+        except Exception as error:
+            if disk_full(error, path.parent):
+                written = aside.stat().st_size if aside.exists() else 0
+                aside.unlink(missing_ok=True)
+                raise UsageError(disk_full_message(path, written)) from error
+            raise
     return rows
 
 
 def check_features_path(path: Path, *, force: bool = False) -> None:
     """Raise UsageError or MissingRuntime where `write_features` could not write to `path`; call it before long work."""
-    if path.suffix not in _NEEDS:
+    if path.suffix.lower() not in _NEEDS:
         raise UsageError(f'features {path}: suffix "{path.suffix}" is not known; known: {", ".join(_NEEDS)}')
-    package = _NEEDS[path.suffix]
+    package = _NEEDS[path.suffix.lower()]
     if find_spec(package) is None:
         raise MissingRuntime(f"features {path}: {path.suffix} needs {package}; pip install 'edgepath[features]'")
     if path.exists() and not path.is_file():
@@ -92,7 +97,7 @@ def check_features_path(path: Path, *, force: bool = False) -> None:
 
 def _refuse_too_small_a_disk(path: Path, need: int) -> None:
     """Say so before hours of embedding, not after; a `.npz` stands twice on the disk while it is put together."""
-    need *= 2 if path.suffix == ".npz" else 1
+    need *= 2 if path.suffix.lower() == ".npz" else 1
     free = shutil.disk_usage(path.parent).free
     if need > free:
         raise UsageError(
@@ -135,10 +140,14 @@ def _check(names: Sequence[str], embeddings: np.ndarray, dim: int) -> None:
             raise EdgepathError(f"features: the name {name!a} is not UTF-8, which every format here wants; rename it")
 
 
-def _write_h5(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> int:
+def _write_h5(
+    path: Path, blocks: Iterator[Batch], dim: int, metadata: str, coords: Mapping[str, tuple[int, int]]
+) -> int:
+    """Write `embeddings` and `paths`; `features`, as slide tools call them, is a second name for the first."""
     import h5py
 
     rows = 0
+    places: list[tuple[int, int]] | None = [] if coords else None
     with _Sink(path) as sink, h5py.File(sink, "w") as file:
         chunk = max(1, min(256, _BLOCK_BYTES // (4 * dim)))
         embeddings = file.create_dataset("embeddings", (0, dim), "float32", maxshape=(None, dim), chunks=(chunk, dim))
@@ -149,7 +158,13 @@ def _write_h5(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> i
             paths.resize(rows + len(keys), axis=0)
             embeddings[rows:], paths[rows:] = block, np.array(keys, dtype=object)
             rows += len(keys)
+            if places is not None:
+                found = [coords[key] for key in keys if key in coords]
+                places = places + found if len(found) == len(keys) else None
             sink.check()
+        file["features"] = embeddings
+        if places:
+            file.create_dataset("coords", data=np.array(places, np.int64))
     return rows
 
 

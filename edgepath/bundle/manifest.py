@@ -7,18 +7,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
 from ..errors import BundleError
 from ..machine.tables import Line, parse_json, plain, read_facts, shown
+from .drift import Drift
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
 _LARGEST_MANIFEST = 64 << 20
 AboveZero = Annotated[int, Meta(ge=1, description="a number above 0 is needed")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="expected a sha256, 64 hexadecimal digits")]
+
+
+class FileEntry(TypedDict):
+    """What a manifest says of a file."""
+
+    sha256: str
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -41,24 +49,11 @@ class WeightsUsed:
 
 
 @dataclass(frozen=True)
-class NoiseFloor:
-    """How far the program lies from itself on nudged tiles (`checks.drift`)."""
-
-    tiles: int
-    cosine_mean: float
-    cosine_p01: float
-    cosine_min: float
-    relative_l2: float
-    neighbour_overlap: float
-    neighbours: int
-    worst: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Contents:
     """What running, verifying and rebuilding a bundle need of its manifest; what else that holds is for people.
 
-    `file` is the artifact, `held_out` names the golden tiles, `program` has the scales of each INT8 layer.
+    `file` is the artifact, `held_out` names the golden tiles, `program` has the scales of each INT8 layer;
+    `noise_floor` is how far the program lies from itself on nudged tiles.
     """
 
     name: Annotated[str, Meta(pattern=r"^[\w.:@+-]+\Z", description="it names a folder: letters, digits, . _ -")]
@@ -70,7 +65,7 @@ class Contents:
     weights: WeightsUsed
     held_out: tuple[str, ...]
     program: dict[str, tuple[float, ...]]
-    noise_floor: NoiseFloor
+    noise_floor: Drift
     cautions: tuple[Line, ...]
 
 
@@ -92,6 +87,9 @@ def read_manifest(path: Path) -> bytes:
         raise BundleError(f"bundle {path}: {what}; give the folder that holds {MANIFEST}")
     if not os.path.lexists(manifest):
         raise BundleError(f"bundle {path}: holds no {MANIFEST}; {_what_then(path)}")
+    if manifest.is_symlink() and "blobs" in Path(os.readlink(manifest)).parts:
+        how = f"copy it out of there with `cp -rL {path} FOLDER`, and give the copy"
+        raise BundleError(f"bundle {path}: {MANIFEST} is a symbolic link, it lies in the Hub's cache: {how}")
     if manifest.is_symlink() or not manifest.is_file():
         raise BundleError(f"bundle {path}: {MANIFEST} is not a regular file")
     if manifest.stat().st_size > _LARGEST_MANIFEST:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from ..errors import BundleError, UsageError
 from ..machine.writing import NewFolder
-from .bundle import _sha256, _walk
+from .bundle import _walk, sha256
 from .manifest import MANIFEST, SCHEMA, check_name, contents, parse, read_manifest
 
 
@@ -23,21 +22,21 @@ class BundleWriter:
 
     def __init__(self, final: str | Path, *, force: bool = False) -> None:
         self._folder = NewFolder(final, "bundle", BundleError, _may_replace, force=force)
-        self.final, self.path = self._folder.final, self._folder.path
+        self.final = self._folder.final
 
     def __enter__(self) -> BundleWriter:
-        self._folder.__enter__()
+        self.path = self._folder.__enter__().path
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._folder.__exit__(kind, error, at)
 
-    def commit(self, manifest: Mapping[str, Any]) -> None:
+    def commit(self, manifest: Mapping[str, object]) -> None:
         """Write `bundle.json` (`manifest`, with `schema` and `files` added), flush everything to disk, and rename."""
         files = {}
         for name in sorted(_walk(self.path)):
             check_name(name, f"bundle {self.final}")
-            files[name] = {"sha256": _sha256(self.path / name), "size_bytes": (self.path / name).stat().st_size}
+            files[name] = {"sha256": sha256(self.path / name), "size_bytes": (self.path / name).stat().st_size}
         whole = {**manifest, "schema": SCHEMA, "files": files}
         contents(whole, f"bundle {self.final}")
         with open(self.path / MANIFEST, "x", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """Is the artifact its program, and is it near the model?
 
 drift          how far one set of embeddings lies from another
-gates          a figure held against what the recipe asks for
+gates          a figure held against what the recipe asks for; bounds: what its sample says, verdicts: in a word
 summary        what an export measured, as its report
 verification   `verify`: all of that again, elsewhere or on other tiles
 golden         full-precision embeddings captured once, to verify against

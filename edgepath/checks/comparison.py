@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 
@@ -33,15 +34,25 @@ def compare(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Embed the same tiles with two or more bundles and compare every two of them; return the figures, JSON-able.
+    """Embed the same tiles with two or more bundles of one model, and compare every two of them.
 
-    Tiles are the first bundle's golden ones unless some are given. Of each pair: cosine of a tile's two embeddings
-    (mean, 1st percentile, min), `twins`, the share of tiles whose nearest embedding by the other bundle is their own
-    (both ways), and what else `drift.Drift` has, with the first of the pair as the reference. `noise_floor` is the
-    largest drift, 1 - cosine, that any of the bundles' programs has from itself on its own golden tiles: two exact
-    executions of an INT8 program differ by as much.
+    `noise_floor` is the largest drift, 1 - cosine, that any of the bundles' programs has from itself on its own golden
+    tiles. Two exact executions of an INT8 program differ by as much.
 
-    Raises UsageError for fewer than two bundles, or when they are not of one model, weights and embedding.
+    Args:
+        bundles: Two or more bundles of one model, weights and embedding.
+        tiles: Tiles to embed. None: the first bundle's golden tiles.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `skipped`.
+        threads: CPU threads of the artifact's runtime; 0 lets it choose.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        For each pair, JSON-able: the cosine of a tile's two embeddings (mean, 1st percentile, smallest), and the
+        fraction of tiles whose nearest embedding by the other bundle is their own, in both directions.
+
+    Raises:
+        UsageError: There are fewer than two bundles, or they are not of one model, weights and embedding.
     """
     opened = [open_bundle(bundle) for bundle in bundles]
     names = _check_comparable(opened)
@@ -67,7 +78,7 @@ def compare(
         "kind": "comparison",
         "bundles": {name: bundle.digest for name, bundle in zip(names, opened, strict=True)},
         "ran_with": {name: runtime.text for name, runtime in ran_with.items()},
-        "cautions": list(dict.fromkeys(caution for bundle in opened for caution in bundle.manifest["cautions"])),
+        "cautions": list(dict.fromkeys(caution for bundle in opened for caution in bundle.cautions)),
         "notes": list(dict.fromkeys(said)),
         "source": {"kind": "golden", "name": names[0], "count": total} if source is None else source.provenance(),
         "skipped": [] if source is None else source.skipped,
@@ -115,8 +126,7 @@ def _check_comparable(bundles: Sequence[Bundle]) -> list[str]:
     first = bundles[0]
     for bundle in bundles[1:]:
         for dotted in ("weights.sha256", "contract.embedding", "contract.size", "contract.dim"):
-            table, key = dotted.split(".")
-            ours, theirs = first.manifest[table][key], bundle.manifest[table][key]
+            ours, theirs = map(attrgetter(dotted), (first, bundle))
             if ours != theirs:
                 raise UsageError(
                     f"compare: {dotted} of {first.name} is {str(ours)[:16]}, of {bundle.name} {str(theirs)[:16]}; "

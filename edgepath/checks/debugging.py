@@ -17,15 +17,16 @@ from ..errors import UsageError
 from ..machine.packages import require
 from ..machine.progress import Advance, Progress, counter
 from ..program.rebuilding import rebuild, same_weights
+from ..recipes.recipe import Recipe
 from ..tiles.opening import open_tiles
 from .results import BlockFigures, Debugging, LayerFigures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..program.headroom import Peaks
     from .layerwise import Proof
 
-FP16_MAX = 65504.0
 OUTLIER = 6.0
 """A channel is an outlier when its largest magnitude is so many times the median channel's."""
 MOST = 64
@@ -46,22 +47,20 @@ def debug(
     On the golden tiles, or on up to 64 `tiles`. Of every layer in `layers`: the largest magnitude and the outlier
     channels of its input and, where it is quantized, `sqnr_db`, the signal-to-quantization-noise ratio of its output
     when it is given the full-precision input (10 log10 of the sum of squares of the output over that of the error). Of
-    every block in `blocks`: the same ratio with all errors so far, the class token's cosine, the largest magnitude and
-    `fp16_headroom`, 65,504 over it. `parts` says in what the artifact's files are not the program (`checks.parts`), and
-    of every quantized layer `proof` what it makes of what the program gives it, on the first tiles
-    (`checks.layerwise`); `unproved` names the layers that compute something else.
+    every block in `blocks`: the same ratio with all errors so far, the class token's cosine, the largest magnitude it
+    puts out, and `fp16_headroom`, 65,504 over the largest inside it, which `nearest` names. `parts` says in what the
+    artifact's files are not the program (`checks.parts`), and of every quantized layer `proof` what it makes of what
+    the program gives it, on the first tiles (`checks.layerwise`); `unproved` names the layers that compute something
+    else.
 
     Raises what `verify` raises.
     """
     require("torch", "export")
-    from ..backends.reading import require_reader
     from ..program.forms import Program
     from .layerwise import prove
     from .parts import differences, named_parts
 
-    bundle = open_bundle(bundle)
-    require_reader(bundle.artifact)
-    recipe = bundle.recipe
+    bundle, recipe = _opened(bundle)
     name, pixels = _pixels(bundle, tiles, resize)
     vit, spec, _ = same_weights(bundle, weights)
     twin = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True)
@@ -69,20 +68,30 @@ def debug(
     layers, blocks = _watch(twin, program, pixels, counter(progress, "layers", len(pixels)))
     lowered = Program(program or twin, recipe).lowered
     products, norms = named_parts(lowered)
-    differing, proofs = differences(lowered, bundle.artifact), {}
+    differing, proofs = differences(lowered, bundle.artifact, bundle.backend), {}
     if program is not None and not any(one.kind == "form" for one in differing):
-        proofs = prove(lowered, bundle.artifact, pixels[:PROVED], counter(progress, "proof", len(pixels[:PROVED])))
+        advance = counter(progress, "proof", len(pixels[:PROVED]))
+        proofs = prove(lowered, bundle.artifact, pixels[:PROVED], advance, bundle.backend)
     return {
         "kind": "debugging",
         "name": bundle.name,
         "bundle": bundle.digest,
         "tiles": {"name": name, "count": len(pixels)},
-        "cautions": bundle.manifest["cautions"],
+        "cautions": list(bundle.cautions),
         "layers": _with_proofs(layers, proofs),
         "blocks": blocks,
         "parts": {"products": len(products), "norms": len(norms), "differences": list(map(str, differing))},
         "unproved": [name for name, proof in proofs.items() if not proof.holds],
     }
+
+
+def _opened(bundle: str | Path | Bundle) -> tuple[Bundle, Recipe]:
+    """Open a bundle whose artifact can be read here."""
+    from ..backends.reading import require_reader
+
+    bundle = open_bundle(bundle)
+    require_reader(bundle.artifact, bundle.backend)
+    return bundle, bundle.recipe
 
 
 def _with_proofs(layers: list[LayerFigures], proofs: Mapping[str, Proof]) -> list[LayerFigures]:
@@ -102,7 +111,7 @@ def _pixels(bundle: Bundle, tiles: str | Path | Sequence[str | Path] | None, res
         return "golden tiles", bundle.golden()[0]
     source = open_tiles(tiles, size=bundle.size, resize=resize)
     if len(source) > MOST:
-        raise UsageError(f"debug: {len(source)} tiles; give at most {MOST}")
+        raise UsageError(f"debug: {len(source)} tiles; give --tiles with at most {MOST}")
     return source.name, source.read()
 
 
@@ -167,10 +176,14 @@ def _watch(
     import torch
 
     from ..program.calibrate import linears
+    from ..program.headroom import Peaks
 
     layers = {name: _Layer() for name in linears(twin)}
     blocks = [_Block() for _ in twin.vit.blocks]
-    hooks = []
+    peaks, hooks = Peaks(twin), []
+    with peaks, torch.inference_mode():  # on its own: what the hooks below compute is not the model's
+        for start in range(0, len(pixels), BATCH):
+            twin(torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH])))
     for name, layer in layers.items():
         other = None if program is None else program.get_submodule(name)
         hooks.append(twin.get_submodule(name).register_forward_hook(layer.watch(other)))
@@ -192,7 +205,7 @@ def _watch(
     quantized = program is not None
     return (
         [_layer_figures(name, of, quantized) for name, of in layers.items()],
-        [_block_figures(i, of, len(pixels), quantized) for i, of in enumerate(blocks)],
+        [_block_figures(i, of, peaks, len(pixels), quantized) for i, of in enumerate(blocks)],
     )
 
 
@@ -210,11 +223,13 @@ def _layer_figures(name: str, of: _Layer, quantized: bool) -> LayerFigures:
     }
 
 
-def _block_figures(index: int, of: _Block, count: int, quantized: bool) -> BlockFigures:
+def _block_figures(index: int, of: _Block, peaks: Peaks, count: int, quantized: bool) -> BlockFigures:
+    (nearest,) = peaks.nearest(1, inside=f"vit.blocks.{index}")
     return {
         "block": index,
         "max": of.largest,
-        "fp16_headroom": FP16_MAX / of.largest if of.largest else math.inf,
+        "fp16_headroom": nearest.headroom,
+        "nearest": f"{nearest.place} ({nearest.operation})",
         "sqnr_db": _decibels(of.signal, of.noise) if quantized else None,
         "cls_cosine": of.cosines / count if quantized else None,
     }

@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import cast
 
 import numpy as np
 
+from ..bundle.drift import Drift as Drift
 from ..errors import EdgepathError
 from .neighbours import shared_neighbours, unit
-from .results import DriftFigures
 
 NEIGHBOURS = 10
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Figures of `candidate` against `reference` over `tiles` tiles; all float, none rounded.
-
-    `cosine_*` is the cosine of a tile's two embeddings (1 = same direction), `relative_l2` the mean of
-    |candidate - reference| / |reference|, `neighbour_overlap` the mean share of a tile's `neighbours` nearest tiles (by
-    cosine) that both agree on (1 with a single tile, `neighbours` = 0). Where the reference has ties for the last of
-    them, as among blank tiles, each of the tied counts.
-    `worst` names the tiles with the smallest cosine, worst first.
-    """
-
-    tiles: int
-    cosine_mean: float
-    cosine_p01: float
-    cosine_min: float
-    relative_l2: float
-    neighbour_overlap: float
-    neighbours: int
-    worst: tuple[str, ...] = ()
-
-    def to_json(self) -> DriftFigures:
-        """Return the figures as JSON-able values."""
-        return cast(DriftFigures, asdict(self) | {"worst": list(self.worst)})
 
 
 def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = ()) -> Drift:

@@ -17,9 +17,11 @@ import numpy as np
 
 from ..bundle.bundle import Bundle
 from ..errors import UsageError
+from ..machine.arrays import read_npz
 from ..machine.packages import require
 from ..machine.progress import Progress, counter
-from ..machine.writing import replacing
+from ..machine.tables import parse_json
+from ..machine.writing import check_output, replacing
 from ..tiles.opening import open_tiles
 
 SCHEMA = 1
@@ -51,7 +53,7 @@ def capture(
 ) -> dict[str, Any]:
     """Embed tiles with the full-precision model (FP32, TF32 off), write both, and return the facts.
 
-    `tiles` is best a calibration pack of 64 (`edgepath calibrate build -n 64`), which spreads them over sources,
+    `tiles` is best a calibration pack of 64 (`edgepath pack build -n 64`), which spreads them over sources,
     stainings and scanners. Raises UsageError for an output in the way or more than 1,024 tiles, and what `load_model`
     raises.
     """
@@ -63,14 +65,15 @@ def capture(
 
     path = Path(out)
     if path.suffix != ".npz" or not path.resolve().parent.is_dir():
-        raise UsageError(f"golden set {path}: give a file that ends in .npz, in a folder that exists")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; give --force to replace it, or another name")
+        raise UsageError(f"--out {path}: give a file that ends in .npz, in a folder that exists")
+    check_output(path, force=force)
     device, spec = pick_device(device), find_model(model)
+    vit, spec, loaded = load_model(spec, weights)
     source = open_tiles(tiles, size=spec.size, resize=resize, skip_bad=skip_bad).kept()
     if len(source) > MOST:
-        raise UsageError(f"golden set: {len(source)} tiles; give at most {MOST}, a pack of 64 is made for it")
-    vit, spec, loaded = load_model(spec, weights)
+        raise UsageError(
+            f"golden set: {len(source)} tiles; give --tiles with at most {MOST}, a pack of 64 is made for it"
+        )
     kind, advance = embedding or spec.embedding, counter(progress, "reference", len(source))
     found = reference_embeddings(vit, spec, loaded, source, embedding=kind, device=device, progress=advance)
     pixels = source.select([source.keys.index(key) for key in found.keys]).read()
@@ -91,19 +94,19 @@ def capture(
 def open_golden(path: str | Path, bundle: Bundle) -> Golden:
     """Read a golden set for a bundle. Raises UsageError for one that is damaged, or of another model or embedding."""
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            golden = Golden(
-                file["tiles"], file["embeddings"], tuple(file["keys"].tolist()), json.loads(str(file["facts"]))
-            )
+        with open(path, "rb") as file:
+            held = read_npz(file, ("tiles", "embeddings", "keys", "facts"))
+        facts = parse_json(str(held["facts"]).encode())
+        golden = Golden(held["tiles"], held["embeddings"], tuple(map(str, held["keys"].tolist())), facts)
         facts, count = golden.facts, len(golden.keys)
         looks = str([facts["model"]["mean"], facts["model"]["std"]])
         named = (facts["weights"]["sha256"], facts["embedding"], looks, facts["runtime"], facts["schema"])
-    except Exception as error:  # zip, zlib and NumPy each have errors of their own for damaged bytes
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"golden set {path}: cannot be read ({error}); capture it again") from None
-    size, dim = bundle.manifest["contract"]["size"], bundle.dim
+    size, dim = bundle.size, bundle.dim
     model = bundle.manifest["model"]
     looks = str([model.get("mean"), model.get("std")])
-    wanted = (bundle.manifest["weights"]["sha256"], bundle.manifest["contract"]["embedding"], looks)
+    wanted = (bundle.weights.sha256, bundle.contract.embedding, looks)
     for what, ours, theirs in zip(("weights", "embedding", "mean and std"), wanted, named, strict=False):
         if ours != theirs:
             raise UsageError(

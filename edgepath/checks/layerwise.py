@@ -12,7 +12,8 @@ rounded make no integers, and are held by their numbers alone (`checks.parts`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,11 @@ class Proof:
 
 
 def prove(
-    model: EdgeModel, artifact: Path, tiles: np.ndarray, advance: Callable[[int], None] = lambda count: None
+    model: EdgeModel,
+    artifact: Path,
+    tiles: np.ndarray,
+    advance: Callable[[int], None] = lambda count: None,
+    backend: str = "",
 ) -> dict[str, Proof]:
     """Hold each quantized linear of `artifact` against its program on `tiles`, uint8 (N, S, S, 3); proofs by name.
 
@@ -66,8 +71,8 @@ def prove(
     if not products:
         return {}
     names, ours = list(named_parts(model)[0]), list(named_parts(model)[0].values())
-    order = paired(names, ours, read_parts(artifact).products)
-    layers = read_layers(artifact)
+    order = paired(names, ours, read_parts(artifact, backend).products)
+    layers = read_layers(artifact, backend)
     if odd := [name for name in products if order[name] not in layers]:
         raise BundleError(f"{artifact.name}: the input of {odd[0]} is not quantized; export it again")
     proofs = {name: Proof() for name in products}
@@ -86,7 +91,7 @@ def joint(proofs: Sequence[Proof]) -> Proof:
     return Proof(**sums, **{name: max(getattr(one, name) for one in proofs) for name in errors})
 
 
-def _inputs(model: EdgeModel, names: Sequence[str] | Mapping[str, Any], tile: np.ndarray) -> dict[str, np.ndarray]:
+def _inputs(model: EdgeModel, names: Iterable[str], tile: np.ndarray) -> dict[str, np.ndarray]:
     """Return what enters each layer when the program embeds one tile: float32 (1, T, in)."""
     import torch
 
@@ -95,13 +100,10 @@ def _inputs(model: EdgeModel, names: Sequence[str] | Mapping[str, Any], tile: np
     def hook(name: str) -> Any:
         return lambda _, inputs: found.update({name: inputs[0].numpy().copy()})
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
-    try:
-        with torch.inference_mode():
-            model(torch.from_numpy(np.array(tile, order="C")))
-    finally:
-        for one in hooks:
-            one.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_pre_hook(hook(name)))
+        model(torch.from_numpy(np.array(tile, order="C")))
     return found
 
 

@@ -59,6 +59,11 @@ def onnx_file(path: str | Path) -> Path:
     file = Path(path)
     if file.is_dir():
         file = file / "model.onnx"
+        if not file.is_file() and (Path(path) / "bundle.json").is_file():
+            raise UsageError(
+                f"lint {path}: this bundle holds no ONNX graph; lint checks targets whose artifact is model.onnx "
+                "(`edgepath targets`); check others with edgepath verify"
+            )
     if not file.is_file():
         raise UsageError(f"lint {path}: no such ONNX file; give a .onnx file or a bundle that holds model.onnx")
     return file

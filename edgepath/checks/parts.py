@@ -102,10 +102,10 @@ def _bias(layer: Any) -> np.ndarray:
     return bias
 
 
-def differences(model: EdgeModel, artifact: Path) -> list[Difference]:
-    """Return in what an artifact is not its program; none where it is."""
+def differences(model: EdgeModel, artifact: Path, backend: str = "") -> list[Difference]:
+    """Return in what an artifact that `backend` built is not its program; none where it is."""
     products, norms = named_parts(model)
-    found = read_parts(artifact)
+    found = read_parts(artifact, backend)
     counts = _counted("products with weights", len(products), len(found.products), kind="form")
     counts += _counted("norms", len(norms), len(found.norms), kind="form")
     if counts:

@@ -5,23 +5,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-Facts = dict[str, Any]
-"""What a model, a source of tiles, a recipe or a machine says of itself, as its `to_json` or `provenance` does."""
+from ..bundle.drift import DriftFigures
+from ..tiles.source import Provenance, TilesOf
 
-
-class DriftFigures(TypedDict):
-    """`checks.drift.Drift` as JSON."""
-
-    tiles: int
-    cosine_mean: float
-    cosine_p01: float
-    cosine_min: float
-    relative_l2: float
-    neighbour_overlap: float
-    neighbours: int
-    worst: list[str]
+if TYPE_CHECKING:
+    from ..bundle.manifest import FileEntry
+    from ..machine.hardware import Machine
+    from ..machine.progress import Cost
+    from ..models.weights import WeightsFacts
+    from ..recipes.recipe import RecipeFacts
 
 
 class Drifts(TypedDict):
@@ -42,7 +36,32 @@ class GateRow(TypedDict):
     measured: float
     required: float
     at_most: bool
+    verdict: str
+    n: int | None
+    unit: str
+    interval: list[float | None] | None
+    n_to_decide: int | None
     passed: bool
+
+
+class PeakFigures(TypedDict):
+    """The largest magnitude that an operation of a module made, and how many times it fits into FP16's largest."""
+
+    place: str
+    operation: str
+    largest: float
+    headroom: float
+
+
+class HeadroomFigures(TypedDict):
+    """What came nearest to FP16's largest number in the program, on so many tiles, nearest first.
+
+    `rescaled` names the places that were brought down before, without another result (`program.rescaling`).
+    """
+
+    tiles: int
+    nearest: list[PeakFigures]
+    rescaled: list[str]
 
 
 class Judged(TypedDict):
@@ -62,7 +81,7 @@ class JudgedElsewhere(Judged):
 class JudgedTiles(JudgedElsewhere):
     """The same on tiles the bundle had not seen, full precision run again; in what the artifact is not its program."""
 
-    source: Facts
+    source: Provenance
     skipped: list[tuple[str, str]]
     differences: list[str]
 
@@ -80,6 +99,7 @@ class Verification(TypedDict):
     golden: Judged
     captured: JudgedElsewhere | None
     tiles: JudgedTiles | None
+    verdict: str
     passed: bool
 
 
@@ -98,35 +118,81 @@ class WorstTiles(TypedDict):
     tiles: list[WorstTile]
 
 
-class Report(TypedDict):
-    """What an export says of its bundle."""
+class Calibration(Provenance, total=False):
+    """The tiles that were calibrated on, and how many procedural ones besides."""
 
+    looks: int
+
+
+class HeldOut(Provenance):
+    """The golden tiles, and the key of each."""
+
+    keys: list[str]
+
+
+class Artifact(TypedDict):
+    """The file (or folder) that the runner loads, below the bundle."""
+
+    file: str
+    size_bytes: int
+
+
+class Percentiles(TypedDict):
+    """Of milliseconds."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+class Speed(TypedDict):
+    """INT8 beside full precision in the same runtime at batch 1; `ratio` is the median of `ratios`, of `n` rounds."""
+
+    ratio: float
+    ratios: list[float]
+    int8_ms: Percentiles
+    full_precision_ms: Percentiles
+    n: int
+    threads: int
+    pinned: str
+
+
+class _Report(TypedDict):
     kind: Literal["export"]
     schema: int
     name: str
+    verdict: str
     passed: bool
     cautions: list[str]
     notes: list[str]
     drift: Drifts
     gates: list[GateRow]
-    model: Facts
-    weights: Facts
-    recipe: Facts
-    contract: Facts
-    calibration: Facts | None
-    qad: Facts | None
+    headroom: HeadroomFigures | None
+    model: dict[str, object]
+    weights: WeightsFacts
+    recipe: RecipeFacts
+    contract: dict[str, object]
+    calibration: Calibration | None
+    qad: dict[str, float] | None
     program: dict[str, list[float]]
-    held_out: Facts
+    held_out: HeldOut
     worst: WorstTiles
     skipped: list[list[str]]
-    artifact: Facts
+    artifact: Artifact
     ran_with: str | None
     runtime: dict[str, str] | None
-    speed: Facts | None
+    speed: Speed | None
     reference: str
-    cost: Facts
-    machine: Facts
+    cost: Cost
+    machine: Machine
     versions: dict[str, str]
+
+
+class Report(_Report, total=False):
+    """What an export says of its bundle; `files` are there as soon as it is `bundle.json`."""
+
+    files: dict[str, FileEntry]
 
 
 class Pair(TypedDict):
@@ -151,7 +217,7 @@ class Comparison(TypedDict):
     ran_with: dict[str, str]
     cautions: list[str]
     notes: list[str]
-    source: Facts
+    source: TilesOf
     skipped: list[tuple[str, str]]
     noise_floor: float
     pairs: list[Pair]
@@ -166,15 +232,19 @@ class LayerFigures(TypedDict):
     outlier_channels: int
     channels: int
     sqnr_db: float | None
-    proof: Facts | None
+    proof: dict[str, float] | None
 
 
 class BlockFigures(TypedDict):
-    """A transformer block's output beside full precision's."""
+    """A transformer block's output beside full precision's.
+
+    `fp16_headroom` is the smallest in the block, of the operation that `nearest` names.
+    """
 
     block: int
     max: float
     fp16_headroom: float
+    nearest: str
     sqnr_db: float | None
     cls_cosine: float | None
 
@@ -187,13 +257,20 @@ class Counted(TypedDict):
     differences: list[str]
 
 
+class Counts(TypedDict):
+    """What tiles are called, and how many there are."""
+
+    name: str
+    count: int
+
+
 class Debugging(TypedDict):
     """What `debug` returns."""
 
     kind: Literal["debugging"]
     name: str
     bundle: str
-    tiles: Facts
+    tiles: Counts
     cautions: list[str]
     layers: list[LayerFigures]
     blocks: list[BlockFigures]

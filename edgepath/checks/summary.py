@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ..backends import Runtime, builds_of, find
+from ..bundle.drift import DriftFigures
 from ..machine.hardware import cpu_features, machine
 from ..machine.packages import versions
 from ..recipes.recipe import Recipe
 from .drift import cosines, measure
-from .gates import all_passed, drift_gates, parts_gate, speed_gate, to_json
+from .gates import Gate, all_passed, drift_gates, headroom_gate, parts_gate, speed_gate, to_json, verdict_of
 from .parts import Difference
-from .results import DriftFigures, Drifts, Facts, Report, WorstTiles
+from .results import Artifact, Calibration, Drifts, HeadroomFigures, HeldOut, PeakFigures, Report, Speed, WorstTiles
+
+if TYPE_CHECKING:
+    from ..machine.progress import Cost
+    from ..models.weights import WeightsFacts
+    from ..program.headroom import Peaks
+    from ..program.qad import Repaired
 
 NOT_RUN = "not run here"
 WORST = 8  # tiles named as the farthest
@@ -28,7 +36,7 @@ PAIRS = {
     "total": ("reference", "artifact"),
 }
 _NO_VNNI = (
-    "This CPU has no VNNI: INT8 gains little speed here or none, and drifts more, as its products can saturate. Judge "
+    "This CPU has no VNNI: INT8 gains little speed here or none, and drifts more, as its sums can saturate. Judge "
     "the artifact on the CPU it is for."
 )
 
@@ -38,53 +46,58 @@ class Made:
     """What an export made, and of what.
 
     `artifact` is its file and size, `embeddings` are as `drifts` takes them, `runtime` is what ran the artifact (None:
-    nothing here could), `speed` what `speed.gate.measure_speed` found (None: not measured).
+    nothing here could), `speed` what `speed.gate.measure_speed` found (None: not measured), `headroom` what came
+    nearest to FP16's largest number (None: no value is FP16).
     """
 
-    artifact: Facts
+    artifact: Artifact
     embeddings: Mapping[str, np.ndarray]
     differences: Sequence[Difference]
     runtime: Runtime | None
     program: Mapping[str, Sequence[float]]
-    qad: Facts | None = None
-    speed: Facts | None = None
+    qad: Repaired | None = None
+    speed: Speed | None = None
+    headroom: HeadroomFigures | None = None
 
 
 @dataclass(frozen=True)
 class Origins:
     """Where it came from: model, weights, tiles calibrated on and held out, full precision's runtime."""
 
-    model: Facts
-    weights: Facts
-    contract: Facts
-    calibration: Facts | None
-    held_out: Facts
+    model: dict[str, object]
+    weights: WeightsFacts
+    contract: dict[str, object]
+    calibration: Calibration | None
+    held_out: HeldOut
     skipped: Sequence[tuple[str, str]]
     reference: str
 
 
-def build_report(name: str, recipe: Recipe, origins: Origins, made: Made, cost: Facts) -> Report:
+def build_report(name: str, recipe: Recipe, origins: Origins, made: Made, cost: Cost) -> Report:
     """Return everything a bundle says about itself."""
-    keys = origins.held_out["keys"]
+    keys, licence = origins.held_out["keys"], str(origins.model.get("licence", ""))
     drift = drifts(made.embeddings, keys)
-    judged = [*drift_gates(recipe, drift), parts_gate(made.differences)]
-    judged += [speed_gate(recipe, made.speed["ratio"])] if made.speed else []
+    judged = [*judge_drift(recipe, made.embeddings), parts_gate(made.differences)]
+    judged += [headroom_gate(recipe, made.headroom)] if made.headroom else []
+    judged += [speed_gate(recipe, np.array(made.speed["ratios"]))] if made.speed else []
     odd = [f"The artifact is not its program: {difference}." for difference in made.differences]
     return {
         "kind": "export",
         "schema": 1,
         "name": name,
+        "verdict": verdict_of(to_json(judged)).value,
         "passed": all_passed(judged),
-        "cautions": cautions(origins.weights, origins.calibration, origins.held_out),
+        "cautions": cautions(origins.weights, origins.calibration, origins.held_out, licence),
         "notes": odd + notes(recipe, made.runtime),
         "drift": drift,
         "gates": to_json(judged),
+        "headroom": made.headroom,
         "model": origins.model,
         "weights": origins.weights,
         "recipe": recipe.to_json(),
         "contract": origins.contract,
         "calibration": origins.calibration,
-        "qad": made.qad,
+        "qad": None if made.qad is None else asdict(made.qad),
         "program": {name: list(values) for name, values in made.program.items()},
         "held_out": origins.held_out,
         "worst": worst_tiles(made.embeddings, keys),
@@ -120,23 +133,55 @@ def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> Drifts:
     }
 
 
+def headroom_figures(peaks: Peaks, tiles: int, rescaled: Iterable[str] = ()) -> HeadroomFigures:
+    """Return what was nearest to FP16's largest number while `tiles` tiles were embedded, JSON-able."""
+    nearest = [
+        PeakFigures(place=one.place, operation=one.operation, largest=one.largest, headroom=one.headroom)
+        for one in peaks.nearest()
+    ]
+    return {"tiles": tiles, "nearest": nearest, "rescaled": sorted(rescaled)}
+
+
+def judge_drift(recipe: Recipe, embeddings: Mapping[str, np.ndarray]) -> list[Gate]:
+    """Hold the drift of embeddings, as `drifts` takes them, against the recipe's `[accept]`.
+
+    The artifact is judged where it ran; where it could not run here, the quantized program is, and `of` says so.
+    """
+    of = _judged_side(embeddings)
+    return drift_gates(recipe, of, cosines(*(embeddings[side] for side in PAIRS[of])))
+
+
+def _judged_side(embeddings: Mapping[str, np.ndarray]) -> Literal["total", "quantization"]:
+    return "total" if "artifact" in embeddings else "quantization"
+
+
 def worst_tiles(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> WorstTiles:
     """Name the tiles whose embedding lies farthest from the reference, farthest first, and where each is among `keys`.
 
     They are of the artifact or, where that could not run here, of the program.
     """
-    of: Literal["total", "quantization"] = "total" if "artifact" in embeddings else "quantization"
+    of = _judged_side(embeddings)
     found = cosines(*(embeddings[side] for side in PAIRS[of]))
     farthest = np.argsort(found, kind="stable")[:WORST].tolist()
     return {"of": of, "tiles": [{"tile": keys[i], "golden": i, "cosine": float(found[i])} for i in farthest]}
 
 
-def cautions(weights: Facts, calibration: Facts | None, held_out: Facts) -> list[str]:
+def cautions(weights: WeightsFacts, calibration: Calibration | None, held_out: HeldOut, licence: str = "") -> list[str]:
     """What a reader must know before trusting a figure of this bundle, wherever it was measured."""
     said = []
     if weights["random"]:
         said.append(
             f"Weights: {weights['source']}. Figures describe the arithmetic, not a model that has learned anything."
+        )
+    elif re.search(r"\bND\b|no.?deriv", licence, re.IGNORECASE):
+        said.append(
+            f"Licence: the weights are under {licence.partition(',')[0]}. This bundle may be a derivative of them, "
+            "which must not be handed on; ask who owns the weights."
+        )
+    if weights.get("rounded"):
+        said.append(
+            f"Weights: stored in {weights['precision']}. Full precision computes with these rounded numbers; what "
+            "their rounding changed is in no figure."
         )
     if calibration and calibration["kind"] == "synthetic":
         said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")

@@ -21,10 +21,10 @@ from ..tiles.images import tile_sha256
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
 from .drift import measure
-from .gates import drift_gates, parts_gate, to_json
+from .gates import headroom_gate, parts_gate, to_json, verdict_of
 from .golden import Golden, open_golden
 from .results import Judged, JudgedElsewhere, JudgedTiles, Verification
-from .summary import drifts, notes
+from .summary import drifts, headroom_figures, judge_drift, notes
 
 if TYPE_CHECKING:
     from ..machine.progress import Advance
@@ -44,23 +44,41 @@ def verify(
     skip_bad: bool = False,
     threads: int = 0,
     device: str = "auto",
+    trust: str | Path | None = None,
+    signature: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Run a bundle's artifact, measure its drift and apply its recipe's gates; return the figures, JSON-able.
+    """Run a bundle's artifact, measure its drift and apply its recipe's gates.
 
-    Always on the golden tiles in the bundle (torch is not needed for that, but where Core ML is evaluated it is). With
-    `tiles`, also on those: the full-precision model is loaded again (from `weights` where the bundle was made from a
-    file) and must have the hash the bundle names. `golden` is a set that `reference capture` wrote, on a GPU perhaps:
-    drift is measured on its tiles too, against its embeddings. `result["passed"]` is the verdict.
+    The golden tiles in the bundle are always measured. PyTorch is not needed for that, except where Core ML is
+    evaluated. An artifact whose device is not here runs with what its recipe checks it with, and `result["ran_with"]`
+    says so.
 
-    An artifact whose device is not here runs with what the recipe checks it with (a Jetson's graph with ONNX Runtime, a
-    Core ML package with an evaluator of its operations), and `result["ran_with"]` says so.
+    Args:
+        bundle: A bundle folder, or a bundle that `open_bundle` returned.
+        tiles: Measure on these too. The full-precision model is loaded again, and must have the hash that the bundle
+            names.
+        weights: The weights that the bundle was exported from, where they were a file (`FILE::KEY`) or a folder.
+        golden: A file of `reference capture`: drift is measured on its tiles too, against its embeddings.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `skipped`.
+        threads: CPU threads of the artifact's runtime; 0 lets it choose.
+        device: Where the full-precision model runs: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+        trust: A public key or certificate: a bundle that its owner did not sign is refused, as by `open_bundle`.
+        signature: Where the signature lies, if not beside the bundle.
+        progress: Called as `progress(stage, done, total)` while it works.
 
-    Raises BundleError for a bundle that is altered or incomplete, MissingRuntime where nothing here can run it.
+    Returns:
+        The figures and gates of each set of tiles, JSON-able; `result["passed"]` is the verdict.
+
+    Raises:
+        BundleError: The bundle is altered or incomplete.
+        MissingRuntime: Nothing here can run it.
+        UsageError: Options contradict each other, or the weights are not the bundle's.
     """
     if weights is not None and tiles is None:
-        raise UsageError("verify: weights are only needed for tiles; give --tiles too, or leave out --weights")
-    bundle, say = open_bundle(bundle), progress or silent
+        raise UsageError("verify: --weights is only needed with --tiles; give --tiles too, or leave out --weights")
+    bundle, say = open_bundle(bundle, trust=trust, signature=signature), progress or silent
     recipe = bundle.recipe
     captured = None if golden is None else open_golden(golden, bundle)
     source = None if tiles is None else _open_tiles(bundle, tiles, resize, skip_bad)
@@ -69,26 +87,27 @@ def verify(
         other = None if captured is None else _captured(bundle, recipe, captured, runner, say)
         fresh = None if source is None else _fresh(bundle, recipe, runner, source, weights, device, say)
         runtime = backends.ran_by(runner)
-    parts: list[Judged] = [part for part in (own, other, fresh) if part is not None]
+    gates = [gate for part in (own, other, fresh) if part is not None for gate in part["gates"]]
     return {
         "kind": "verification",
         "name": bundle.name,
         "bundle": bundle.digest,
         "ran_with": runtime.text,
         "runtime": runtime.to_json(),
-        "cautions": bundle.manifest["cautions"],
+        "cautions": list(bundle.cautions),
         "notes": notes(recipe, runtime) + _of_tiles(fresh) + _of_captured(other),
         "golden": own,
         "captured": other,
         "tiles": fresh,
-        "passed": all(gate["passed"] for part in parts for gate in part["gates"]),
+        "verdict": verdict_of(gates).value,
+        "passed": all(gate["passed"] for gate in gates),
     }
 
 
 def _open_tiles(bundle: Bundle, tiles: str | Path | Sequence[str | Path], resize: str, skip_bad: bool) -> TileSource:
     """Open tiles that the bundle has not seen; MissingRuntime where its program cannot be rebuilt here."""
     require("torch", "export")
-    require_reader(bundle.artifact)
+    require_reader(bundle.artifact, bundle.backend)
     return open_tiles(tiles, size=bundle.size, resize=resize, skip_bad=skip_bad).kept()
 
 
@@ -115,9 +134,9 @@ def _golden(bundle: Bundle, recipe: Recipe, runner: Runner, say: Progress) -> Ju
         "program": bundle.golden_embeddings("program"),
         "artifact": embed_all(runner, tiles, counter(say, "golden tiles", len(tiles))),
     }
-    drift = drifts(embeddings, bundle.manifest["held_out"]["keys"])
-    drift["noise_floor"] = bundle.manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
-    return {"drift": drift, "gates": to_json(drift_gates(recipe, drift))}
+    drift = drifts(embeddings, bundle.held_out)
+    drift["noise_floor"] = bundle.noise_floor.to_json()  # the program's own, wherever the artifact runs
+    return {"drift": drift, "gates": to_json(judge_drift(recipe, embeddings))}
 
 
 def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, say: Progress) -> JudgedElsewhere:
@@ -129,7 +148,7 @@ def _captured(bundle: Bundle, recipe: Recipe, captured: Golden, runner: Runner, 
         "reference": captured.facts["runtime"],
         "seen_in_calibration": sum(tile_sha256(tile) in calibrated_on(bundle) for tile in captured.tiles),
         "drift": drift,
-        "gates": to_json(drift_gates(recipe, drift)),
+        "gates": to_json(judge_drift(recipe, embeddings)),
     }
 
 
@@ -150,21 +169,21 @@ def _fresh(
 
     device = pick_device(device)
     vit, spec, weights = same_weights(bundle, weights_from)
-    contract = bundle.manifest["contract"]
     reference = reference_embeddings(
         vit,
         spec,
         weights,
         source,
-        embedding=contract["embedding"],
+        embedding=bundle.contract.embedding,
         device=device,
         progress=counter(say, "reference", len(source)),
     )
     net = rebuild(bundle, recipe, vit, spec)
     program = Program(net, recipe)
-    check_same_program(bundle, program)
-    differing = differences(program.lowered, bundle.artifact)
+    check_same_program(bundle, Program(net))
+    differing = differences(program.lowered, bundle.artifact, bundle.backend)
     embeddings = _embed(program, runner, source, reference, counter(say, "program and artifact", len(source)))
+    near = [headroom_gate(recipe, headroom_figures(program.peaks, len(source)))] if program.peaks else []
     drift = drifts(embeddings, reference.keys)
     return {
         "source": source.provenance(),
@@ -172,7 +191,7 @@ def _fresh(
         "skipped": source.skipped,
         "reference": reference.runtime,
         "drift": drift,
-        "gates": to_json([*drift_gates(recipe, drift), parts_gate(differing)]),
+        "gates": to_json([*judge_drift(recipe, embeddings), parts_gate(differing), *near]),
         "differences": [str(one) for one in differing],
     }
 
@@ -199,7 +218,7 @@ def check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarra
     """Raise BundleError unless the rebuilt program is the bundle's own, as near as rounding allows."""
     tiles, _ = bundle.golden()
     found = measure(bundle.golden_embeddings("program")[:BATCH], program(tiles[:BATCH]))
-    floor = bundle.manifest["drift"]["noise_floor"]["cosine_mean"]
+    floor = bundle.noise_floor.cosine_mean
     if 1 - found.cosine_mean > 10 * (1 - floor) + 1e-6:  # another machine sums in another order
         raise BundleError(
             f"bundle {bundle.path}: its program cannot be rebuilt (cosine {found.cosine_mean:.6f} on golden tiles): "

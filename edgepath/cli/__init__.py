@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Results go to stdout, talk and progress to stderr.
 
     making      weights to bundles, tiles to packs, teachers to students
+    slides      whole slides to embeddings
     searching   a budget to a recipe
     checking    is the artifact what it should be
     robust      does it see what the model sees: stains, scanners, tasks
@@ -8,22 +9,31 @@
     listing     what there is
     options     what several commands have
 
-Exit codes: 0 passed, 1 a gate failed, 2 could not run.
+Exit codes: 0 passed, 1 a gate failed, or with --strict is inconclusive, 2 could not run, 70 a bug of edgepath's.
 """
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import signal
 import sys
+import traceback
+from typing import NoReturn
 
 import typer
 
-from ..errors import EdgepathError
-from . import checking, listing, making, robust, searching, speed
+from ..errors import EdgepathError, one_line, printable
+from . import checking, listing, making, robust, searching, slides, speed
 from .app import app as app
+
+SOFTWARE = 70
+"""The exit code of a bug, as sysexits.h has it (EX_SOFTWARE)."""
 
 # In the order of --help.
 making.add(app)
+slides.add(app)
 searching.add(app)
 checking.add(app)
 robust.add(app)
@@ -31,11 +41,52 @@ speed.add(app)
 listing.add(app)
 
 
+class _Said(logging.Handler):
+    """What the library warns of, as of files that are no tiles, goes where cautions go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.secho(printable(record.getMessage()), fg=typer.colors.YELLOW, err=True)
+
+
 def main() -> None:
-    """Entry point: errors a user can cause are one line and exit code 2; a bug keeps its traceback."""
+    """Entry point: errors a user can cause are one line and exit code 2; a bug keeps its traceback, and ends with 70.
+
+    Python's own code for a traceback is 1, which would read as a failed gate.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logger, said = logging.getLogger("edgepath"), _Said(logging.WARNING)
+    logger.addHandler(said)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal does not
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where it can be said that it fails
     except EdgepathError as error:
-        typer.echo(f"edgepath: {error}", err=True)
+        typer.echo(f"edgepath: {one_line(error)}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if not _stdout_fails():
+            _bug()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again when it ends
+        done = "files that the command wrote are there, its result was not shown"
+        typer.echo(f"edgepath: stdout cannot be written ({error.strerror}); {done}", err=True)
+        sys.exit(2)
+    except Exception:
+        _bug()
+    finally:
+        logger.removeHandler(said)
+
+
+def _bug() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(SOFTWARE)
+
+
+def _stdout_fails() -> bool:
+    try:
+        os.write(1, b"\n")
+    except OSError:
+        return True
+    return False

@@ -2,30 +2,116 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+
+from .._version import __version__
+
+Translate = Callable[[list[str]], list[str]]
+"""Turns arguments of an older version into those of this one."""
+
+# Panels of a command's help, in the order they are shown.
+MODEL, TILES, RUN, RESULT = "Model", "Tiles", "Run", "Result"
+_ORDER = ("Arguments", "Options", MODEL, TILES, RUN, RESULT, "Help")
+
+
+class Command(TyperCommand):
+    """A command whose help shows its options by panel, as plain text."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                panels.setdefault(panel_of(parameter), []).append(record)
+        for name in sorted(panels, key=_ORDER.index):
+            with formatter.section(name):
+                formatter.write_dl(panels[name])
 
 
 class Commands(TyperGroup):
-    """A list of commands that says in full what each does."""
+    """A group of commands that says in full what each does.
+
+    `default` is the command that is meant where none is named; `translate` accepts older ways of calling the group.
+    """
+
+    default = ""
+    translate: Translate | None = None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        rows = [(name, self.commands[name].get_short_help_str(limit=500)) for name in self.list_commands(ctx)]
+        shown = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        rows = [(name, self.commands[name].get_short_help_str(limit=500)) for name in shown]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if self.translate is not None:
+            args = type(self).translate(args)  # type: ignore[misc]
+        option_first = bool(args) and args[0].startswith("-") and args[0] not in ("-h", "--help")
+        return super().parse_args(ctx, [self.default, *args] if self.default and option_first else args)
 
-def commands(help: str, **options: Any) -> typer.Typer:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        named = not self.default or args[0] in self.commands
+        return super().resolve_command(ctx, args if named else [self.default, *args])
+
+
+class _Typer(typer.Typer):
+    """A typer application whose commands are `Command`s."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        return super().command(name, **({"cls": Command} | options))
+
+
+def commands(help: str, *, default: str = "", translate: Translate | None = None, **options: Any) -> typer.Typer:
     """Return an empty group of commands. Its help is plain text: rich takes longer to draw it than all else takes."""
-    return typer.Typer(
-        cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=help, **options
+    behaviour = {"default": default, "translate": None if translate is None else staticmethod(translate)}
+    return _Typer(
+        cls=type("Commands", (Commands,), behaviour),
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        help=help,
+        **options,
     )
 
 
+def panel_of(parameter: Any) -> str:
+    """Return the panel of the help that a parameter is shown in."""
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    if "--help" in parameter.opts:
+        return "Help"
+    return getattr(parameter, "rich_help_panel", None) or "Options"
+
+
+def deprecated(old: str, new: str) -> None:
+    """Say on stderr that a way of calling a command goes, what replaces it, and when."""
+    typer.secho(f"{old} is deprecated; use {new} (gone in 0.3)", fg=typer.colors.YELLOW, err=True)
+
+
 app = commands(
-    "Pathology vision transformers on the edge: export, quantize, and measure what that changed.",
+    "Export pathology vision transformers for edge devices, and measure what INT8 or FP16 changed.",
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 passed, 1 a gate failed, 2 could not run. Results go to stdout, everything else to stderr.",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 passed, 1 a gate failed (with --strict: or is inconclusive), 2 could not run, 70 a bug. "
+    "Results go to stdout, everything else to stderr.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edgepath {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -16,7 +16,7 @@ def targets(as_json: AsJson = False) -> None:
         print_json([recipe.to_json() for recipe in known.values()])
         return
     rows = [[r.target, r.precision.linear, r.precision.other, r.checked_with, r.summary] for r in known.values()]
-    print_table(table(["target", "linears", "rest", "checked with", "what"], rows))
+    print_table(table(["target", "linear layers", "rest", "checked with", "what"], rows))
 
 
 def models(as_json: AsJson = False) -> None:
@@ -35,12 +35,12 @@ def doctor(as_json: AsJson = False) -> None:
     """Show which runtimes, extras and devices are here, and what to install for the rest."""
     from ..backends.doctor import diagnose
 
-    found = diagnose()
+    diagnosis = diagnose()
     if as_json:
-        print_json(found.to_json())
+        print_json(diagnosis.to_json())
         return
-    print_table(table(["", ""], found.machine_rows()))
-    print_table(table(["what", "here", "to get it"], found.rows()))
+    print_table(table(["", ""], diagnosis.machine_rows()))
+    print_table(table(["what", "here", "to get it"], diagnosis.rows()))
 
 
 def add(app: typer.Typer) -> None:

@@ -2,58 +2,89 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..reports.console import (
+    leave,
     print_json,
     print_pack,
     print_report,
     print_table,
     progress_bars,
+    say,
     say_cautions,
     say_how_to_go_on,
     say_skipped,
     verdict,
 )
 from ..reports.table import table
-from .app import commands
+from .app import MODEL, RESULT, RUN, TILES, commands, deprecated
 from .options import (
+    Anonymous,
     AsJson,
     BundleFolder,
+    DemoModel,
     Device,
     EmbeddingOption,
     Force,
     Model,
+    ModelConfig,
+    ModelOption,
     Outputs,
     Resize,
     ResizeOption,
     SkipBad,
+    Strict,
     Threads,
     Weights,
+    which_model,
 )
+
+Calibration = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=TILES,
+        help="Tiles that set the INT8 scales: a folder of tiles or slides, a calibration pack, or `synthetic`.",
+    ),
+]
 
 
 def export(
     target: Annotated[str, typer.Option(help="A name of `edgepath targets`, or a recipe file.")],
-    model: Model = "demo",
+    model: DemoModel = None,
+    model_config: ModelConfig = None,
     weights: Weights = None,
-    calibration: Annotated[
-        str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic`.")
-    ] = "synthetic",
-    calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to calibrate on, at most.")] = 128,
+    calibration: Calibration = "synthetic",
+    calibration_tiles: Annotated[
+        int, typer.Option(min=1, rich_help_panel=TILES, help="Tiles to calibrate on, at most.")
+    ] = 128,
     embedding: EmbeddingOption = None,
-    outputs: Annotated[Outputs, typer.Option(help="`tokens` keeps the patch tokens too.")] = Outputs.embedding,
-    qad: Annotated[int, typer.Option(min=0, help="Steps of quantization-aware distillation (INT8 targets).")] = 0,
+    outputs: Annotated[
+        Outputs, typer.Option(rich_help_panel=MODEL, help="`tokens` returns the patch tokens beside the embedding.")
+    ] = Outputs.embedding,
+    qad: Annotated[
+        int,
+        typer.Option(
+            min=0, rich_help_panel=RUN, help="Steps of quantization-aware distillation, for INT8 targets; 0: none."
+        ),
+    ] = 0,
     speed: Annotated[
-        bool, typer.Option("--speed", help="Refuse INT8 that is slower here than full precision in the same runtime.")
+        bool,
+        typer.Option(
+            "--speed",
+            rich_help_panel=RUN,
+            help="Also time it: fail INT8 that is slower on this machine than full precision in the same runtime.",
+        ),
     ] = False,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
-    out: Annotated[Path, typer.Option(help="Folder for bundles.")] = Path("build"),
+    anonymous: Anonymous = False,
+    out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="Folder for bundles.")] = Path("build"),
     device: Device = "auto",
     force: Force = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn weights into a checked bundle <out>/<model>-<target>/."""
@@ -62,7 +93,7 @@ def export(
     with progress_bars() as progress:
         done = run(
             target,
-            model=model,
+            model=which_model(model, model_config, "demo"),
             weights=weights,
             calibration=calibration,
             calibration_tiles=calibration_tiles,
@@ -72,6 +103,7 @@ def export(
             speed=speed,
             resize=resize.value,
             skip_bad=skip_bad,
+            anonymous=anonymous,
             out=out,
             force=force,
             device=device,
@@ -81,25 +113,39 @@ def export(
         print_json(done.report | {"path": str(done.bundle.path)})
     else:
         print_report(done.report)
-        print(f"{done.bundle.path}: {verdict(done.passed)}{'' if done.passed else '; it is kept, and marked so'}")
-    raise typer.Exit(0 if done.passed else 1)
+        kept = "" if done.passed else "; it is kept, and marked so"
+        say(f"{done.bundle.path}: {verdict(done.report['gates'], strict)}{kept}")
+    raise leave(done.report["verdict"], strict)
 
 
 def distill(
     teacher: Model,
     student: Model,
-    tiles: Annotated[str, typer.Option(help="A folder of tiles, a calibration pack, or `synthetic:COUNT`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    recipe: Annotated[str, typer.Option(help="`recipe`, or a TOML file with what differs.")] = "recipe",
-    change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in training.steps=200.")] = None,
-    teacher_weights: Annotated[str, typer.Option(help="A file, a hub snapshot folder, or `random`.")] = "",
-    student_weights: Annotated[str, typer.Option(help="What the student starts from; default: untrained.")] = "",
+    tiles: Annotated[
+        str,
+        typer.Option(rich_help_panel=TILES, help="A folder of tiles, a calibration pack, or `synthetic:COUNT`."),
+    ],
+    out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="Folder of the run.")],
+    recipe: Annotated[
+        str, typer.Option(help="A .toml file with the settings that differ from `recipe`, the built-in ones.")
+    ] = "recipe",
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting as TABLE.KEY=VALUE, such as training.steps=200.")
+    ] = None,
+    teacher_weights: Annotated[
+        str,
+        typer.Option(rich_help_panel=MODEL, help="A file, FILE::KEY, a hub snapshot folder, or `random`."),
+    ] = "",
+    student_weights: Annotated[
+        str, typer.Option(rich_help_panel=MODEL, help="What the student starts from; default: untrained.")
+    ] = "",
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    device: Annotated[str, typer.Option(rich_help_panel=RUN, help="Where it trains: auto, cpu, cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="A few steps, random weights: does it fit, how fast?")
+        bool,
+        typer.Option("--dry-run", help="Only try a few steps with random weights: does it fit, and how fast is it?"),
     ] = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -132,27 +178,30 @@ def distill(
     if as_json:
         print_json(done)
     elif done["writes"]:
-        print(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
+        say(f"{out}: {done['steps']} steps, loss {done['last']['loss']:.3f}; use it with --weights {out}")
 
 
-def _try_out(teacher: str, student: str, recipe: str, changes: Mapping[str, Any], device: str, as_json: bool) -> None:
+def _try_out(
+    teacher: str, student: str, recipe: str, changes: Mapping[str, object], device: str, as_json: bool
+) -> None:
     from ..distillation.dryrun import dry_run, to_rows
 
     with progress_bars() as progress:
-        found = dry_run(teacher, student, recipe=recipe, options=changes, device=device, progress=progress)
+        result = dry_run(teacher, student, recipe=recipe, options=changes, device=device, progress=progress)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        print_table(table(["", ""], to_rows(found)))
+        print_table(table(["", ""], to_rows(result)))
 
 
 def embed(
     bundle: BundleFolder,
-    tiles: Annotated[list[str], typer.Argument(help="A folder, a pack, tile files, or `synthetic`.")],
-    out: Annotated[Path, typer.Option(help="Output file: .npz, .h5 or .parquet.")],
-    batch: Annotated[int, typer.Option(min=1, help="Tiles a call.")] = 8,
+    tiles: Annotated[list[str], typer.Argument(help="A folder of tiles or slides, a pack, files, or `synthetic`.")],
+    out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="Output file: .npz, .h5 or .parquet.")],
+    batch: Annotated[int, typer.Option(min=1, rich_help_panel=RUN, help="Tiles in one call of the artifact.")] = 8,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
+    anonymous: Anonymous = False,
     threads: Threads = 0,
     force: Force = False,
     as_json: AsJson = False,
@@ -168,6 +217,7 @@ def embed(
             batch=batch,
             resize=resize.value,
             skip_bad=skip_bad,
+            anonymous=anonymous,
             threads=threads,
             force=force,
             progress=progress,
@@ -177,13 +227,17 @@ def embed(
         return
     say_cautions(done["cautions"])
     say_skipped(done["skipped"])
-    print(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
+    say(f"{done['file']}: {done['tiles']} embeddings of {done['dim']} numbers, {done['ran_with']}")
 
 
 def capture(
-    model: Model,
-    tiles: Annotated[str, typer.Option(help="Best a pack of 64 tiles; or a folder, or `synthetic:COUNT`.")],
-    out: Annotated[Path, typer.Option(help="The golden set, an .npz file.")],
+    tiles: Annotated[
+        str,
+        typer.Option(rich_help_panel=TILES, help="Best a pack of 64 tiles; or a folder, or `synthetic:COUNT`."),
+    ],
+    out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="The golden set, an .npz file.")],
+    model: ModelOption = None,
+    model_config: ModelConfig = None,
     weights: Weights = None,
     embedding: EmbeddingOption = None,
     resize: ResizeOption = Resize.refuse,
@@ -192,12 +246,12 @@ def capture(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed tiles in full precision, on a GPU where there is one, for `edgepath verify --golden` elsewhere."""
+    """Embed tiles in full precision, on a GPU where there is one, for `edgepath verify --golden` on any machine."""
     from ..checks.golden import capture as run
 
     with progress_bars() as progress:
         done = run(
-            model,
+            which_model(model, model_config),
             tiles,
             out,
             weights=weights,
@@ -212,16 +266,19 @@ def capture(
         print_json(done)
         return
     say_skipped(done["skipped"])
-    print(f"{done['file']}: {done['source']['count']} tiles, {done['weights']['source']}, {done['runtime']}")
+    say(f"{done['file']}: {done['source']['count']} tiles, {done['weights']['source']}, {done['runtime']}")
 
 
 def build_pack(
-    sources: Annotated[list[str], typer.Argument(help="Folders of tiles, packs, or `synthetic`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new pack.")],
+    sources: Annotated[list[str], typer.Argument(help="Folders of tiles or slides, packs, or `synthetic`.")],
+    out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="Folder of the new pack.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Tiles to select.")] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Number that starts the selection; the same one selects the same tiles.")
+    ] = 0,
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
+    anonymous: Anonymous = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -236,6 +293,7 @@ def build_pack(
             seed=seed,
             resize=resize.value,
             skip_bad=skip_bad,
+            anonymous=anonymous,
             force=force,
             progress=progress,
         )
@@ -261,9 +319,16 @@ def add(app: typer.Typer) -> None:
     ):
         app.command()(command)
     packs = commands("Build and check calibration packs.")
-    packs.command("build")(build_pack)
-    packs.command("check")(check_pack)
-    app.add_typer(packs, name="calibrate")
-    references = commands("Full-precision embeddings to hold bundles against.")
+    for group in (packs, calibrate := commands("Deprecated: see `edgepath pack`.", translate=_said_pack)):
+        group.command("build")(build_pack)
+        group.command("check")(check_pack)
+    app.add_typer(packs, name="pack")
+    app.add_typer(calibrate, name="calibrate", hidden=True)
+    references = commands("Full-precision embeddings to compare bundles with.")
     references.command("capture")(capture)
     app.add_typer(references, name="reference")
+
+
+def _said_pack(arguments: list[str]) -> list[str]:
+    deprecated("edgepath calibrate", "edgepath pack")
+    return arguments

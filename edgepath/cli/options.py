@@ -1,6 +1,5 @@
 """Options that several commands have."""
 
-from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -8,18 +7,59 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from .app import MODEL, RESULT, RUN, TILES
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out tiles that cannot be read, and list them.")]
-Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads of the runtime; 0 = its own choice.")]
+AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=RESULT, help="Print the result as JSON.")]
+Force = Annotated[bool, typer.Option("--force", rich_help_panel=RESULT, help="Replace an existing output.")]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", rich_help_panel=RESULT, help="Exit with 1 also where too few samples leave a gate open."),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option("--skip-bad", rich_help_panel=TILES, help="Leave out tiles that cannot be read, and list them."),
+]
+Anonymous = Annotated[
+    bool,
+    typer.Option(
+        "--anonymous", rich_help_panel=TILES, help="Write the hash of a tile's pixels instead of its file name."
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, max=1024, rich_help_panel=RUN, help="CPU threads for the artifact; 0 lets its runtime choose."),
+]
 
-BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.")]
-Model = Annotated[str, typer.Option(help="A name of `edgepath models`, or timm:NAME.")]
-Weights = Annotated[str | None, typer.Option(help="A weights file, a hub snapshot folder, or `random`.")]
-SameWeights = Annotated[str | None, typer.Option(help="The full-precision weights, where they were a file.")]
-Device = Annotated[str, typer.Option(help="Where the full-precision model runs: auto, cpu, cuda.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw the result to this PNG.")]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder, as `edgepath export` writes it.")]
+_MODEL = "A name of `edgepath models`, timm:NAME, or a .toml file that describes a model"
+Model = Annotated[str, typer.Option(rich_help_panel=MODEL, help=f"{_MODEL}.")]
+ModelOption = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=f"{_MODEL}.")]
+DemoModel = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=f"{_MODEL}; default: demo.")]
+ReferenceModel = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=f"{_MODEL}; default: h0-mini.")]
+ModelConfig = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=MODEL, help="A .toml file that describes the model, instead of --model."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        help="A weights file (FILE::KEY: one model of several), a hub snapshot folder, or `random`.",
+    ),
+]
+SameWeights = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        help="The weights that the bundle was exported from, where they were a file (FILE::KEY) or a folder.",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(rich_help_panel=RUN, help="Where the full-precision model runs: auto, cpu, cuda, cuda:INDEX.")
+]
+Plot = Annotated[
+    Path | None, typer.Option(rich_help_panel=RESULT, help="Draw the result to this .png file (extra `plots`).")
+]
 
 
 class Resize(str, Enum):
@@ -44,27 +84,27 @@ class Outputs(str, Enum):
     tokens = "tokens"
 
 
-EmbeddingOption = Annotated[Embedding | None, typer.Option(help="Default: the model's own.")]
-ResizeOption = Annotated[Resize, typer.Option(help="Tiles of another size: refuse, squash, or crop the centre.")]
+EmbeddingOption = Annotated[
+    Embedding | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        help="Class token, or class token followed by the mean of the patch tokens; default: the model's own.",
+    ),
+]
+ResizeOption = Annotated[
+    Resize,
+    typer.Option(rich_help_panel=TILES, help="Tiles of another size: refuse them, squash them, or crop their centre."),
+]
 
 
-def choose_one(context: typer.Context, ways: Mapping[str, Sequence[str]]) -> None:
-    """Raise UsageError unless one of `ways`, options by parameter name, was given, without the others' own options."""
-    given = {name for name, value in context.params.items() if _said(context, name) and value is not None}
-    chosen = [way for way in ways if way in given]
-    command = context.info_name
-    if len(chosen) != 1:
-        found = "both" if chosen else "neither"
-        raise UsageError(f"{command}: give {' or '.join(map(_flag, ways))}, one of them; {found} was given")
-    for way, own in ways.items():
-        if way != chosen[0] and (odd := [name for name in own if name in given]):
-            raise UsageError(f"{command}: {_flag(odd[0])} is for {_flag(way)}; leave it out with {_flag(chosen[0])}")
-
-
-def _said(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def which_model(name: str | None, config: str | None, default: str = "") -> str:
+    """Return the model that `--model` or `--model-config` names. Raises UsageError where both do, or neither has to."""
+    if config is None:
+        if not (name or default):
+            raise UsageError("give --model NAME or --model-config FILE.toml, one of them; neither was given")
+        return name or default
+    if name is not None:
+        raise UsageError(f"--model {name} and --model-config {config}: both name a model; give one of them")
+    if not config.endswith(".toml"):
+        raise UsageError(f"--model-config {config}: give a .toml file that describes a model")
+    return config

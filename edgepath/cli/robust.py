@@ -1,20 +1,20 @@
-"""Commands that hold an artifact against its full-precision model: under other stains and scanners, and for a task."""
+"""Commands that compare an artifact with its full-precision model: under other stains and scanners, and for a task."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from ..reports.console import (
+    end_with,
     print_curves,
-    print_genes,
-    print_json,
     print_probe,
+    print_result,
     print_robustness,
     progress_bars,
-    verdict,
 )
+from .app import RESULT, TILES, commands, deprecated
 from .options import (
     AsJson,
     BundleFolder,
@@ -25,35 +25,54 @@ from .options import (
     ResizeOption,
     SameWeights,
     SkipBad,
+    Strict,
     Threads,
-    choose_one,
 )
 
 
 def robustness(
     bundle: BundleFolder,
     plism: Annotated[
-        Path | None, typer.Option(help="Folder of owkin/plism-dataset's files STAINING_SCANNER_to_GMH_S60.tif.h5.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=TILES, help="Folder of owkin/plism-dataset's files STAINING_SCANNER_to_GMH_S60.tif.h5."
+        ),
     ] = None,
     paired: Annotated[
-        Path | None, typer.Option(help="Folder with a folder a scanner; same file name = same place.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=TILES,
+            help="Folder with one folder per scanner; files of one name show the same location.",
+        ),
     ] = None,
     tiles: Annotated[
-        str, typer.Option(help="How many places (synthetic: 32), or an .npy of row numbers (PLISM).")
+        str,
+        typer.Option(
+            rich_help_panel=TILES,
+            help="How many locations (synthetic tissue: 32), or with --plism an .npy file of row numbers.",
+        ),
     ] = "",
     features: Annotated[
-        Path | None, typer.Option(help="Keep embeddings here, as plism-benchmark does; resumes.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=RESULT,
+            help="Keep embeddings in this folder, as plism-benchmark does; a run that was cut off resumes from them.",
+        ),
     ] = None,
     float16: Annotated[
-        bool, typer.Option("--float16", help="Round embeddings first, as plism-benchmark does.")
+        bool,
+        typer.Option(
+            "--float16", help="Print figures in float16, as plism-benchmark does; gates are still computed in float32."
+        ),
     ] = False,
     weights: SameWeights = None,
     resize: ResizeOption = Resize.refuse,
     threads: Threads = 0,
     device: Device = "auto",
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether the artifact finds the same tissue under another stain and scanner as well as the model did."""
+    """Show whether the artifact recognises tissue under another stain and scanner as well as its model does."""
     from ..quality.robustness import robustness as run
     from ..quality.slides import read_rows
 
@@ -71,17 +90,14 @@ def robustness(
             device=device,
             progress=progress,
         )
-    if as_json:
-        print_json(result)
-    else:
-        print_robustness(result)
-        print(f"{bundle}: {verdict(result['passed'])}")
-    raise typer.Exit(0 if result["passed"] else 1)
+    end_with(bundle, result, result["gates"], print_robustness, as_json, strict)
 
 
 def curves(
     bundle: BundleFolder,
-    tiles: Annotated[str, typer.Option(help="A folder or pack of tiles, or `synthetic:COUNT`.")] = "synthetic:32",
+    tiles: Annotated[
+        str, typer.Option(rich_help_panel=TILES, help="A folder of tiles or slides, a pack, or `synthetic:COUNT`.")
+    ] = "synthetic:32",
     plot: Plot = None,
     weights: SameWeights = None,
     resize: ResizeOption = Resize.refuse,
@@ -91,13 +107,11 @@ def curves(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stain, scan, store and focus tiles worse by degrees, and show how far both models' embeddings move."""
+    """Degrade tiles step by step (stain, scanner, JPEG, focus) and show how far both models' embeddings move."""
     from ..quality.curves import curves as run
+    from ..reports.plots import check_plot
 
-    if plot is not None:
-        from ..reports.plots import check_plot
-
-        check_plot(plot, [bundle], force=force)
+    check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:
         result = run(
             bundle,
@@ -113,23 +127,20 @@ def curves(
         from ..reports.drawings import draw_curves
 
         draw_curves(result, plot)
-    if as_json:
-        print_json(result)
-    else:
-        print_curves(result)
+    print_result(result, print_curves, as_json)
 
 
-def probe(
-    context: typer.Context,
+Task = Annotated[list[str] | None, typer.Option(help="Only this task of the folder; repeatable.")]
+Components = Annotated[
+    int, typer.Option(min=1, help="Components that PCA keeps; the benchmark's are 256, small models need fewer.")
+]
+
+
+def probe_labels(
     bundle: BundleFolder,
     labelled: Annotated[
-        Path | None, typer.Option(help="A folder with a folder a class, or a CSV: path, label[, slide].")
-    ] = None,
-    hest: Annotated[
-        Path | None, typer.Option(help="Instead: the HEST-Benchmark's folder of tasks, or one task's.")
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task of --hest; again for more.")] = None,
-    components: Annotated[int, typer.Option(min=1, help="What PCA leaves, for --hest; the benchmark's is 256.")] = 256,
+        Path, typer.Argument(help="A folder with one folder per class, or a CSV with columns path, label[, slide].")
+    ],
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     weights: SameWeights = None,
@@ -137,32 +148,84 @@ def probe(
     skip_bad: SkipBad = False,
     threads: Threads = 0,
     device: Device = "auto",
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict labels or genes from the artifact's embeddings and from the model's, and show what got worse."""
-    choose_one(context, {"labelled": ("folds", "seed", "skip_bad"), "hest": ("task", "components")})
-    options: dict[str, Any] = {"weights": weights, "resize": resize.value, "threads": threads, "device": device}
-    result: Mapping[str, Any]
+    """Predict the labels of tiles from the artifact's embeddings and from the model's, and show what got worse."""
+    from ..quality.probing import probe
+
     with progress_bars() as progress:
-        if hest is not None:
-            from ..quality.hest.measuring import probe_hest
+        result = probe(
+            bundle,
+            labelled,
+            folds=folds,
+            seed=seed,
+            weights=weights,
+            resize=resize.value,
+            skip_bad=skip_bad,
+            threads=threads,
+            device=device,
+            progress=progress,
+        )
+    end_with(bundle, result, result["gates"], print_probe, as_json, strict)
 
-            result = probe_hest(bundle, hest, tasks=task or (), components=components, progress=progress, **options)
-        else:
-            from ..quality.probing import probe as run
 
-            assert labelled is not None
-            options |= {"folds": folds, "seed": seed, "skip_bad": skip_bad}
-            result = run(bundle, labelled, progress=progress, **options)
-    if as_json:
-        print_json(result)
-    else:
-        (print_probe if hest is None else print_genes)(result)
-        print(f"{bundle}: {verdict(result['passed'])}")
-    raise typer.Exit(0 if result["passed"] else 1)
+def probe_genes(
+    bundle: BundleFolder,
+    folder: Annotated[Path, typer.Argument(help="The HEST-Benchmark's folder of tasks, or one task's folder.")],
+    task: Task = None,
+    components: Components = 256,
+    weights: SameWeights = None,
+    resize: ResizeOption = Resize.refuse,
+    threads: Threads = 0,
+    device: Device = "auto",
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict gene expression by the HEST-Benchmark's protocol from both models' embeddings; show what got worse."""
+    from ..quality.hest.measuring import probe_hest
+
+    with progress_bars() as progress:
+        result = probe_hest(
+            bundle,
+            folder,
+            tasks=task or (),
+            components=components,
+            weights=weights,
+            resize=resize.value,
+            threads=threads,
+            device=device,
+            progress=progress,
+        )
+    end_with(bundle, result, result["gates"], print_probe, as_json, strict)
+
+
+_WAYS = {"--labelled": "labels", "--hest": "hest"}
+
+
+def _older(arguments: list[str]) -> list[str]:
+    """Turn `BUNDLE --labelled FOLDER` into `labels BUNDLE FOLDER`, and --hest into `hest`."""
+    words = [part for word in arguments for part in _split(word)]
+    asked = [word for word in words if word in _WAYS]
+    if not asked and (not arguments or arguments[0].startswith("-") or arguments[0] in _WAYS.values()):
+        return arguments
+    if len(asked) != 1 or words[-1] == asked[0]:
+        raise UsageError("probe: give `edgepath probe labels BUNDLE FOLDER` or `edgepath probe hest BUNDLE FOLDER`")
+    at, way = words.index(asked[0]), _WAYS[asked[0]]
+    deprecated(f"edgepath probe BUNDLE {asked[0]} FOLDER", f"edgepath probe {way} BUNDLE FOLDER")
+    return [way, *words[:at], *words[at + 2 :], words[at + 1]]
+
+
+def _split(word: str) -> list[str]:
+    option, equals, value = word.partition("=")
+    return [option, value] if equals and option in _WAYS else [word]
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (robustness, curves, probe):
+    for command in (robustness, curves):
         app.command()(command)
+    probes = commands("Compare how well both models' embeddings predict: labels of tiles, or genes.", translate=_older)
+    probes.command("labels")(probe_labels)
+    probes.command("hest")(probe_genes)
+    app.add_typer(probes, name="probe")

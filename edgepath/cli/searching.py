@@ -5,20 +5,41 @@ from typing import Annotated
 
 import typer
 
-from ..reports.console import print_json, print_table, progress_bars, say_how_to_go_on
-from .options import AsJson, Device, EmbeddingOption, Force, Model, Plot, Resize, ResizeOption, SkipBad, Weights
+from ..reports.console import print_json, print_table, progress_bars, say, say_how_to_go_on
+from .app import RESULT, TILES
+from .options import (
+    AsJson,
+    DemoModel,
+    Device,
+    EmbeddingOption,
+    Force,
+    ModelConfig,
+    Plot,
+    Resize,
+    ResizeOption,
+    SkipBad,
+    Weights,
+    which_model,
+)
 
 
 def search(
     target: Annotated[str, typer.Option(help="An INT8 target, or a recipe file.")],
-    budget: Annotated[list[str], typer.Option(help="cosine_mean=VALUE or cosine_p01=VALUE; repeatable.")],
-    out: Annotated[Path, typer.Option(help="The recipe to write, a .toml file.")],
-    model: Model = "demo",
+    budget: Annotated[
+        list[str],
+        typer.Option(help="Least cosine to full precision: cosine_mean=VALUE or cosine_p01=VALUE; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="The recipe to write, a .toml file.")],
+    model: DemoModel = None,
+    model_config: ModelConfig = None,
     weights: Weights = None,
     calibration: Annotated[
-        str | None, typer.Option(help="Tiles to calibrate on: a folder, a pack, or `synthetic:COUNT`.")
+        str | None,
+        typer.Option(rich_help_panel=TILES, help="Tiles to calibrate on: a folder, a pack, or `synthetic:COUNT`."),
     ] = None,
-    calibration_tiles: Annotated[int, typer.Option(min=1, help="Tiles to take of them.")] = 128,
+    calibration_tiles: Annotated[
+        int, typer.Option(min=1, rich_help_panel=TILES, help="Tiles to calibrate on, at most.")
+    ] = 128,
     embedding: EmbeddingOption = None,
     plot: Plot = None,
     resize: ResizeOption = Resize.refuse,
@@ -28,21 +49,19 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find which layers to leave out of INT8 so that the program's drift meets a budget, and write the recipe."""
+    from ..reports.plots import check_plot
     from ..reports.tables.checks import point_table
     from ..searching import parse_budget
     from ..searching import search as run
 
     wanted = parse_budget(budget)
-    if plot is not None:
-        from ..reports.plots import check_plot
-
-        check_plot(plot, [], force=force)
+    check_plot(plot, [], force=force)
     with progress_bars() as progress, say_how_to_go_on(out.with_name(f"{out.name}.search.json"), "the same command"):
         done = run(
             target,
             wanted,
             out,
-            model=model,
+            model=which_model(model, model_config, "demo"),
             weights=weights,
             calibration=calibration,
             calibration_tiles=calibration_tiles,
@@ -62,8 +81,9 @@ def search(
         return
     print_table(point_table(done))
     for name in done["kept"]:
-        print(f"kept: {name}")
-    print(f"{out}: {len(done['kept'])} of {len(done['layers'])} products kept; edgepath export --target {out}")
+        say(f"kept in floating point: {name}")
+    kept = f"{len(done['kept'])} of {len(done['layers'])} linear layers kept in floating point"
+    say(f"{out}: {kept}; edgepath export --target {out}")
 
 
 def add(app: typer.Typer) -> None:

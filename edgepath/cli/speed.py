@@ -1,112 +1,211 @@
-"""The command that measures speed."""
+"""The commands that measure speed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..checks.verdicts import Verdict, overall
 from ..errors import UsageError
-from ..reports.console import print_bench, print_json, progress_bars
-from .options import AsJson, Force, Plot, SameWeights
+from ..reports.console import leave, print_bench, print_result, progress_bars
+from .app import RESULT, RUN, commands, deprecated
+from .options import (
+    AsJson,
+    Device,
+    Force,
+    ModelConfig,
+    Plot,
+    ReferenceModel,
+    SameWeights,
+    Strict,
+    Weights,
+    which_model,
+)
 
 if TYPE_CHECKING:
     from ..speed.baseline import Elsewhere
     from ..speed.results import Bench
 
 
+Batches = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1, help="Tiles in one call; repeatable. Default: 1, 4, 16; for `bench reference` 1, 2, 4, ... 256."
+    ),
+]
+AllThreads = Annotated[
+    int, typer.Option(min=0, max=1024, rich_help_panel=RUN, help="CPU threads and cores for all; 0 = all cores.")
+]
+Rounds = Annotated[int, typer.Option(min=3, help="Rounds at most; in a round everything is called once, in turn.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Seconds at most for each candidate and batch size.")]
+WarmUp = Annotated[int, typer.Option(min=1, help="Calls of each candidate that are not timed, before the first round.")]
+Compare = Annotated[
+    Path | None,
+    typer.Option(help="An earlier result of this machine (--out); fail where a ratio got worse than --worse."),
+]
+Worse = Annotated[
+    float, typer.Option(help="With --compare: how many times its earlier value a latency ratio may reach.")
+]
+
+
 def bench(
-    bundles: Annotated[list[Path] | None, typer.Argument(help="Bundle folders.")] = None,
+    bundles: Annotated[list[Path], typer.Argument(help="Bundle folders.")],
     against: Annotated[
-        list[str] | None, typer.Option(help="fp32, torch, peer, another bundle, or a .json file of bench; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="What to compare with: fp32 (full precision in the same runtime), torch (PyTorch), peer (INT8 of NNCF "
+            "or ONNX Runtime), another bundle, or a .json result of bench; repeatable."
+        ),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Tiles a call; repeatable; default 1, 4, 16.")] = None,
-    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads and cores for all; 0 = all cores.")] = 0,
-    rounds: Annotated[int, typer.Option(min=3, help="Calls of each, at most, one after the other.")] = 40,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each and batch, at most.")] = 20.0,
-    warm_up: Annotated[int, typer.Option(min=1, help="Untimed calls of each before.")] = 5,
-    cold: Annotated[int, typer.Option(min=0, help="Fresh processes for cold start; 0 leaves out memory too.")] = 3,
-    operations: Annotated[bool, typer.Option("--operations", help="Show where the time goes, too.")] = False,
+    batch: Batches = None,
+    threads: AllThreads = 0,
+    rounds: Rounds = 40,
+    seconds: Seconds = 20.0,
+    warm_up: WarmUp = 5,
+    cold: Annotated[
+        int,
+        typer.Option(min=0, help="Fresh processes that measure cold start and memory; 0 leaves both out."),
+    ] = 3,
+    operations: Annotated[
+        bool, typer.Option("--operations", help="Also show how the time is divided among operations.")
+    ] = False,
     weights: SameWeights = None,
-    compare: Annotated[Path | None, typer.Option(help="An earlier result of this machine: fail if worse.")] = None,
-    worse: Annotated[float, typer.Option(help="How many times its ratio a ratio may be.")] = 1.10,
-    reference: Annotated[bool, typer.Option("--reference", help="PyTorch's precisions instead of bundles.")] = False,
-    model: Annotated[str, typer.Option(help="For --reference: a name of `edgepath models`, or timm:NAME.")] = "h0-mini",
-    precision: Annotated[
-        list[str] | None, typer.Option(help="For --reference: fp32, tf32, fp16, bf16, or with +compile; repeatable.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="For --reference: auto, cpu, cuda.")] = "auto",
+    compare: Compare = None,
+    worse: Worse = 1.10,
     plot: Plot = None,
-    out: Annotated[Path | None, typer.Option(help="Write the result to this .json (--reference: or folder).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(rich_help_panel=RESULT, help="Write the result to this .json file.")
+    ] = None,
     force: Force = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time bundles against their full-precision model, PyTorch, peers or an earlier result, in turn on this machine."""
-    _check_options(bundles, reference, against, operations, precision, worse)
-    if reference and out is not None:
-        from ..speed.reference import result_file
+    """Time bundles beside full precision, PyTorch, other tools' INT8 or each other, in turn on this machine."""
+    from ..speed import benchmark
 
-        out = result_file(out, model, device)
-    _check_outputs(out, plot, bundles or [], force)
-    earlier = None if compare is None else _earlier(compare)
-    effort: dict[str, Any] = {"threads": threads, "rounds": rounds, "seconds": seconds, "warm_up": warm_up}
+    earlier = _check(out, plot, bundles, compare, worse, force)
     with progress_bars() as progress:
-        if reference:
-            from ..speed.reference import BATCHES, reference_suite
+        result = benchmark.bench(
+            bundles,
+            against=against or (),
+            batches=batch or benchmark.BATCHES,
+            threads=threads,
+            rounds=rounds,
+            seconds=seconds,
+            warm_up=warm_up,
+            cold=cold,
+            profile=operations,
+            weights=weights,
+            progress=progress,
+        )
+    _end(result, out, plot, earlier, worse, strict, as_json)
 
-            how = {"device": device, "batches": batch or BATCHES, "precisions": precision or (), **effort}
-            result = reference_suite(model, weights=weights, progress=progress, **how)
-        else:
-            from ..speed import benchmark
 
-            how = {"against": against or (), "batches": batch or benchmark.BATCHES, "cold": cold, **effort}
-            result = benchmark.bench(bundles or [], profile=operations, weights=weights, progress=progress, **how)
+def reference(
+    model: ReferenceModel = None,
+    model_config: ModelConfig = None,
+    weights: Weights = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="fp32, tf32, fp16 or bf16, or one of them with +compile; repeatable. Default: all."),
+    ] = None,
+    batch: Batches = None,
+    threads: AllThreads = 0,
+    rounds: Rounds = 40,
+    seconds: Seconds = 20.0,
+    warm_up: WarmUp = 5,
+    device: Device = "auto",
+    compare: Compare = None,
+    worse: Worse = 1.10,
+    plot: Plot = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=RESULT, help="Write the result to this .json file, or to <out>/<device>/<model>.json."
+        ),
+    ] = None,
+    force: Force = False,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time the full-precision model in PyTorch in every precision, eager and compiled: what a GPU or CPU needs."""
+    from ..speed.reference import BATCHES, reference_suite, result_file
+
+    named = which_model(model, model_config, "h0-mini")
+    out = None if out is None else result_file(out, named, device)
+    earlier = _check(out, plot, [], compare, worse, force)
+    with progress_bars() as progress:
+        result = reference_suite(
+            named,
+            weights=weights,
+            device=device,
+            batches=batch or BATCHES,
+            precisions=precision or (),
+            threads=threads,
+            rounds=rounds,
+            seconds=seconds,
+            warm_up=warm_up,
+            progress=progress,
+        )
+    _end(result, out, plot, earlier, worse, strict, as_json)
+
+
+def _check(
+    out: Path | None, plot: Path | None, bundles: list[Path], compare: Path | None, worse: float, force: bool
+) -> "Elsewhere | None":
+    """Refuse options and outputs that cannot be used, before minutes of work; return the earlier result."""
+    if not worse > 0:
+        raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
+    _check_outputs(out, plot, bundles, force)
+    return None if compare is None else _earlier(compare)
+
+
+def _end(
+    result: "Bench",
+    out: Path | None,
+    plot: Path | None,
+    earlier: "Elsewhere | None",
+    worse: float,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Draw, write, compare and print a result, and end the command with the exit code of its verdict."""
     if plot is not None:
         from ..reports.drawings import draw_latency
 
         draw_latency(result, plot)
     _write(out, result)  # before it is compared: what was timed is not lost to a baseline that does not fit
     if earlier is not None:
-        from ..speed.baseline import compare as hold
+        from ..speed.baseline import compare
 
-        result["compared"] = hold(result, earlier, worse)
+        result["compared"] = compare(result, earlier, worse)
         result["passed"] = result["passed"] and result["compared"]["passed"]
+        both = (result["verdict"], result["compared"]["verdict"])
+        result["verdict"] = overall(map(Verdict, both)).value
         _write(out, result)
-    if as_json:
-        print_json(result)
-    else:
-        print_bench(result)
-    raise typer.Exit(0 if result["passed"] else 1)
+    print_result(result, lambda bench: print_bench(bench, strict), as_json)
+    raise leave(result["verdict"], strict)
 
 
-def _check_options(
-    bundles: list[Path] | None,
-    reference: bool,
-    against: list[str] | None,
-    operations: bool,
-    precision: list[str] | None,
-    worse: float,
-) -> None:
-    if reference == bool(bundles):
-        found = "bundles and --reference, which has none" if bundles else "neither bundles nor --reference"
-        raise UsageError(f"bench: {found}; give bundles, or --reference and a --model")
-    others = {"--against": against, "--operations": operations} if reference else {"--precision": precision}
-    for option, value in others.items():
-        if value:
-            raise UsageError(f"bench: {option} is for {'bundles' if reference else '--reference'}; leave it out")
-    if not worse > 0:
-        raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
+def _older(arguments: list[str]) -> list[str]:
+    """Turn `bench --reference` into `bench reference`."""
+    if "--reference" not in arguments:
+        return arguments
+    deprecated("edgepath bench --reference", "edgepath bench reference")
+    return ["reference", *(word for word in arguments if word != "--reference")]
 
 
 def _check_outputs(out: Path | None, plot: Path | None, bundles: list[Path], force: bool) -> None:
     """Refuse outputs that cannot be written, before minutes of work."""
-    if plot is not None:
-        from ..reports.plots import check_plot
+    from ..reports.plots import check_plot
 
-        check_plot(plot, bundles, force=force)
+    check_plot(plot, bundles, force=force)
     if out is not None and (out.suffix != ".json" or out.is_dir()):
         raise UsageError(f"bench: --out {out}; give a file that ends in .json")
-    if out is not None and out.exists() and not force:
-        raise UsageError(f"{out} exists; give --force to replace it, or another name")
+    if out is not None:
+        from ..machine.writing import check_output
+
+        check_output(out, force=force)
 
 
 def _earlier(path: Path) -> "Elsewhere":
@@ -124,13 +223,19 @@ def _write(out: Path | None, result: "Bench") -> None:
         return
     import json
 
-    from ..machine.writing import replacing
+    from ..machine.writing import write_text
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out, "result") as partial:
-        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(result, indent=2) + "\n", "result")
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(bench)
+    group = commands(
+        "Measure speed: `edgepath bench BUNDLE`, or what full precision takes: `edgepath bench reference`.",
+        default="bundles",
+        translate=_older,
+    )
+    group.command("bundles")(bench)
+    group.command("reference")(reference)
+    app.add_typer(group, name="bench")

@@ -5,57 +5,61 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 from ..errors import EdgepathError, UsageError
-from ..machine.writing import beside, dead_leftovers, disk_full
+from ..machine.workspace import workspace
+from ..machine.writing import disk_full
 from .options import differences
 
 NAME = "checkpoint.pt"
 SCHEMA = 1
 MAY_CHANGE = ("training.learning_rate", "training.clip", "training.precision")
 """Options that a resumed run may have others of: what is there to change when a step was not finite."""
-_NEEDED = {"step", "identity", "options"}
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+class State(TypedDict):
+    """What the checkpoint of any run holds; a run's own has more."""
+
+    step: int
+    identity: dict[str, str]
+    options: dict[str, object]
+
+
+def save_checkpoint(folder: Path, state: State) -> None:
     """Write `state`, tensors and plain values, as the run's only checkpoint. Raises UsageError for a full disk."""
     final = folder / NAME
-    partial = beside(final, "partial")
     try:
-        for leftover in dead_leftovers(final, "partial"):
-            leftover.unlink()
-        with open(partial, "wb") as file:
-            torch.save({"schema": SCHEMA, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, final)
+        with workspace(final) as aside:
+            with open(aside.new, "wb") as file:
+                torch.save({"schema": SCHEMA, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside.new, final)
     except Exception as error:
         if disk_full(error, folder):
             kept = "the checkpoint before is kept; " if final.exists() else ""
             raise UsageError(f"disk full while writing {final}: {kept}free some space and --resume") from error
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
+def load_checkpoint(folder: Path) -> State:
     """Read a run's checkpoint; nothing but tensors and plain values is unpickled. Raises UsageError."""
     path = folder / NAME
     if not path.is_file():
         raise UsageError(f"{folder}: holds no {NAME} to resume; start it without --resume")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever damaged bytes lead it to
         raise UsageError(f"{path}: not a whole checkpoint ({type(error).__name__}); start again with --force") from None
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA or not state.keys() >= _NEEDED:
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA or not state.keys() >= State.__required_keys__:
         raise UsageError(f"{path}: not a checkpoint of schema {SCHEMA}; start again with --force")
     return state
 
 
-def check_same_options(folder: Path, state: dict[str, Any], options: dict[str, Any]) -> None:
+def check_same_options(folder: Path, state: State, options: dict[str, object]) -> None:
     """Refuse to go on with other options than the checkpoint's, but for `MAY_CHANGE`.
 
     Raises UsageError naming the first.
@@ -67,7 +71,7 @@ def check_same_options(folder: Path, state: dict[str, Any], options: dict[str, A
         raise UsageError(f"{folder}: {odd[0]} when the run began{more}; give the same, or another --out")
 
 
-def check_same_run(folder: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
+def check_same_run(folder: Path, state: State, identity: dict[str, str]) -> None:
     """Refuse to go on with other models or tiles than the checkpoint's. Raises UsageError naming it."""
     for key, value in identity.items():
         if state["identity"].get(key) != value:

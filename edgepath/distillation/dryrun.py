@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -19,16 +19,48 @@ from .run import Distillation
 from .training import view_loader
 
 
+class _Models(TypedDict):
+    teacher: str
+    student: str
+    parameters: dict[str, int]
+    precision: str
+    crops_a_tile: dict[str, int]
+    device: str
+    processes: int
+
+
+class Estimate(TypedDict):
+    """What the recipe's batch would take: bytes of a process, and days."""
+
+    batch: int
+    process_bytes: int
+    steps: int
+    days: float
+
+
+class DryRun(_Models):
+    """What `dry_run` found: what was run and on what, what a step took, and what a whole run would take."""
+
+    tiles_a_process: int
+    loss: float
+    step_seconds: float
+    tiles_per_s: float
+    peak_bytes: int
+    fixed_bytes: int
+    tile_bytes: int
+    estimate: Estimate
+
+
 def dry_run(
     teacher: str | ModelSpec,
     student: str | ModelSpec,
     *,
     recipe: str = DEFAULT,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     tiles: int = 1,
     device: str = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> DryRun:
     """Take steps of exactly that configuration, but for a few synthetic tiles a process; return what they took.
 
     Models have random weights, so nothing is downloaded and no access is needed. Two steps take `tiles` tiles a
@@ -52,9 +84,8 @@ def dry_run(
         # Memory that is kept from before can hide the difference: then all that is not fixed counts as the tiles'.
         a_tile = slope if slope > 0 else max(0, max(peaks) - fixed) / (2 * tiles)
         share, took = whole.training.batch / processes.world, seconds[1]
-        return _described(run, chosen) | {
-            "device": device_name(processes.device.type),
-            "processes": processes.world,
+        return {
+            **_described(run, chosen),
             "tiles_a_process": tiles,
             "loss": loss,
             "step_seconds": round(took, 3),
@@ -71,10 +102,10 @@ def dry_run(
         }
 
 
-def _described(run: Distillation, chosen: Options) -> dict[str, Any]:
-    """Say what was run: models, their sizes, precision, crops."""
+def _described(run: Distillation, chosen: Options) -> _Models:
+    """Say what was run, and on what: models, their sizes, precision, crops, device."""
     return {
-        "teacher": run.facts["teacher"]["name"],
+        "teacher": run.identity["teacher"],
         "student": run.spec.name,
         "parameters": {
             "teacher": _parameters(run.teacher.tokens.vit),
@@ -83,6 +114,8 @@ def _described(run: Distillation, chosen: Options) -> dict[str, Any]:
         },
         "precision": str(run.precision).removeprefix("torch."),
         "crops_a_tile": {"global": chosen.views.global_count, "local": chosen.views.local_count},
+        "device": device_name(run.device.type),
+        "processes": run.processes.world,
     }
 
 
@@ -104,7 +137,7 @@ def _three_steps(
     return seconds, peaks, figures["loss"]
 
 
-def to_rows(found: Mapping[str, Any]) -> list[list[str]]:
+def to_rows(found: DryRun) -> list[list[str]]:
     """Return what `dry_run` found as rows of a name and a value, for people."""
     millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in found["parameters"].items()}
     crops, estimate = found["crops_a_tile"], found["estimate"]

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EdgepathError, UsageError, first_line
+from ..machine.hardware import usable_cores
 from ..tiles.source import TileSource
 from .options import Run
 
@@ -76,12 +77,8 @@ class Loader(Dataset[Views | EdgepathError]):
 
         Raises TileError for a bad tile.
         """
-        workers: dict[str, Any] = {}
         self.tile_at(self.positions(first)[0])  # an epoch's order is shared by workers that are forked after it is made
-        if self._workers:  # forked: a source's tiles are read by functions that can't be sent
-            ahead = -(-self._run.prefetch // self._workers)
-            workers = {"multiprocessing_context": "fork", "prefetch_factor": max(1, ahead)}
-            workers["worker_init_fn"] = partial(_end_with, os.getpid())
+        ahead = max(1, -(-self._run.prefetch // max(1, self._workers)))
         for made in DataLoader(
             self,
             sampler=range(first, self._steps),
@@ -89,7 +86,10 @@ class Loader(Dataset[Views | EdgepathError]):
             collate_fn=_as_it_is,
             num_workers=self._workers,
             generator=torch.Generator(),  # of its own: it draws a number, which a resumed run would draw once more
-            **workers,
+            # Forked: a source's tiles are read by functions that can't be sent.
+            multiprocessing_context="fork" if self._workers else None,
+            prefetch_factor=ahead if self._workers else None,
+            worker_init_fn=partial(_end_with, os.getpid()),
         ):
             if isinstance(made, EdgepathError):
                 raise made
@@ -136,8 +136,7 @@ def _as_it_is(made: Any) -> Any:
 
 def _cores() -> int:
     """Return how many cores this process may use, of which PyTorch warns where workers are more."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, len(usable_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _end_with(parent: int, worker: int) -> None:

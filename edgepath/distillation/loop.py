@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..machine.progress import Progress
-from .checkpoint import check_same_options, check_same_run, load_checkpoint, require_finite, save_checkpoint
+from .checkpoint import State, check_same_options, check_same_run, load_checkpoint, require_finite, save_checkpoint
 from .interrupt import finish_steps
 from .loader import Views, workers_told
 from .options import Run, Steps
@@ -32,16 +32,16 @@ class Learner(Protocol):
     def train(self, views: Views) -> tuple[Figures, Figures]:
         """Take one step; return what it measured, of which the log has means, and what its schedules were at."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return everything that a resumed run needs to go on as if nothing had happened."""
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Go back to what `state` returned."""
 
 
 def open_run(
-    folder: Path, options: dict[str, Any], *, resume: bool, force: bool, first: bool = True
-) -> dict[str, Any] | None:
+    folder: Path, options: dict[str, object], *, resume: bool, force: bool, first: bool = True
+) -> State | None:
     """Make the run's folder, or return the checkpoint it goes on from. Raises UsageError before any model is made."""
     if first:
         prepare_run(folder, resume=resume, force=force)
@@ -54,9 +54,9 @@ def open_run(
 
 def begin(
     learner: Learner,
-    state: dict[str, Any] | None,
+    state: State | None,
     folder: Path,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     *,
     fit: Callable[[], None],
     first: bool = True,

@@ -131,7 +131,7 @@ def grid(vit: nn.Module) -> int:
     return int(model.patch_embed.grid_size[0])
 
 
-def optimizer_groups(net: nn.Module) -> list[dict[str, Any]]:
+def optimizer_groups(net: nn.Module) -> list[dict[str, object]]:
     """Return the optimizer's groups: biases, norms, LayerScale and single tokens do not decay, as in DINOv2."""
     parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, value in net.named_parameters():

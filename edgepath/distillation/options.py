@@ -131,13 +131,13 @@ class Options:
     run: Run
     schema: int = 1
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the options as JSON reads them back."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        values: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
 
-def load_options(recipe: str = DEFAULT, overrides: Mapping[str, Any] | None = None) -> Options:
+def load_options(recipe: str = DEFAULT, overrides: Mapping[str, object] | None = None) -> Options:
     """Return the options of the recipe that ships with edgepath, or of a file of one's own (`*.toml`).
 
     A file holds what differs from the default recipe; `overrides` come last ({"training.steps": 100}). Raises
@@ -160,9 +160,9 @@ def load_options(recipe: str = DEFAULT, overrides: Mapping[str, Any] | None = No
     return options
 
 
-def parse_changes(words: Sequence[str]) -> dict[str, Any]:
+def parse_changes(words: Sequence[str]) -> dict[str, object]:
     """Return `training.steps=200` and its like as overrides; the value is TOML, or a plain word. Raises UsageError."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key.count(".") != 1:
@@ -174,12 +174,16 @@ def parse_changes(words: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
     """Return which options differ and change weights, as `training.steps is 200, was 100`: all but those of [run]."""
     found = []
-    for table in (name for name, values in here.items() if isinstance(values, Mapping) and name != "run"):
-        for key in sorted({**here[table], **there[table]}):
-            now, then = here[table].get(key), there[table].get(key)
+    for table, ours in here.items():
+        if not isinstance(ours, Mapping) or table == "run":
+            continue
+        theirs = there[table]
+        assert isinstance(theirs, Mapping)
+        for key in sorted({**ours, **theirs}):
+            now, then = ours.get(key), theirs.get(key)
             if now != then:
                 found.append(f"{table}.{key} is {json.dumps(now)}, was {json.dumps(then)}")
     return found
@@ -189,11 +193,12 @@ def _path(recipe: str) -> Path:
     if recipe.endswith(".toml"):
         return Path(recipe)
     if recipe != DEFAULT:
-        raise UsageError(f'distillation recipe "{recipe}" is not known; give "{DEFAULT}", or a .toml file')
+        moved = "; `demo` is now `python -m tools.demo_model`, in a checkout" if recipe == "demo" else ""
+        raise UsageError(f'--recipe "{recipe}" is not known; give "{DEFAULT}", or a .toml file{moved}')
     return _HERE / f"{DEFAULT}.toml"
 
 
-def _merge(values: dict[str, Any], changes: Mapping[str, Any], named: str) -> None:
+def _merge(values: dict[str, Any], changes: Mapping[str, object], named: str) -> None:
     for key, value in changes.items():
         if key not in values:
             raise RecipeError(f"{named}: {key} is not a key; {did_you_mean(key, values)}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from ..machine.progress import Progress
 from ..models.catalogue import ModelSpec, find_model
 from ..models.weights import load_model
 from ..tiles.source import TileSource
-from .checkpoint import require_finite
+from .checkpoint import State, require_finite
 from .loader import Views
 from .loop import Figures, descend, gradients
 from .losses import MeanCenter, dino_loss, ibot_loss, sinkhorn
@@ -28,6 +27,16 @@ from .processes import Processes, from_first, sum_over_processes
 from .schedules import cosine, linear
 
 FIGURES = ("loss", "dino", "ibot", "cls_agreement", "patch_agreement")
+
+
+class _State(State):
+    student: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    teacher_heads: dict[str, Tensor]
+    centers: dict[str, Tensor]
+    optimizer: dict[str, object]
+    rng: Tensor
+    device_rng: Tensor | None
 
 
 class Distillation:
@@ -138,7 +147,7 @@ class Distillation:
         )
         return total, torch.stack([total, dino, ibot, *equal])
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> _State:
         """Return everything that a resumed run needs to go on as if nothing had happened."""
         return {
             "step": self.step,
@@ -153,17 +162,18 @@ class Distillation:
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Go back to what `state` returned."""
-        self.step = state["step"]
-        self.student.load_state_dict(state["student"])
-        self.ema.load_state_dict(state["ema"])
-        self.teacher.load_state_dict(state["teacher_heads"], strict=False)  # the model itself was loaded already
-        self.centers.load_state_dict(state["centers"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if state["device_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["device_rng"], self.device)
+        kept = cast(_State, state)
+        self.step = kept["step"]
+        self.student.load_state_dict(kept["student"])
+        self.ema.load_state_dict(kept["ema"])
+        self.teacher.load_state_dict(kept["teacher_heads"], strict=False)  # the model itself was loaded already
+        self.centers.load_state_dict(kept["centers"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        torch.set_rng_state(kept["rng"])
+        if kept["device_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(kept["device_rng"], self.device)
 
     def _targets(self, which: str, logits: Tensor, temperature: float) -> Tensor:
         loss = self.options.loss
@@ -206,9 +216,9 @@ def _find(model: str | ModelSpec) -> ModelSpec:
 def _start(model: str | ModelSpec, weights: str | Path | None) -> tuple[nn.Module, ModelSpec, str]:
     """Return the student, untrained or with weights, its spec, and in words what it starts from."""
     spec = _find(model)
-    vit = build_student(spec)
     if weights is None:
-        return vit, spec, "timm's initialisation"
+        return build_student(spec), spec, "timm's initialisation"
     loaded, spec, facts = load_model(spec, weights, option="--student-weights")
+    vit = build_student(spec)  # as the weights' own folder describes it
     vit.load_state_dict(loaded.state_dict())
     return vit, spec, f"{facts.source}, sha256 {facts.sha256}"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,7 +16,7 @@ from .._version import __version__
 from ..errors import UsageError
 from ..machine.packages import require
 from ..machine.tables import to_toml
-from ..machine.writing import beside, dead_leftovers
+from ..machine.writing import replacing, write_text
 from ..models.catalogue import ModelSpec
 from ..reports.plots import Line, Panel, draw_panels
 from .checkpoint import NAME as CHECKPOINT
@@ -67,11 +65,11 @@ def prepare_run(folder: Path, *, resume: bool, force: bool) -> None:
         raise UsageError(f"cannot write {folder}: {error.strerror} ({error.filename})") from error
 
 
-def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
+def write_run(folder: Path, facts: Mapping[str, object]) -> None:
     """Write resolved options, models, tiles and versions; the file also marks the folder as a run."""
     names = ("numpy", "safetensors", "timm", "torch")
     versions = {"edgepath": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
-    _write(folder / RUN, to_toml({"schema": 1, **facts, "versions": versions}))
+    write_text(folder / RUN, to_toml({"schema": 1, **facts, "versions": versions}), "run")
 
 
 def write_student(folder: Path, vit: nn.Module, spec: ModelSpec) -> None:
@@ -93,11 +91,10 @@ def write_student(folder: Path, vit: nn.Module, spec: ModelSpec) -> None:
             "std": list(spec.std),
         },
     }
-    partial = beside(folder / WEIGHTS, "partial")
     state = {name: value.detach().float().cpu().contiguous() for name, value in vit.state_dict().items()}
-    partial.write_bytes(save(state, metadata={"format": "pt"}))  # `save_file` makes a file that only its owner reads
-    os.replace(partial, folder / WEIGHTS)
-    _write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    with replacing(folder / WEIGHTS, "weights") as partial:
+        partial.write_bytes(save(state, metadata={"format": "pt"}))  # `save_file`'s are for their owner alone to read
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n", "configuration")
 
 
 class Log:
@@ -110,7 +107,7 @@ class Log:
             ",".join(columns),
             *(",".join(_number(row.get(column, math.nan)) for column in columns) for row in rows),
         ]
-        _write(self._path, "\n".join(lines) + "\n")
+        write_text(self._path, "\n".join(lines) + "\n", "log")
         self._seconds = float(rows[-1]["seconds"]) if rows else 0.0
 
     def add(self, row: Mapping[str, float]) -> None:
@@ -149,11 +146,3 @@ def draw_log(folder: Path, panels: Sequence[tuple[str, str, Mapping[str, str]]] 
 
 def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
-
-
-def _write(path: Path, text: str) -> None:
-    for leftover in dead_leftovers(path, "partial"):
-        leftover.unlink()
-    partial = beside(path, "partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

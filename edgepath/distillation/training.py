@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..machine.hardware import device_name, pick_device
 from ..machine.progress import Progress
@@ -21,6 +21,17 @@ from .runfolder import COLUMNS, draw_log, read_log, write_student
 from .views import make_views
 
 
+class Distilled(TypedDict):
+    """What `distill` returns: `last` is the last row of the log; the process that `writes` wrote it."""
+
+    path: str
+    student: str
+    steps: int
+    tiles: int
+    writes: bool
+    last: dict[str, float]
+
+
 def distill(
     teacher: str | ModelSpec,
     student: str | ModelSpec,
@@ -28,7 +39,7 @@ def distill(
     out: str | Path,
     *,
     recipe: str = DEFAULT,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     teacher_weights: str | Path | None = None,
     student_weights: str | Path | None = None,
     resize: str = "refuse",
@@ -37,16 +48,35 @@ def distill(
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Train a student to see what a frozen teacher sees, and write it to the folder `out`.
+) -> Distilled:
+    """Train a student to see what a frozen teacher sees, and write it to a folder.
 
-    `recipe` is a shipped recipe's name or a TOML file, `options` changes numbers of it ({"training.steps": 100}).
-    The student starts as timm starts it, or from `student_weights`. The folder holds `model.safetensors` (the moving
-    average of the student's weights) and `config.json`, so that it loads as `weights`, `run.toml`, `log.csv`,
-    `loss.png` and the last checkpoint, from which `resume` goes on. Under torchrun, all processes share each batch.
+    The folder holds `model.safetensors` (the moving average of the student's weights) and `config.json`, so that it
+    loads as `weights`; and `run.toml`, `log.csv`, `loss.png` and the last checkpoint. Under torchrun, all processes
+    share each batch.
 
-    Returns the last row of the log and where everything is. Raises UsageError, RecipeError, WeightsError or TileError
-    for what cannot be used, EdgepathError naming the step where the loss stopped being finite.
+    Args:
+        teacher: A name of `edgepath models`, `timm:NAME`, or a `.toml` file that describes a model.
+        student: The same, for the student.
+        tiles: A folder of tiles, a calibration pack, or `synthetic:COUNT`.
+        out: The folder of the run.
+        recipe: `recipe`, the built-in settings, or a `.toml` file with those that differ.
+        options: Settings to change, as `{"training.steps": 100}`.
+        teacher_weights: As `weights` in `export`.
+        student_weights: What the student starts from. None: as timm starts it.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `skipped`.
+        device: Where it trains: `auto`, `cpu` or `cuda`.
+        resume: Continue from the run's last checkpoint.
+        force: Replace an existing output.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        The last row of the log, and where everything is.
+
+    Raises:
+        UsageError, RecipeError, WeightsError, TileError: Something cannot be used as given.
+        EdgepathError: The loss stopped being finite; it names the step.
     """
     chosen, folder = load_options(recipe, options), Path(out)
     with join_processes(pick_device(device)) as processes:
@@ -57,8 +87,8 @@ def distill(
         source = _open(tiles, run.spec.size, resize, skip_bad, chosen)
         loader = view_loader(source, chosen, rank=processes.rank, world=processes.world)
         about = _tile_facts(source, chosen)
-        run.identity["tiles"] = about["sha256"]
-        facts = {"models": run.facts, "tiles": _flat(about), "options": chosen.to_json()}
+        run.identity["tiles"] = str(about["sha256"])
+        facts = {"models": run.facts, "tiles": about, "options": chosen.to_json()}
         facts |= {"processes": {"count": processes.world, "device": device_name(run.device.type)}}
         begin(run, state, folder, facts, fit=partial(run.fit_teacher, source, say), first=first)
         views, how = loader.steps(run.step), (chosen.training, chosen.run)
@@ -67,8 +97,10 @@ def distill(
             write_student(folder, run.ema.tokens.vit, run.spec)
             draw_log(folder)
         wait_for_all()
-    done = {"path": str(folder), "student": run.spec.name, "steps": run.step, "tiles": len(source)}
-    return done | {"writes": first, "last": read_log(folder)[-1]}
+    last = read_log(folder)[-1]
+    return Distilled(
+        path=str(folder), student=run.spec.name, steps=run.step, tiles=len(source), writes=first, last=last
+    )
 
 
 def view_loader(source: TileSource, options: Options, *, rank: int = 0, world: int = 1) -> Loader:
@@ -96,14 +128,11 @@ def _open(tiles: str | Path, size: int, resize: str, skip_bad: bool, options: Op
     return source
 
 
-def _tile_facts(source: TileSource, options: Options) -> dict[str, Any]:
+def _tile_facts(source: TileSource, options: Options) -> Mapping[str, object]:
     if options.run.tile_hash == "pixels":
         return source.provenance()
     import hashlib
 
     digest = hashlib.sha256("\n".join(source.keys).encode()).hexdigest()
-    return {"kind": source.kind, "name": source.name, "count": len(source), "sha256": f"names {digest}"}
-
-
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if value is not None}
+    facts = {"kind": source.kind, "name": source.name, "count": len(source), "sha256": f"names {digest}"}
+    return facts | ({"left_out": dict(source.left_out)} if source.left_out else {})

@@ -3,8 +3,12 @@
 packages    which packages are installed, and what installs the others
 hardware    processor, memory, GPU
 progress    stages of long work: how far, how long, how much memory
+quiet       other tools kept off the terminal
 writing     what is written appears complete, or not at all
 cache       what can be computed again, kept by all that it depends on
 shipped     where recipes, kits and packs lie
+privacy     packages report nothing to their vendors
 tables      JSON and TOML read strictly into typed values, one line for what is off
+sheets      CSV read strictly, and written without formulas
+leftovers   what systems leave in folders, told by its name
 """

@@ -6,18 +6,27 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from .workspace import workspace
 
 
 def cache_folder() -> Path:
-    """Return where edgepath keeps what it can compute again: `$EDGEPATH_CACHE`, else `~/.cache/edgepath`."""
-    return Path(os.environ.get("EDGEPATH_CACHE") or Path.home() / ".cache" / "edgepath")
+    """Return where edgepath keeps what it can compute again: `$EDGEPATH_CACHE`, else `~/.cache/edgepath`.
+
+    For a user without a home, as in containers, it is a place that holds nothing and takes nothing.
+    """
+    if named := os.environ.get("EDGEPATH_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "edgepath"
+    except RuntimeError:
+        return Path(os.devnull) / "edgepath"
 
 
-def cached_file(kind: str, depends_on: Mapping[str, Any], suffix: str = ".npz") -> Path:
+def cached_file(kind: str, depends_on: Mapping[str, object], suffix: str = ".npz") -> Path:
     """Return the file of one `kind` that belongs to `depends_on`, JSON-able; it may not be there."""
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
     return cache_folder() / kind / f"{key}{suffix}"
@@ -27,11 +36,7 @@ def store(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Keep what `write` writes as `path`; a cache that cannot be written costs time next time, and stops nothing."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            try:
+        with workspace(path) as aside:
+            with open(aside.new, "wb") as file:
                 write(file)
-                file.flush()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            os.replace(aside.new, path)

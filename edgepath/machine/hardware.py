@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..errors import UsageError
 
@@ -51,8 +50,15 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 def cores() -> str:
     """Return how many cores there are and, where they are fewer, how many this process may use."""
     count = os.cpu_count()
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else count
+    usable = len(usable_cores())
     return f"{count}" if usable == count else f"{count}, {usable} of them for this process"
+
+
+def usable_cores() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def memory() -> str:
@@ -67,18 +73,28 @@ def pick_device(device: str = "auto") -> str:
     import torch
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", device):
-        raise UsageError(f'device "{device}"; give auto, cpu, cuda or cuda:INDEX')
+        raise UsageError(f"--device {device}: give auto, cpu, cuda or cuda:INDEX")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {device}: PyTorch {torch.__version__} finds no CUDA GPU; give --device cpu")
+        raise UsageError(f"--device {device}: PyTorch {torch.__version__} finds no CUDA GPU; give --device cpu")
     index = int(device.partition(":")[2] or 0)
     if device.startswith("cuda") and index >= torch.cuda.device_count():
         raise UsageError(f"device {device}: there are {torch.cuda.device_count()} CUDA GPUs, counted from 0")
     return device
 
 
-def machine() -> dict[str, Any]:
+class Machine(TypedDict):
+    """This machine as far as figures depend on it; `cpu_features` are those of `cpu_features()`."""
+
+    cpu: str
+    cpu_features: list[str]
+    cores: int | None
+    system: str
+    python: str
+
+
+def machine() -> Machine:
     """Describe this machine as far as figures depend on it."""
     return {
         "cpu": cpu_model(),

@@ -20,12 +20,18 @@ EXTRAS = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
-    "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
     "tensorrt": ("polygraphy", "torch-tensorrt"),
+    "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
     "features": ("h5py", "pyarrow"),
     "plots": ("matplotlib",),
     "probe": ("scikit-learn", "scipy"),
     "nncf": ("nncf",),
+    "sign": ("model-signing", "pyopenssl"),
+    "ray": ("ray",),
+    "slides": (
+        "anndata", "h5py", "openslide-bin", "openslide-python", "pydicom", "scikit-image", "scipy", "tifffile",
+        "wsidicom",
+    ),
 }
 # fmt: on
 
@@ -34,6 +40,9 @@ EXTRAS = {
 _MODULES = {
     "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
     "tensorrt-rtx-cu13-libs": "tensorrt_rtx_libs",
+    "openslide-python": "openslide",
+    "pyopenssl": "OpenSSL",
+    "scikit-image": "skimage",
     "scikit-learn": "sklearn",
 }
 
@@ -56,7 +65,9 @@ def require_all(packages: Iterable[str], extra: str) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of edgepath, Python and every package installed here that can change a figure."""
-    names = dict.fromkeys(["numpy", "pillow", *(name for names in EXTRAS.values() for name in names), "tensorrt"])
+    names = dict.fromkeys(
+        ["numpy", "pillow", "simplejpeg", *(name for names in EXTRAS.values() for name in names), "tensorrt"]
+    )
     found = {name: version_of(name) for name in names}
     mine = {"edgepath": __version__, "python": platform.python_version()}
     return mine | {name: version for name, version in found.items() if version is not None}

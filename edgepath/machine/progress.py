@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 Progress = Callable[[str, int, int], None]
 """Is told the stage, how much of it is done, and how much there is."""
@@ -20,6 +20,17 @@ Advance = Callable[[int], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """Say nothing."""
+
+
+class Cost(TypedDict):
+    """Seconds and the largest resident set of each stage, and the largest of all, in bytes.
+
+    A system that cannot forget a peak (any but Linux) reports for a stage the largest up to its end.
+    """
+
+    seconds: dict[str, float]
+    memory_bytes: dict[str, int]
+    peak_memory_bytes: int
 
 
 @dataclass
@@ -33,27 +44,17 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, total: int = 1) -> Iterator[Advance]:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            self.progress(name, done, total)
-
         start = time.perf_counter()
         self._largest = max(self._largest, peak_bytes())
         forget_peak()
         self.progress(name, 0, total)
-        yield advance
+        yield counter(self.progress, name, total)
         self.progress(name, total, total)
         self.seconds[name] = round(time.perf_counter() - start, 3)
         self.memory_bytes[name] = peak_bytes()
 
-    def cost(self) -> dict[str, Any]:
-        """Return seconds and the largest resident set of each stage, and the largest of all, in bytes.
-
-        A system that cannot forget a peak (any but Linux) reports for a stage the largest up to its end.
-        """
+    def cost(self) -> Cost:
+        """Return what the stages took so far."""
         return {
             "seconds": dict(self.seconds),
             "memory_bytes": dict(self.memory_bytes),

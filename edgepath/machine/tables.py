@@ -1,4 +1,4 @@
-"""Tables of TOML and JSON as frozen dataclasses, or one line that says which key is unknown, missing or off.
+"""TOML and JSON as frozen dataclasses or TypedDicts, or one line that says which key is unknown, missing or off.
 
 msgspec checks each value against its field's type, with ranges and patterns as `msgspec.Meta`, whose `description` says
 what is needed; this module finds the value that is off and puts it in words.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import reprlib
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import msgspec
 import tomli_w
@@ -46,7 +48,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 def parse_json(raw: bytes) -> Any:
     """Parse JSON, refusing what is none: NaN, a key twice, bytes that are not UTF-8. Raises ValueError."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         if len(keys := {key for key, _ in pairs}) < len(pairs):
             raise ValueError(f"a key stands twice among {shown(', '.join(sorted(keys)))[1:-1]}")
         return dict(pairs)
@@ -54,13 +56,35 @@ def parse_json(raw: bytes) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{plain(number)} is beyond the range of numbers")
+        return value
+
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        values = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
+        if b"\\ud" in raw.lower():  # half a pair of UTF-16 is no text
+            json.dumps(values, ensure_ascii=False).encode()
+        return values
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
 
-def to_toml(values: Mapping[str, Any]) -> str:
+def read_json(path: Path, largest: int) -> Any:
+    """Read a JSON file of `largest` bytes at most, as `parse_json` does. Raises ValueError, saying why it cannot."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no regular file")  # a pipe would be waited for
+        with open(path, "rb") as file:
+            raw = file.read(largest + 1)
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    if len(raw) > largest:
+        raise ValueError(f"more than {largest} bytes")
+    return parse_json(raw)
+
+
+def to_toml(values: Mapping[str, object]) -> str:
     """Return the TOML that reads back as `values`."""
     return tomli_w.dumps(values)
 
@@ -91,36 +115,44 @@ def read_table(kind: type[_T], values: Any, refuse: Callable[[str], EdgepathErro
 
 
 def read_facts(
-    kind: type[_T], values: Mapping[str, Any], refuse: Callable[[str], EdgepathError], places: Mapping[str, str]
+    kind: type[_T], values: Mapping[str, object], refuse: Callable[[str], EdgepathError], places: Mapping[str, str]
 ) -> _T:
     """Return what is needed of a table that may hold more; `places` says which fields stand deeper, as `model.name`."""
     facts = {}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        place, value = places.get(name, name), values
+        place = places.get(name, name)
+        value: object = values
         for key in place.split("."):
-            value = value.get(key) if isinstance(value, dict) else None  # type: ignore[assignment]
+            value = value.get(key) if isinstance(value, dict) else None
         for problem in _problems(hint, value, place, further_keys=True):
             raise refuse(problem)
         facts[name] = msgspec.convert(value, hint)
     return kind(**facts)
 
 
+def check_facts(kind: type[_T], values: Mapping[str, object], refuse: Callable[[str], EdgepathError]) -> _T:
+    """Return a table that may hold more than the TypedDict `kind`, as it is; raise what `refuse` makes of a problem."""
+    for problem in _problems(kind, values, "", further_keys=True):
+        raise refuse(problem)
+    return cast(_T, values)
+
+
 def _problems(hint: Any, value: Any, where: str, further_keys: bool) -> Iterator[str]:
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if dataclasses.is_dataclass(kind) or get_origin(kind) in (dict, Mapping):
+    if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind) or get_origin(kind) in (dict, Mapping):
         if isinstance(value, dict):
             yield from _in_table(kind, value, f"{where}." if where else "", further_keys)
         else:
             yield f"{where or 'the file'} is {shown(value)}; expected a table"
-    elif get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+    elif get_origin(kind) in (tuple, list) and isinstance(value, (list, tuple)):
         for item in value:
             yield from _problems(get_args(kind)[0], item, where, further_keys)
     if not _fits(hint, value):
         yield f"{where} = {_off(kind, hint, value)}"
 
 
-def _in_table(kind: Any, values: Mapping[str, Any], prefix: str, further_keys: bool) -> Iterator[str]:
-    if not dataclasses.is_dataclass(kind):  # a table of whatever names, all values of one type
+def _in_table(kind: Any, values: Mapping[str, object], prefix: str, further_keys: bool) -> Iterator[str]:
+    if get_origin(kind) in (dict, Mapping):  # a table of whatever names, all values of one type
         for key, value in values.items():
             yield from _problems(get_args(kind)[1], value, f"{prefix}{plain(key)}", further_keys)
         return
@@ -128,12 +160,15 @@ def _in_table(kind: Any, values: Mapping[str, Any], prefix: str, further_keys: b
     for key in () if further_keys else values:
         if key not in hints:
             yield f"{prefix}{plain(key)} is not a key; {did_you_mean(key, hints)}"
-    for field in dataclasses.fields(kind):
-        needed = field.default is dataclasses.MISSING
-        if needed and not further_keys and field.name not in values:
-            yield f"{prefix}{field.name} is missing"
-        if needed or field.name in values:
-            yield from _problems(hints[field.name], values.get(field.name), prefix + field.name, further_keys)
+    if typing.is_typeddict(kind):
+        needed = kind.__required_keys__
+    else:
+        needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    for name, hint in hints.items():
+        if name in needed and not further_keys and name not in values:
+            yield f"{prefix}{name} is missing"
+        if name in needed or name in values:
+            yield from _problems(hint, values.get(name), prefix + name, further_keys)
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -151,4 +186,4 @@ def _off(kind: Any, hint: Any, value: Any) -> str:
     if hint is not kind and _fits(kind, value):  # of the right type, out of range
         found = quoted(value) if kind is str else shown(msgspec.convert(value, kind))
         return f"{found}; {get_args(hint)[1].description}"
-    return f"{shown(value)}; expected {'a list' if get_origin(kind) is tuple else kind.__name__}"
+    return f"{shown(value)}; expected {'a list' if get_origin(kind) in (tuple, list) else kind.__name__}"

@@ -1,31 +1,27 @@
 """What is written appears under its final name complete, or not at all.
 
-It is written as `.<name>.<pid>.partial` beside that name, flushed, and renamed. A folder that is replaced is set aside
-as `.<name>.<pid>.replaced` between two renames. A process that is killed leaves nothing but these two names; whoever
-writes the same thing next puts the old one back, or removes what is left over.
+It is written in a workspace beside that name (see `workspace`), flushed, and renamed.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..errors import EdgepathError, UsageError
-
-_writing: set[Path] = set()  # of this process: a process id alone says nothing about its own leftovers (see `_alive`)
+from .workspace import Workspace, workspace
 
 
 class NewFolder:
-    """Fill `path`, then `commit()`: the folder appears under `final` complete, or not at all.
+    """Fill `path`, there once it is entered, then `commit()`: the folder appears under `final` complete, or not at all.
 
     Use it in a `with` block. `kind` is what the folder is, in messages. Entering raises UsageError where `final` is in
     the way: a file, a link, or a folder that `may_replace(final, force)` refuses. It is asked about folders that are
@@ -46,19 +42,22 @@ class NewFolder:
         self._may_replace, self._force, self._committed = may_replace, force, False
         if self.final.name in ("", ".."):
             raise UsageError(f'"{final}" is no name for a new {kind}; give a folder that is to be made')
-        self.path = beside(self.final, "partial")
+        self._workspace = Workspace(self.final)
         self._sigterm: Any = None
 
     def __enter__(self) -> NewFolder:
         try:
-            put_back(self.final)
-            for leftover in dead_leftovers(self.final, "partial"):
-                shutil.rmtree(leftover)
-            self._refuse_in_the_way()
-            self.path.mkdir(parents=True)
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+            self._workspace.open()
         except OSError as error:
             raise UsageError(f"cannot write {self.final}: {error.strerror} ({error.filename})") from error
-        _writing.add(self.path)
+        try:
+            self._refuse_in_the_way()
+            self.path = self._workspace.new
+            self.path.mkdir()
+        except BaseException:
+            self._workspace.close()
+            raise
         # Python dies of SIGTERM without unwinding; whoever has a handler already (the command line) unwinds itself.
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -72,20 +71,20 @@ class NewFolder:
         self._refuse_in_the_way()
         try:
             if self.final.exists():
-                os.rename(self.final, beside(self.final, "replaced"))
+                os.rename(self.final, self._workspace.old)
             os.rename(self.path, self.final)
             _flush(self.final.parent)
-        finally:
-            put_back(self.final)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise UsageError(f"{self.final}: someone else wrote it meanwhile; give another name") from None
+            raise
         self._committed = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             full, written = disk_full(error, self.final.parent), _size(self.path)
-            if self.path.exists():
-                shutil.rmtree(self.path)
         finally:
-            _writing.discard(self.path)
+            self._workspace.close()
             if self._sigterm is not None:
                 signal.signal(signal.SIGTERM, self._sigterm)
         if full:
@@ -107,43 +106,33 @@ class NewFolder:
             raise UsageError(f"{found}; give another name") from None
 
 
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise UsageError, before any work, for an output in the way, or where nothing can be written."""
+    folder = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{path}: nothing can be written in {folder}; write it elsewhere")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; give --force to replace it, or another name")
+
+
 @contextmanager
 def replacing(path: Path, what: str) -> Iterator[Path]:
     """Yield a file's name to write under; it becomes `path` at the end, or is removed when something goes wrong.
 
     Raises UsageError, naming `what` it is, where it cannot be written.
     """
-    partial = beside(path, "partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with workspace(path) as aside:
+            yield aside.new
+            os.replace(aside.new, path)
     except OSError as error:
         raise UsageError(f"{what} {path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):  # what stood in its way says more
-            partial.unlink(missing_ok=True)
 
 
-def beside(final: Path, kind: str) -> Path:
-    """Return the name that this process writes under (`partial`) or sets aside (`replaced`) before a rename."""
-    return final.with_name(f".{final.name}.{os.getpid()}.{kind}")
-
-
-def dead_leftovers(final: Path, kind: str) -> list[Path]:
-    """List what processes that are no more left beside `final`."""
-    pattern = re.compile(re.escape(f".{final.name}.") + r"(\d+)" + re.escape(f".{kind}"))
-    found = [] if not final.parent.is_dir() else sorted(final.parent.iterdir())
-    matches = [(path, pattern.fullmatch(path.name)) for path in found]
-    return [path for path, match in matches if match and path not in _writing and not _alive(int(match[1]))]
-
-
-def put_back(final: Path) -> None:
-    """Undo or finish a replacement that was cut off between its renames."""
-    for aside in dead_leftovers(final, "replaced"):
-        if final.exists():
-            shutil.rmtree(aside)
-        else:
-            os.rename(aside, final)
+def write_text(path: Path, text: str, what: str) -> None:
+    """Write a file whole, or not at all, as `replacing` does."""
+    with replacing(path, what) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def disk_full(error: BaseException | None, folder: Path) -> bool:
@@ -163,20 +152,6 @@ def disk_full_message(final: Path, written: int) -> str:
         f"disk full while writing {final}: need more than the {written / 1e6:.1f} MB written so far, "
         f"{free / 1e6:.1f} MB are free; nothing was kept; free some space or write elsewhere"
     )
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # in a container every process may have the same id; what this one writes is in `_writing`
-    if os.name == "nt":
-        return True  # no harmless way to ask there
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def _exit_on_sigterm(*_: object) -> None:

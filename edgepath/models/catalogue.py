@@ -1,62 +1,28 @@
-"""Which models there are: architecture, preprocessing, embedding and licence as one value, without weights.
-
-A spec travels into every bundle: mean and std of the wrong model change every figure and crash nothing.
-"""
+"""Which models there are, by name."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, did_you_mean
-from ..machine.tables import read_table
+from ..machine.tables import shown
+from .arguments import Value
+from .configs import read_model_config
+from .spec import FIXED, SIZE
+from .spec import ModelSpec as ModelSpec
 
-SIZE = 224
 H0_MINI_MEAN = (0.707223, 0.578729, 0.703617)
 H0_MINI_STD = (0.211883, 0.230117, 0.177517)
 # The hub's H0-mini, spelled out: DINOv2's ViT with 4 registers and a gated MLP (fc1 768 -> 4096, fc2 2048 -> 768).
-_H0_MINI_ARGS = {
+_H0_MINI_ARGS: dict[str, Value] = {
     "img_size": SIZE,
-    "num_classes": 0,
-    "global_pool": "",
+    **FIXED,
     "init_values": 1e-5,
     "mlp_ratio": 5.33334,
     "mlp_layer": "SwiGLUPacked",
     "act_layer": "SiLU",
 }
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A vision transformer: how timm builds it, what it wants to see, and what stands for a tile.
-
-    `timm_name` and `timm_args` are `timm.create_model`'s (layers by name, see `models.weights.LAYERS`); tiles are
-    `size` x `size` RGB, normalised as (x / 255 - mean) / std; `embedding` is the model's own choice, `cls` or
-    `cls+mean`; `hub` is the Hugging Face repository of its weights, empty where it has none.
-    """
-
-    name: str
-    summary: str
-    timm_name: str
-    timm_args: Mapping[str, Any]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    licence: str
-    size: int = SIZE
-    embedding: str = "cls"
-    hub: str = ""
-    schema: int = field(default=1, kw_only=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the spec as JSON-able values."""
-        return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Return the spec that `to_json` wrote. Raises UsageError for other values."""
-        return read_table(cls, values, lambda problem: UsageError(f"model.{problem}"))
 
 
 _SPECS = (
@@ -84,7 +50,7 @@ _SPECS = (
         name="h-optimus-0",
         summary="ViT-g/14, the teacher of H0-mini, 1.1 B parameters, 1536 features",
         timm_name="vit_giant_patch14_reg4_dinov2",
-        timm_args={"img_size": SIZE, "num_classes": 0, "global_pool": "", "init_values": 1e-5},
+        timm_args={"img_size": SIZE, **FIXED, "init_values": 1e-5},
         mean=H0_MINI_MEAN,
         std=H0_MINI_STD,
         licence="Apache-2.0, gated",
@@ -99,20 +65,43 @@ def model_specs() -> tuple[ModelSpec, ...]:
 
 
 def find_model(name: str) -> ModelSpec:
-    """Return a model by name, or any timm vision transformer as `timm:NAME`.
+    """Return a model by name, any timm vision transformer as `timm:NAME`, or what a `.toml` file describes.
 
-    Raises UsageError naming the nearest known names, MissingRuntime where `timm:` is asked for without timm.
+    Raises UsageError naming the nearest known names, MissingRuntime where `timm:` is given without timm.
     """
+    if name.endswith(".toml"):
+        spec = read_model_config(Path(name))
+        _check_architecture(spec.timm_name, f"model config {name}: architecture {shown(spec.timm_name)}", "")
+        return spec
     known = {spec.name: spec for spec in _SPECS}
     if name.startswith("timm:"):
         return _timm_spec(name.removeprefix("timm:"))
     if name not in known:
-        raise UsageError(f'model "{name}" is not known; {did_you_mean(name, known)}, or timm:NAME')
+        raise UsageError(f'model "{name}" is not known; {did_you_mean(name, known)}, timm:NAME, or a .toml file')
     return known[name]
 
 
 def _timm_spec(name: str) -> ModelSpec:
     """Take preprocessing and licence from timm's configuration; tiles stay 224 px, whatever it was trained at."""
+    _check_architecture(name, f'model "timm:{name}"', "timm:")
+    import timm
+
+    config: Any = timm.get_pretrained_cfg(name)
+    assert config is not None
+    return ModelSpec(
+        name=f"timm:{name}",
+        summary=f"timm's {name}",
+        timm_name=name,
+        timm_args={"img_size": SIZE, **FIXED},
+        mean=config.mean,
+        std=config.std,
+        licence=config.license or "not stated by timm",
+        hub=config.hf_hub_id or "",
+    )
+
+
+def _check_architecture(name: str, who: str, prefix: str) -> None:
+    """Raise UsageError unless timm has a vision transformer of this name; `prefix` is before such names in messages."""
     from ..machine.packages import require
 
     require("timm", "export")
@@ -126,19 +115,7 @@ def _timm_spec(name: str) -> ModelSpec:
         for found in timm.list_models(module=module, include_tags=tags)
     ]
     if name not in known:
-        near = did_you_mean(name, known)
+        near = did_you_mean(name, known).replace('"', f'"{prefix}', 1)
         # There are hundreds; without a near one, timm lists them.
-        hint = "timm.list_models('vit_*') names them" if near.startswith("known:") else near.replace('"', '"timm:', 1)
-        raise UsageError(f'model "timm:{name}" is not a timm vision transformer; {hint}')
-    config: Any = timm.get_pretrained_cfg(name)
-    assert config is not None
-    return ModelSpec(
-        name=f"timm:{name}",
-        summary=f"timm's {name}",
-        timm_name=name,
-        timm_args={"img_size": SIZE, "num_classes": 0, "global_pool": ""},
-        mean=config.mean,
-        std=config.std,
-        licence=config.license or "not stated by timm",
-        hub=config.hf_hub_id or "",
-    )
+        hint = "timm.list_models('vit_*') names them" if near.startswith("known:") else near
+        raise UsageError(f"{who} is not a timm vision transformer; {hint}")

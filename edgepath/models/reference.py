@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..machine.arrays import read_npz
 from ..machine.cache import cached_file, store
 from ..machine.hardware import device_name
 from ..machine.progress import Advance
@@ -80,10 +81,10 @@ def reference_embeddings(
 def _recall(path: Path, tiles: TileSource) -> Reference | None:
     """Return what was stored, or None where there is nothing, or nothing whole: it can be computed again."""
     try:
-        # Opened here, because NumPy leaves a file open when it turns out to be cut off.
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            embeddings, keys, runtime = file["embeddings"], tuple(file["keys"].tolist()), str(file["runtime"])
-    except Exception:  # zip, zlib and NumPy each have errors of their own for damaged bytes
+        with open(path, "rb") as file:
+            held = read_npz(file, ("embeddings", "keys", "runtime"))
+        embeddings, keys, runtime = held["embeddings"], tuple(held["keys"].tolist()), str(held["runtime"])
+    except (OSError, ValueError, TypeError):
         return None
     whole = embeddings.ndim == 2 and embeddings.dtype == np.float32 and len(embeddings) == len(keys) > 0
     if not whole or not np.isfinite(embeddings).all() or not set(keys) <= set(tiles.keys):

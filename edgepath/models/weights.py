@@ -1,46 +1,68 @@
 """A timm vision transformer with weights in it: from the hub, a hub snapshot folder, a file, or drawn at random.
 
 Whatever they come from, weights fit the architecture exactly, are finite, and are known by one hash of their values.
-`weightfiles` reads them.
+`weightfiles` reads them, `checkpoints` finds the model in them, `fitting` puts it into timm's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UsageError, WeightsError, did_you_mean, first_line
-from .catalogue import ModelSpec
-from .weightfiles import read_state
+from ..machine.tables import plain, shown
+from .arguments import LAYERS
+from .checkpoints import find_encoder
+from .configs import CONFIG, with_hub_config
+from .fitting import fit
+from .spec import ModelSpec
+from .weightfiles import STATES, locate, read_leaves
 
 SEED = 0
-LAYERS = ("SwiGLUPacked", "SiLU", "GELU")
-_CONFIG, _STATE = "config.json", "model.safetensors"
+
+
+class _WeightsFacts(TypedDict):
+    source: str
+    sha256: str
+    random: bool
+
+
+class WeightsFacts(_WeightsFacts, total=False):
+    """`Weights` as JSON; the first version did not say in what precision they were stored."""
+
+    precision: str
+    rounded: bool
 
 
 @dataclass(frozen=True)
 class Weights:
     """Where a model's weights came from, in words without a path, and the sha256 of their values.
 
-    The hash is over name, shape and float32 bytes of every tensor in the order of names: one model has one hash, as
-    `.safetensors` or `.pth`, in FP16 or FP32.
+    `source` says what was taken of a file that holds more (`run.pth::teacher.backbone, student left out`). The hash is
+    over name, shape and float32 bytes of every tensor in the order of names: one model has one hash, as `.safetensors`
+    or `.pth`, in FP16 or FP32. `precision` is what they are stored in; `rounded` is true where that is less than FP32.
     """
 
     source: str
     sha256: str
     random: bool
+    precision: str = "float32"
+    rounded: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> WeightsFacts:
         """Return the fields as JSON-able values."""
-        return asdict(self)
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "random": self.random,
+            "precision": self.precision,
+            "rounded": self.rounded,
+        }
 
 
 def load_model(
@@ -48,10 +70,11 @@ def load_model(
 ) -> tuple[nn.Module, ModelSpec, Weights]:
     """Return the timm model in evaluation mode and FP32, its spec, and what its weights are.
 
-    `weights` is a `.safetensors`, `.pth`, `.pt` or `.bin` file, a hub snapshot folder (`config.json` and
-    `model.safetensors`), or `random`; None takes the model's own: from the hub, those that ship with edgepath, or for a
-    model without any, random ones from a fixed seed. A folder's `config.json` decides mean and std; the spec that is
-    returned has them. `option` is what gives other weights, in messages.
+    `weights` is a file of safetensors or a PyTorch checkpoint, an index of shards, a hub snapshot folder (`config.json`
+    and weights), or `random`; `FILE::KEY` names one of several models in a file. None takes the model's own: from the
+    hub, those that ship with edgepath, or for a model without any, random ones from a fixed seed. A folder's
+    `config.json` decides mean and std, and of `timm:NAME` the arguments too; the spec that is returned has them.
+    `option` is what gives other weights, in messages.
 
     Raises WeightsError for weights that are missing, gated, unreadable, of another shape or not finite.
     """
@@ -59,38 +82,71 @@ def load_model(
     if weights == "random" or (weights is None and not spec.hub and shipped is None):
         vit = random_model(spec)
         return vit, spec, Weights(f"random, seed {SEED}", state_sha256(vit), random=True)
+    found = _find(spec, weights, shipped, option)
+    built: Any = build(found.spec)
+    who = f"weights {found.path}"
+    encoder = find_encoder(read_leaves(found.file), found.key, built.patch_embed.proj.weight.shape, who)
+    fitted = fit(built, encoder, found.spec, who)
+    place = f"::{plain(encoder.place)}" if encoder.place else ""
+    source = ", ".join([f"{found.source}{place}", *fitted.said, *found.said])
+    return built.eval(), found.spec, Weights(source, state_sha256(built), False, fitted.precision, fitted.rounded)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Weights that are there: as given, the file of them, the key in it, and the model as what lies beside says."""
+
+    path: Path
+    file: Path
+    key: str
+    spec: ModelSpec
+    source: str
+    said: list[str]
+
+
+def _find(spec: ModelSpec, weights: str | Path | None, shipped: Path | None, option: str) -> _Found:
+    """Return where a model's weights are, and the model as their folder describes it."""
     if weights == "":
         raise WeightsError('weights "": give a file, a hub snapshot folder, or random')
+    key = ""
     if shipped is not None:
         path, source = shipped, f"{spec.name}, shipped with edgepath"
     elif weights is not None:
-        path, source = Path(weights), Path(weights).resolve().name
+        path, key = locate(weights)
+        source = path.resolve().name
     else:
         path, source = _from_hub(spec, option), f"hub {spec.hub}"
     if not path.exists():
         raise WeightsError(f"weights {path}: no such file or folder; give a file, a hub snapshot folder, or random")
     if path.is_dir():
-        spec = _with_config(spec, path)
-    vit = build(spec)
-    state = read_state(path / _STATE if path.is_dir() else path)
-    if spec.name.startswith("timm:"):
-        state, resampled = _at_this_size(vit, state)
-        source += resampled
-    _fill(vit, state, f"weights {path}", spec)
-    return vit.eval(), spec, Weights(source, state_sha256(vit), random=False)
+        file = _state_in(path)
+        described, said = with_hub_config(spec, path)
+        if weights is None:  # its own weights, whose licence is known
+            described = replace(described, licence=spec.licence)
+        return _Found(path, file, key, described, source, said)
+    if not spec.name.startswith("timm:"):
+        return _Found(path, path, key, spec, source, [])
+    # Of these weights timm knows nothing: neither whose they are, nor what they want to see.
+    said = [f"normalised as timm's {spec.timm_name} is"]
+    return _Found(path, path, key, replace(spec, licence="not stated"), source, said)
 
 
 def shipped_weights(name: str) -> Path | None:
     """Return the folder of the weights that ship with edgepath under a model's name, None where there are none."""
     folder = Path(__file__).parents[1] / "shipped" / name
-    return folder if (folder / _STATE).is_file() else None
+    return folder if (folder / STATES[0]).is_file() else None
 
 
 def build(spec: ModelSpec) -> nn.Module:
     """Return the timm model of `spec`, untrained."""
     import timm
+    from timm.models.vision_transformer import VisionTransformer
 
-    arguments = {key: _layer(value) if key.endswith("_layer") else value for key, value in spec.timm_args.items()}
+    arguments: dict[str, Any] = {
+        key: _layer(str(value)) if key.endswith("_layer") else value for key, value in spec.timm_args.items()
+    }
+    if not timm.is_model(spec.timm_name.partition(".")[0]):  # a spec comes from files too: no `hf-hub:` of someone's
+        raise UsageError(f"model {spec.name}: timm has no architecture {shown(spec.timm_name)}")
     try:
         model: nn.Module = timm.create_model(spec.timm_name, pretrained=False, **arguments)
     except (TypeError, AssertionError) as error:
@@ -99,6 +155,9 @@ def build(spec: ModelSpec) -> nn.Module:
         raise UsageError(
             f"model {spec.name}: timm cannot build it as an embedding of {spec.size} px tiles ({why}); choose another"
         ) from None
+    if not isinstance(model, VisionTransformer):
+        kind = type(model).__name__
+        raise UsageError(f"model {spec.name}: {kind} is not timm's VisionTransformer; choose another model")
     return model
 
 
@@ -140,8 +199,9 @@ def _layer(name: str) -> Any:
     """Return the layer class behind a name; a spec comes from JSON too, so only these few names are looked up."""
     import timm.layers
 
-    if name not in LAYERS:
-        raise UsageError(f'layer "{name}" is not known; {did_you_mean(name, LAYERS)}')
+    known = (*LAYERS.values(), "Mlp", "GluMlp", "SwiGLUPacked")
+    if name not in known:
+        raise UsageError(f'layer "{name}" is not known; {did_you_mean(name, known)}')
     return getattr(timm.layers, name, None) or getattr(nn, name)
 
 
@@ -151,7 +211,7 @@ def _from_hub(spec: ModelSpec, option: str) -> Path:
 
     other_ways = f"or give {option} FILE, FOLDER or random"
     try:
-        return Path(snapshot_download(spec.hub, allow_patterns=[_CONFIG, _STATE]))
+        return Path(snapshot_download(spec.hub, allow_patterns=[CONFIG, *STATES[:2], "model-*-of-*.safetensors"]))
     except errors.GatedRepoError:
         page = f"https://huggingface.co/{spec.hub}"
         if not get_token():
@@ -167,82 +227,22 @@ def _from_hub(spec: ModelSpec, option: str) -> Path:
     raise WeightsError(f"weights of {spec.name} ({spec.hub}): {why}, {other_ways}")
 
 
-def _with_config(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """Check a snapshot's `config.json` against the architecture and take its mean and std."""
-    for name in (_CONFIG, _STATE):
-        if not (folder / name).is_file():
-            raise WeightsError(
-                f"weights {folder}: holds no {name}; give a hub snapshot folder, or the weights file itself"
-            )
-    try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        preprocessing = config.get("pretrained_cfg", config)
-        mean, std = (tuple(map(float, preprocessing[key])) for key in ("mean", "std"))
-        architecture = str(config["architecture"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"weights {folder}: {_CONFIG} is not timm's ({type(error).__name__}: {error})") from None
-    wanted = spec.timm_name.partition(".")[0]
-    if architecture.partition(".")[0] != wanted:
+def _state_in(folder: Path) -> Path:
+    """Return the file of weights in a hub snapshot folder; WeightsError says what the folder is instead."""
+    if (folder / "adapter_config.json").is_file():
         raise WeightsError(
-            f"weights {folder}: {_CONFIG} says {architecture}, {spec.name} is {wanted}; choose another --model"
+            f"weights {folder}: LoRA adapters, not a whole model; merge them into the model they adapt (peft: "
+            "merge_and_unload()) and save that"
         )
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-        raise WeightsError(f"weights {folder}: {_CONFIG}: mean {mean} and std {std} are not those of an RGB image")
-    return replace(spec, mean=mean, std=std)
-
-
-def _at_this_size(vit: Any, state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
-    """Resample a square position embedding to the model's own grid, as timm does when it loads weights, and say so.
-
-    Many timm models were trained at another size than tiles have: DINOv2 at 518 px, on 37 x 37 patches.
-    """
-    from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
-
-    given, wanted = state.get("pos_embed"), vit.pos_embed
-    if given is None or wanted is None or given.ndim != 3 or given.shape[::2] != wanted.shape[::2]:
-        return state, ""
-    prefix = wanted.shape[1] - vit.patch_embed.num_patches
-    side = math.isqrt(max(0, given.shape[1] - prefix))
-    if given.shape == wanted.shape or side == 0 or side * side != given.shape[1] - prefix:
-        return state, ""
-    grid = vit.patch_embed.grid_size
-    fitting = resample_abs_pos_embed(given.float(), list(grid), num_prefix_tokens=prefix)
-    said = f", position embedding resampled from {side} x {side} to {grid[0]} x {grid[1]} patches"
-    return {**state, "pos_embed": fitting}, said
-
-
-def _fill(vit: nn.Module, state: Mapping[str, Tensor], who: str, spec: ModelSpec) -> None:
-    """Copy `state` into the model; every name and shape has to fit, every number has to be finite."""
-    wanted = vit.state_dict()
-    state = {name: value for name, value in state.items() if not name.startswith(_classifier(vit))}
-    odd = [f"{name} is missing" for name in wanted if name not in state]
-    odd += [f"{name} is not a weight of it" for name in state if name not in wanted]
-    odd += [
-        f"{name} is {_shape(state[name])}, {_shape(value)} is needed"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if odd:
-        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise WeightsError(f"{who}: not the weights of {spec.name}: {'; '.join(odd[:3])}{more}")
-    for name, value in state.items():
-        if not value.is_floating_point():
-            raise WeightsError(
-                f"{who}: {name} holds {str(value.dtype).removeprefix('torch.')}, not floating-point numbers"
-            )
-    full = {name: value.float() for name, value in state.items()}
-    for name, value in full.items():
-        if not torch.isfinite(value).all():
-            raise WeightsError(f"{who}: {name} holds NaN or infinite numbers; the file is damaged or training diverged")
-    vit.load_state_dict(full)
-
-
-def _classifier(vit: nn.Module) -> tuple[str, ...]:
-    """Return how the names of a classifier's weights start: timm's files have one, an embedding has no use for it."""
-    known: Any = vit.pretrained_cfg
-    heads = known.get("classifier") or ()
-    return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-
-
-def _shape(value: Tensor) -> str:
-    return " x ".join(map(str, value.shape)) or "a number"
+    if (folder / ".metadata").is_file():
+        raise WeightsError(
+            f"weights {folder}: a distributed checkpoint; make one file of it with "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save and give that"
+        )
+    state = next((folder / name for name in STATES if (folder / name).is_file()), None)
+    missing = STATES[0] if state is None else CONFIG
+    if state is None or not (folder / CONFIG).is_file():
+        raise WeightsError(
+            f"weights {folder}: holds no {missing}; give a hub snapshot folder, or the weights file itself"
+        )
+    return state

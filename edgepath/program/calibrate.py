@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
+from ..machine.arrays import read_npz
 from ..machine.progress import Advance
 
 LARGEST = 65504.0 * 127
@@ -65,16 +67,16 @@ def load_ranges(path: Path) -> tuple[Ranges, Plan]:
 
     Those of queries and keys, `scores/...`, which older versions wrote, are left out.
     """
-    found: dict[str, dict[str, Any]] = {"absmax": {}, "strength": {}, "limit": {}, "scores": {}}
-    # Opened here, because NumPy leaves a file open when it turns out to be cut off.
-    with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-        for name in file.files:
-            kind, _, layer = name.partition("/")
-            if kind in found:
-                found[kind][layer] = file[name]
-            elif name != "tiles":
-                raise ValueError(f"{name} is not of a set of ranges")
-        tiles = int(file["tiles"])
+    found: dict[str, dict[str, np.ndarray]] = {"absmax": {}, "strength": {}, "limit": {}, "scores": {}}
+    with open(path, "rb") as file:
+        held = read_npz(file)
+    for name, values in held.items():
+        kind, _, layer = name.partition("/")
+        if kind in found:
+            found[kind][layer] = values
+        elif name != "tiles":
+            raise ValueError(f"{name} is not of a set of ranges")
+    tiles = int(held["tiles"])
     strengths = {name: (float(pair[0]), float(pair[1])) for name, pair in found["strength"].items()}
     return Ranges(found["absmax"], tiles), Plan(strengths, {name: float(one) for name, one in found["limit"].items()})
 
@@ -133,20 +135,17 @@ def calibrate(
     Raises WeightsError when an activation is not finite.
     """
     seen: dict[str, Tensor] = {}
-    hooks = [layer.register_forward_pre_hook(_watch(seen, name, rows)) for name, layer in linears(model).items()]
     count = 0
     model.to(device)
-    try:
-        with torch.inference_mode():
-            for tiles in batches:
-                model(torch.from_numpy(np.array(tiles, order="C")).to(device))
-                count += len(tiles)
-                if progress is not None:
-                    progress(len(tiles))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.to("cpu")
+    with ExitStack() as after, torch.inference_mode():
+        after.callback(model.to, "cpu")
+        for name, layer in linears(model).items():
+            after.enter_context(layer.register_forward_pre_hook(_watch(seen, name, rows)))
+        for tiles in batches:
+            model(torch.from_numpy(np.array(tiles, order="C")).to(device))
+            count += len(tiles)
+            if progress is not None:
+                progress(len(tiles))
     absmax = {name: values.cpu().numpy() for name, values in seen.items()}
     for name, values in absmax.items():
         if not np.isfinite(values).all():

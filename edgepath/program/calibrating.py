@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..bundle.running import BATCH
 from ..errors import UsageError
@@ -29,6 +29,8 @@ RANGES_FROM = tuple(f"program/{name}" for name in _FROM)
 """The modules that look at tokens and choose ranges. A test holds it to the imports."""
 LOOKS_FROM = ("tiles/stains",)
 """What the looks are made from besides `tiles/synthetic`. A test holds it to the imports, too."""
+GIVEN_BY = ("bundle/running", "program/preparing", "tiles/opening")
+"""What hands calibration its model, its tiles and its looks, and how many at a time."""
 
 
 def calibrated(
@@ -38,7 +40,7 @@ def calibrated(
     device: str,
     stages: Stages,
     *,
-    of: Mapping[str, Any] | None = None,
+    of: Mapping[str, object] | None = None,
 ) -> tuple[Ranges, Plan]:
     """Take ranges on `tiles` and, where the recipe has looks, on them too, and tune every layer across both.
 
@@ -60,7 +62,7 @@ def calibrated(
     return found
 
 
-def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str, Any]) -> dict[str, Any]:
+def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str, object]) -> dict[str, object]:
     """Return all that ranges follow from, the code that finds them included."""
     how, using = recipe.quantize, versions()
     return {
@@ -80,7 +82,7 @@ def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str,
 def _code() -> str:
     """Return the hash of the modules that ranges follow from: they change between versions, and in work."""
     package = Path(__file__).parents[1]
-    files = [package / f"{name}.py" for name in RANGES_FROM + LOOKS_FROM]
+    files = [package / f"{name}.py" for name in RANGES_FROM + LOOKS_FROM + GIVEN_BY]
     files += sorted((package / "tiles" / "synthetic").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 

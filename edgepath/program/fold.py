@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import GluMlp, Mlp  # type: ignore[attr-defined]
+from timm.layers import Format, GluMlp, Mlp  # type: ignore[attr-defined]
 from timm.models.vision_transformer import Attention, Block, VisionTransformer  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
@@ -103,7 +103,7 @@ def fold(vit: nn.Module, spec: ModelSpec, *, embedding: str = "cls", tokens: boo
     """
     if embedding not in ("cls", "cls+mean"):
         raise UsageError(f'embedding "{embedding}" is not known; choose cls or cls+mean')
-    vit = check_known(vit, spec)
+    vit = _of_one_size(check_known(vit, spec), spec)
     fold_preprocessing(vit, spec.mean, spec.std)
     last: Any = vit.blocks[-1]
     if embedding == "cls" and not tokens and getattr(last.attn, "gate", None) is None:
@@ -121,6 +121,21 @@ def check_known(vit: nn.Module, spec: ModelSpec) -> VisionTransformer:
         raise UsageError(f"model {spec.name}: it has no class token to stand for a tile; choose another model")
     for odd in filter(None, map(_unknown_part, vit.blocks)):
         raise UsageError(f"model {spec.name}: its blocks have a {type(odd).__name__}; only timm's plain Block is known")
+    return vit
+
+
+def _of_one_size(vit: VisionTransformer, spec: ModelSpec) -> VisionTransformer:
+    """Fix a model of any image size to the one that tiles have: its positions are of that size, so none is resampled.
+
+    timm's `dynamic_img_size` resamples them in every call, which no runtime can lower.
+    """
+    dynamic: Any = vit
+    patches = dynamic.patch_embed
+    size, patch = patches.img_size, patches.patch_size
+    if patches.dynamic_img_pad and any(length % part for length, part in zip(size, patch, strict=True)):
+        raise UsageError(f"model {spec.name}: pads {size[0]} px tiles to its {patch[0]} px patches; choose another")
+    dynamic.dynamic_img_size = patches.dynamic_img_pad = False
+    patches.flatten, patches.strict_img_size, patches.output_fmt = True, True, Format.NCHW
     return vit
 
 

@@ -7,11 +7,10 @@ zero: with one constant for all layers, OpenVINO leaves half of the linears in F
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,10 @@ import torch
 from torch import nn
 
 from ..backends import builds_of
+from ..machine.quiet import quiet
+from . import operations as operations  # registers what `torch.ops.edgepath` holds
 from .fused_attention import fuse
+from .headroom import Peaks
 from .split_projections import cut
 
 if TYPE_CHECKING:
@@ -49,26 +51,35 @@ class Program:
     """The program that every artifact is a lowering of; each form is made when a backend asks for it.
 
     `lowered` is the model that forms are made of: with its products cut, as INT8 on some backends of a `recipe` wants
-    it (`program.split_projections`).
+    it (`program.split_projections`). `facts` go into artifacts, for tools that know nothing of bundles. Where a
+    recipe's values are FP16, `peaks` keeps how large they were on what was embedded so far.
     """
 
-    def __init__(self, model: EdgeModel, recipe: Recipe | None = None) -> None:
-        self.model = model
+    def __init__(self, model: EdgeModel, recipe: Recipe | None = None, facts: Mapping[str, str] | None = None) -> None:
+        self.model, self.facts = model, dict(facts or {})
         apart = recipe is not None and recipe.int8 and builds_of(recipe.backend).split_projections
         self.lowered = cut(model) if apart else model
+        self.peaks = Peaks(model) if recipe is not None and recipe.fp16 else None
         self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
 
     def onnx(self) -> ModelProto:
         """Return the ONNX form (opset 20): input `tiles` uint8 (N, S, S, 3), outputs float32."""
-        return to_onnx(self.lowered)
+        return self._named(to_onnx(self.lowered))
 
     def onnx_fused(self) -> ModelProto:
         """Return the ONNX form with attention as one operation of ONNX Runtime's own."""
-        return to_onnx(fuse(self.lowered))
+        return self._named(to_onnx(fuse(self.lowered)))
 
     def onnx_fp16(self) -> ModelProto:
         """Return the ONNX form with FP16 tensors inside; inputs and outputs as in `onnx`."""
-        return to_fp16(self.onnx())
+        return self._named(to_fp16(to_onnx(self.lowered)))
+
+    def _named(self, graph: ModelProto) -> ModelProto:
+        """Put what tools ask a graph for into its metadata."""
+        del graph.metadata_props[:]
+        for key, value in self.facts.items():
+            graph.metadata_props.add(key=key, value=value)
+        return graph
 
     def image_program(self) -> torch.export.ExportedProgram:
         """Return the exported program behind an image input, float32 (1, 3, S, S) with values 0..255."""
@@ -76,7 +87,8 @@ class Program:
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """Embed `tiles`, uint8 (N, S, S, 3), in PyTorch: what lowering drift is measured against."""
-        return self._embed(_pixels(tiles))
+        with self.peaks or nullcontext():
+            return self._embed(_pixels(tiles))
 
     def nudged(self, tiles: np.ndarray) -> np.ndarray:
         """Embed `tiles` with every pixel moved by a relative 1e-6, about what summing in another order does.
@@ -115,7 +127,7 @@ def capture_image(model: EdgeModel) -> torch.export.ExportedProgram:
 def to_onnx(model: EdgeModel) -> ModelProto:
     """Lower `model` to ONNX (opset 20): input `tiles`, outputs `embedding` and, where asked for, `tokens`."""
     outputs = list(OUTPUTS if model.tokens else OUTPUTS[:1])
-    with _quiet():
+    with quiet("torch.onnx", "onnxscript", "torch.export"):
         exported = torch.onnx.export(
             capture(model),
             dynamo=True,
@@ -130,7 +142,18 @@ def to_onnx(model: EdgeModel) -> ModelProto:
     fold_weight_transposes(graph)
     _forget_the_machine(graph)
     graph.producer_name, graph.producer_version = "edgepath", None
-    return ir.to_proto(graph)
+    proto = ir.to_proto(graph)
+    _name_batch(proto)
+    return proto
+
+
+def _name_batch(graph: ModelProto) -> None:
+    """Call the number of tiles `batch`, in place: the exporter calls it by a symbol of torch's, such as `s96`."""
+    symbol = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", side.dim_param)
 
 
 def _translations() -> dict[Any, Callable[..., Any]]:
@@ -204,19 +227,3 @@ def to_fp16(model: ModelProto) -> ModelProto:
             model, keep_io_types=True, op_block_list=[], disable_shape_infer=True
         )
     return half
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's own progress lines and version notices off the terminal; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

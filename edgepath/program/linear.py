@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError, did_you_mean
+from ..errors import UsageError, did_you_mean, first_line
 from . import operations
 from .calibrate import NO_PLAN, Plan, Ranges, linears
 from .fold import ClsOnlyBlock, EdgeModel
@@ -134,7 +134,7 @@ def load_program(model: EdgeModel, path: Path) -> EdgeModel:
                 layer.input_scale = float(state.pop(f"{name}.{_INPUT_SCALE}"))
         model.load_state_dict({name: value for name, value in state.items() if not name.endswith(_ZERO_POINT)})
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
-        raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from None
+        raise ValueError(first_line(error)) from None
     return model
 
 

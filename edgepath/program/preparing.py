@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..bundle.running import BATCH
 from ..machine.hardware import pick_device
 from ..machine.progress import Stages
 from ..models.catalogue import ModelSpec
+from ..recipes.recipe import Recipe
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
-from ..tiles.splitting import apart, split
+from ..tiles.splitting import apart, split, spread
 
 if TYPE_CHECKING:
     from ..models.reference import Reference
     from ..models.weights import Weights
     from .fold import EdgeModel
+    from .rescaling import Exponents
+
+_WATCHED = 32
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,15 @@ class Inputs:
     resize: str
     skip_bad: bool
     device: str
+    anonymous: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folded model in full precision, its tiles, and its embeddings of those held out."""
+    """A folded model in full precision, its tiles, and its embeddings of those held out.
+
+    `exponents` is what was moved in it to fit FP16 (`program.rescaling`).
+    """
 
     net: EdgeModel
     spec: ModelSpec
@@ -45,16 +54,20 @@ class Prepared:
     chosen: TileSource
     held_out: TileSource
     reference: Reference
+    exponents: Exponents = field(default_factory=dict)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What the folded model is, JSON-able: ranges found on it are kept by this."""
-        of = {"weights": self.weights.sha256, "model": self.spec.to_json()}
-        return of | {"embedding": self.embedding, "tokens": self.net.tokens}
+        of: dict[str, object] = {"weights": self.weights.sha256, "model": self.spec.to_json()}
+        of |= {"embedding": self.embedding, "tokens": self.net.tokens}
+        if self.exponents:
+            of["rescaled"] = {name: values.tolist() for name, values in sorted(self.exponents.items())}
+        return of
 
 
 def prepare(spec: ModelSpec, inputs: Inputs, stages: Stages) -> Prepared:
-    """Open the tiles (synthetic ones without any), load and fold the model, and embed the held-out tiles with it.
+    """Load and fold the model, open the tiles (synthetic ones without any), and embed the held-out ones with it.
 
     Every tile is decoded once. Raises what `open_tiles`, `split` and `load_model` raise.
     """
@@ -63,12 +76,14 @@ def prepare(spec: ModelSpec, inputs: Inputs, stages: Stages) -> Prepared:
     from .fold import check_known, fold
 
     device = pick_device(inputs.device)
-    given = "synthetic" if inputs.calibration is None else inputs.calibration
-    tiles = open_tiles(given, size=spec.size, resize=inputs.resize, skip_bad=inputs.skip_bad).kept()
-    chosen, held_out = apart(*split(tiles, inputs.calibration_tiles))
     with stages.stage("load weights"):
         vit, spec, loaded = load_model(spec, inputs.weights)
         check_known(vit, spec)  # before the model is run on any tile
+    given = "synthetic" if inputs.calibration is None else inputs.calibration
+    tiles = open_tiles(given, size=spec.size, resize=inputs.resize, skip_bad=inputs.skip_bad).kept()
+    chosen, held_out = apart(*split(tiles, inputs.calibration_tiles))
+    if inputs.anonymous:
+        chosen, held_out = chosen.anonymous(), held_out.anonymous()
     embedding = inputs.embedding or spec.embedding
     with stages.stage("reference", len(held_out)) as advance:
         reference = reference_embeddings(
@@ -76,3 +91,20 @@ def prepare(spec: ModelSpec, inputs: Inputs, stages: Stages) -> Prepared:
         )
     net = fold(vit, spec, embedding=embedding, tokens=inputs.tokens)
     return Prepared(net, spec, loaded, embedding, device, chosen, held_out, reference)
+
+
+def fitted(recipe: Recipe, ready: Prepared, stages: Stages) -> Prepared:
+    """Where a recipe's values are FP16, bring those that come near its largest number down, in place (`rescaling`).
+
+    Told by up to 32 of the tiles to calibrate on. The model computes what it did.
+    """
+    if not recipe.fp16:
+        return ready
+    from .rescaling import find_exponents, rescale
+
+    few = ready.chosen.select(spread(len(ready.chosen), min(_WATCHED, len(ready.chosen))))
+    with stages.stage("headroom", len(few)) as advance:
+        batches = (advance(len(batch.pixels)) or batch.pixels for batch in few.batches(BATCH))
+        exponents = find_exponents(ready.net, batches, recipe.accept.headroom.at_least)
+    rescale(ready.net, exponents)
+    return replace(ready, exponents=exponents)

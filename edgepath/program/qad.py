@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -65,10 +65,6 @@ class Repaired:
     drift_after: float
     trained_on: int
     validated_on: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON-able values."""
-        return asdict(self)
 
 
 class FakeQuantLinear(RoundingLinear):
@@ -230,7 +226,7 @@ def _freeze(net: EdgeModel) -> EdgeModel:
     return net.requires_grad_(False).eval()
 
 
-def _groups(net: nn.Module, options: Options, share: float) -> list[dict[str, Any]]:
+def _groups(net: nn.Module, options: Options, share: float) -> list[dict[str, object]]:
     """Return step sizes and all others, each with its rate times `share`."""
     steps = [value for name, value in net.named_parameters() if name.endswith("_step")]
     others = [v for name, v in net.named_parameters() if v.requires_grad and not name.endswith("_step")]
@@ -242,11 +238,8 @@ def _groups(net: nn.Module, options: Options, share: float) -> list[dict[str, An
 
 def _tokens(net: EdgeModel, tiles: np.ndarray, device: str) -> Seen:
     seen: list[Tensor] = []
-    hook = net.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
+    with net.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
         found = net(torch.from_numpy(np.array(tiles, order="C")).to(device))
-    finally:
-        hook.remove()
     return (found if isinstance(found, Tensor) else found[0]), seen[0]
 
 

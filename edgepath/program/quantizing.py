@@ -6,11 +6,12 @@ import copy
 import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..machine.progress import Stages
+from ..machine.sheets import as_text
 from ..recipes.recipe import Recipe
 from ..tiles.source import TileSource
 from .calibrating import calibrated
@@ -18,6 +19,7 @@ from .calibrating import calibrated
 if TYPE_CHECKING:
     from .calibrate import Plan, Ranges
     from .fold import EdgeModel
+    from .qad import Repaired
 
 PROGRAM = "program.safetensors"  # of a bundle whose program cannot be rebuilt from weights and ranges
 
@@ -31,8 +33,8 @@ def quantize_from_tiles(
     folder: Path,
     stages: Stages,
     *,
-    of: Mapping[str, Any] | None = None,
-) -> tuple[EdgeModel, dict[str, Any] | None]:
+    of: Mapping[str, object] | None = None,
+) -> tuple[EdgeModel, Repaired | None]:
     """Calibrate a folded model on `tiles` and quantize it, in place; return it and what `qad` steps of training did.
 
     What was calibrated on, and what was found, is kept in `folder`. `of` is as in `calibrated`.
@@ -73,14 +75,14 @@ def train_program(
     steps: int,
     device: str,
     advance: Callable[[int], None],
-) -> tuple[EdgeModel, dict[str, Any]]:
+) -> tuple[EdgeModel, Repaired]:
     """Do what `make_program` does, and train the program for `steps` towards the model in full precision."""
     from .qad import Options, repair
     from .smooth import smooth
 
     teacher, how = copy.deepcopy(net), recipe.quantize
     ranges = smooth(net, ranges, plan, alpha=how.smooth_alpha)
-    net, facts = repair(
+    return repair(
         net,
         ranges,
         tiles,
@@ -93,11 +95,10 @@ def train_program(
         device=device,
         progress=advance,
     )
-    return net, facts.to_json()
 
 
 def _write_tiles(tiles: TileSource, path: Path) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sha256_pixels", "tile"])
-        rows.writerows((tiles.digests[key], key) for key in tiles.keys if key in tiles.digests)
+        rows.writerows((tiles.digests[key], as_text(key)) for key in tiles.keys if key in tiles.digests)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle.bundle import Bundle
-from ..errors import BundleError, UsageError
+from ..errors import BundleError, UsageError, WeightsError, first_line
 from ..machine.tables import plain
 from ..recipes.recipe import Recipe, removed
 from .quantizing import PROGRAM, make_program
@@ -20,11 +20,17 @@ def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_onl
     Raises BundleError where ranges or scales are not those that the bundle names.
     """
     from .fold import fold
+    from .rescaling import RESCALED, load_exponents, rescale
     from .smooth import smooth
 
     if asked := removed(bundle.manifest["recipe"]):
         raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({asked}); export it again")
     net = fold(vit, spec, embedding=bundle.contract.embedding, tokens=bundle.contract.tokens)
+    exponents = load_exponents(bundle.unchanged(RESCALED))
+    try:
+        rescale(net, exponents)
+    except (ValueError, RuntimeError) as error:
+        raise BundleError(f"bundle {bundle.path}: {RESCALED} is not of its model ({error}); export it again") from None
     if not recipe.int8:
         _check_same_scales(bundle, net)  # it has none
         return net
@@ -34,29 +40,39 @@ def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_onl
             return net
         net = _quantized(bundle, recipe, net)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # ranges of other layers, shapes or types
-        why = next(iter(str(error).splitlines()), type(error).__name__)
+        why = first_line(error)
         raise BundleError(f"bundle {bundle.path}: its program cannot be rebuilt ({why}); export it again") from None
     _check_same_scales(bundle, net)
     return net
 
 
 def same_weights(bundle: Bundle, weights_from: str | Path | None) -> tuple[Any, Any, Any]:
-    """Load the full-precision model, and make sure it is the one the bundle was made from."""
+    """Load the full-precision model, and make sure it is the one the bundle was made from.
+
+    Raises UsageError naming the weights that the bundle was exported from, where others were given or none are found.
+    """
     from ..models.catalogue import ModelSpec
     from ..models.weights import load_model
 
     recorded = bundle.weights
     if weights_from is None and recorded.random:
         weights_from = "random"
+    exported = f"{bundle.name} was exported from {plain(recorded.source)} (sha256 {recorded.sha256[:12]})"
     try:
         known = ModelSpec.from_json(bundle.manifest["model"])
     except UsageError as error:
         raise BundleError(f"bundle {bundle.path}: its manifest describes no model ({error}); export it again") from None
-    vit, spec, weights = load_model(known, weights_from)
+    try:
+        vit, spec, weights = load_model(known, weights_from)
+    except WeightsError as error:
+        if weights_from is not None:
+            raise
+        raise WeightsError(f"{exported}; give that file or folder with --weights ({error})") from None
     if weights.sha256 != recorded.sha256:
+        if weights_from is None:
+            raise UsageError(f"{exported}; give that file or folder with --weights")
         raise UsageError(
-            f"verify {bundle.name}: its weights are {plain(recorded.source)} (sha256 {recorded.sha256[:12]}), "
-            f"{weights.source} has sha256 {weights.sha256[:12]}; give the same weights with --weights"
+            f"{exported}, {weights.source} has sha256 {weights.sha256[:12]}; give the same weights with --weights"
         )
     return vit, spec, weights
 
@@ -66,10 +82,10 @@ def _quantized(bundle: Bundle, recipe: Recipe, net: Any) -> Any:
     from .linear import load_program
 
     net = make_program(recipe, net, *_ranges(bundle))
-    if not (bundle.path / PROGRAM).exists():
+    if not bundle.unchanged(PROGRAM).exists():
         return net
     try:
-        return load_program(net, bundle.path / PROGRAM)
+        return load_program(net, bundle.unchanged(PROGRAM))
     except ValueError as error:
         raise BundleError(f"bundle {bundle.path}: {PROGRAM} is not of its model ({error}); export it again") from None
 
@@ -78,7 +94,7 @@ def _ranges(bundle: Bundle) -> tuple[Any, Any]:
     from .calibrate import load_ranges
 
     try:
-        ranges, plan = load_ranges(bundle.path / "ranges.npz")
+        ranges, plan = load_ranges(bundle.unchanged("ranges.npz"))
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise BundleError(f"bundle {bundle.path}: ranges.npz cannot be read ({error}); export it again") from None
     numbers = [*ranges.absmax.values(), *map(np.array, (*plan.limits.values(), *plan.strengths.values()))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -50,32 +51,24 @@ def sensitivities(
 def multiply_adds(model: EdgeModel) -> dict[str, int]:
     """Return the multiply-adds of each linear for one tile."""
     found: dict[str, int] = {}
-    hooks = []
-    for name, layer in linears(model).items():
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, layer in linears(model).items():
 
-        def count(of: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-            found[name] = output.numel() * inputs[0].shape[-1]
+            def count(of: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                found[name] = output.numel() * inputs[0].shape[-1]
 
-        hooks.append(layer.register_forward_hook(count))
-    try:
-        with torch.inference_mode():
-            model(torch.zeros(1, model.size, model.size, 3, dtype=torch.uint8))
-    finally:
-        for hook in hooks:
-            hook.remove()
+            hooks.enter_context(layer.register_forward_hook(count))
+        model(torch.zeros(1, model.size, model.size, 3, dtype=torch.uint8))
     return found
 
 
 def _embedded(model: EdgeModel, tiles: np.ndarray) -> tuple[Tensor, list[Tensor]]:
     """Return embeddings (N, D), and of every block what enters it (N, T, width)."""
     inputs: list[Tensor] = []
-    hooks = [block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in model.vit.blocks]
-    try:
-        with torch.inference_mode():
-            found = model(torch.from_numpy(np.array(tiles, order="C")))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for block in model.vit.blocks:
+            hooks.enter_context(block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])))
+        found = model(torch.from_numpy(np.array(tiles, order="C")))
     return _embedding(found), inputs
 
 

@@ -49,7 +49,7 @@ def smooth(model: EdgeModel, ranges: Ranges, plan: Plan = NO_PLAN, *, alpha: flo
     absmax = dict(ranges.absmax)
     for fold in folds(model):
         scale = fold_scale(fold, layers, absmax, *plan.strengths.get(fold.consumers[0], (alpha, 0.0)))
-        _divide_rows(fold.producer, fold.rows, scale)
+        divide_rows(fold.producer, fold.rows, scale)
         for name in fold.consumers:
             layers[name].weight.data.mul_(scale)
             absmax[name] = absmax[name] / scale.numpy()
@@ -113,7 +113,8 @@ def _is_affine(norm: nn.Module) -> bool:
     return isinstance(norm, nn.LayerNorm) and norm.elementwise_affine
 
 
-def _divide_rows(producer: Any, rows: slice, scale: Tensor) -> None:
+def divide_rows(producer: Any, rows: slice, scale: Tensor) -> None:
+    """Divide what a linear or a norm makes in some of its rows, in place; `scale` is float32 (rows,)."""
     weight = producer.weight.data[rows]
     weight.div_(scale if weight.ndim == 1 else scale[:, None])
     if producer.bias is not None:

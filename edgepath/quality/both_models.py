@@ -6,37 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Final
 
 from ..backends import ran_by
 from ..bundle.bundle import Bundle, Runner, open_bundle
 from ..bundle.running import open_runner
-from ..checks.gates import Gate, all_passed, to_json
-from ..checks.results import GateRow
+from ..checks.gates import Gate, all_passed, to_json, verdict_of
 from ..checks.summary import notes
 from ..machine.packages import require
 from ..machine.progress import Progress, counter, silent
 from ..program.rebuilding import same_weights
 from ..recipes.recipe import Recipe
+from .results import Measured, Verdict
 
-FULL, ARTIFACT = "full precision", "artifact"
-
-
-class Measured(TypedDict):
-    """What every result says; each adds its `kind` and its figures, JSON-able."""
-
-    name: str
-    bundle: str
-    ran_with: dict[str, str]
-    cautions: list[str]
-    notes: list[str]
-
-
-class Verdict(TypedDict):
-    """A result's gates, and whether all passed."""
-
-    gates: list[GateRow]
-    passed: bool
+FULL: Final = "full precision"
+ARTIFACT: Final = "artifact"
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,7 @@ class BothModels:
             "name": self.bundle.name,
             "bundle": self.bundle.digest,
             "ran_with": {name: run.runtime for name, run in self.runners.items()},
-            "cautions": self.bundle.manifest["cautions"],
+            "cautions": list(self.bundle.cautions),
             "notes": [*said, *notes(self.recipe, ran_by(self.runners[ARTIFACT]))],
         }
 
@@ -72,8 +56,8 @@ class BothModels:
 def opened(bundle: str | Path | Bundle) -> tuple[Bundle, Recipe]:
     """Open a bundle whose model can be loaded here, and its recipe. Raises MissingRuntime without PyTorch."""
     require("torch", "export")
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    return bundle, Recipe.from_json(bundle.manifest["recipe"])
+    bundle = open_bundle(bundle)
+    return bundle, bundle.recipe
 
 
 @contextmanager
@@ -93,7 +77,7 @@ def both_models(
     from ..machine.hardware import pick_device
     from ..models import reference
 
-    embedding = bundle.manifest["contract"]["embedding"]
+    embedding = bundle.contract.embedding
     device = pick_device(device)
     vit, spec, loaded = same_weights(bundle, weights)
     with (
@@ -106,4 +90,5 @@ def both_models(
 
 def judged(gates: Sequence[Gate]) -> Verdict:
     """Return gates and their verdict as a result has them."""
-    return {"gates": to_json(gates), "passed": all_passed(gates)}
+    rows = to_json(gates)
+    return {"gates": rows, "verdict": verdict_of(rows).value, "passed": all_passed(gates)}

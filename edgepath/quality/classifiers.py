@@ -7,12 +7,13 @@ times as long as those here, which a probe's intervals ask for 16,000 times.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..errors import UsageError
+from .score_losses import Predicted
 
 Method = Literal["knn", "linear"]
 NEIGHBOURS = 5
@@ -34,10 +35,6 @@ class Score:
     auroc_high: float
     tiles: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON-able values."""
-        return asdict(self)
-
 
 def cross_validate(
     embeddings: np.ndarray,
@@ -47,8 +44,8 @@ def cross_validate(
     groups: Sequence[str] | None = None,
     folds: int = 5,
     seed: int = 0,
-) -> tuple[Score, np.ndarray]:
-    """Predict every tile's label by a model fitted on the other folds; return the score and the predictions (N,).
+) -> tuple[Score, Predicted]:
+    """Predict every tile's label by a model fitted on the other folds; return the score and what was predicted.
 
     `embeddings` is float32 (N, D). `knn` votes among the 5 nearest by cosine; `linear` is logistic regression on
     standardized features (L2, C = 1). Folds are stratified by label and shuffled by `seed`; tiles of one of `groups` (a
@@ -64,13 +61,20 @@ def cross_validate(
         fitted = _estimator(method).fit(embeddings[train], truth[train])
         predicted[test] = fitted.predict(embeddings[test])
         shares[np.ix_(test, np.searchsorted(names, fitted.classes_))] = fitted.predict_proba(embeddings[test])
-    units = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
     def figures(rows: np.ndarray) -> tuple[float, float]:
         return balanced_accuracy(truth[rows], predicted[rows]), auroc(truth[rows], shares[rows])
 
-    (accuracy, area), (low, high) = figures(np.arange(len(truth))), interval(figures, truth, units, seed)
-    return Score(accuracy, low[0], high[0], area, low[1], high[1], len(truth)), predicted
+    (accuracy, area), (low, high) = (
+        figures(np.arange(len(truth))),
+        interval(figures, truth, numbered(len(truth), groups), seed),
+    )
+    return Score(accuracy, low[0], high[0], area, low[1], high[1], len(truth)), Predicted(predicted, shares)
+
+
+def numbered(tiles: int, groups: Sequence[str] | None) -> np.ndarray:
+    """Return the number of each tile's group, its own where there are none: what a bootstrap resamples."""
+    return np.arange(tiles) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
 def split_folds(
@@ -94,7 +98,7 @@ def split_folds(
             why = f"none of {min(lost)}" if lost else f"{len(train)} tiles"
             raise UsageError(
                 f"probe: with {folds} folds, one would have {len(test)} tiles and leave {why} to fit on; at least "
-                f"{NEIGHBOURS} of all classes are needed: give fewer folds, or more tiles or groups"
+                f"{NEIGHBOURS} of all classes are needed: give fewer --folds, or more tiles or groups"
             )
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -15,29 +14,11 @@ from ..checks.neighbours import own_share, unit
 from ..errors import UsageError
 from ..machine.progress import Progress
 from ..tiles.opening import open_tiles
-from .both_models import Measured, both_models, opened
+from .both_models import both_models, opened
 from .perturbations import PERTURBATIONS, perturb
+from .results import Curves, Degree
 
 MOST = 256
-Degree = dict[Literal["cosine", "own"], float]
-
-
-class Curve(TypedDict):
-    """A perturbation's degrees, and what each model's embeddings do at each of them."""
-
-    name: str
-    unit: str
-    degrees: list[float]
-    figures: dict[str, list[Degree]]
-
-
-class Curves(Measured):
-    """What `curves` returns."""
-
-    kind: Literal["curves"]
-    source: dict[str, Any]
-    skipped: list[tuple[str, str]]
-    curves: list[Curve]
 
 
 def curves(
@@ -51,16 +32,31 @@ def curves(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Curves:
-    """Embed tiles as they are and perturbed, with the full-precision model and the artifact; return the curves.
+    """Degrade tiles step by step, and measure how far both models' embeddings move.
 
-    A degree's `cosine` is the mean cosine of a tile's embedding to that of the tile as it is, by the same model; `own`
-    the share of perturbed tiles whose nearest tile as it is, by cosine, is their own. At most 256 tiles, which are held
-    in memory. Raises what `verify` raises.
+    There are eight perturbations. Tiles are held in memory, 256 at most.
+
+    Args:
+        bundle: A bundle folder, or a bundle that `open_bundle` returned.
+        tiles: A folder of tiles or slides, a pack, or `synthetic:COUNT`.
+        weights: The weights that the bundle was exported from, where they were a file (`FILE::KEY`) or a folder.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `skipped`.
+        threads: CPU threads of the artifact's runtime; 0 lets it choose.
+        device: Where the full-precision model runs: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        For each perturbation, step and model, JSON-able: `cosine`, the mean cosine of a degraded tile to the same tile
+        as it is; and `own`, the fraction of degraded tiles whose nearest tile as it is, is their own.
+
+    Raises:
+        EdgepathError: What `verify` raises.
     """
     bundle, recipe = opened(bundle)
-    source = open_tiles(tiles, size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
+    source = open_tiles(tiles, size=bundle.size, resize=resize, skip_bad=skip_bad)
     if len(source) > MOST or len(still := source.read()) < 2:
-        raise UsageError(f"curves: {len(source)} tiles; give 2 to {MOST}, each is embedded about 70 times")
+        raise UsageError(f"curves: {len(source)} tiles; give --tiles with 2 to {MOST}, each is embedded about 70 times")
     figures = {}
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
         counters = models.counters(len(still) * (1 + sum(len(p.degrees) - 1 for p in PERTURBATIONS)))

@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import EdgepathError, UsageError
+from ..machine.arrays import map_npy
+from ..machine.tables import read_json
 from ..machine.writing import replacing
 from ..tiles.images import tile_sha256
-from .slides import Slide, SlideSet, read_npy
+from .slides import Slide, SlideSet
 
 Embed = Callable[[np.ndarray], np.ndarray]
 _BATCH = 8
+_LARGEST = 1 << 16
 ORIGIN = "origin.json"
 """Beside `features.npy`: a tile of the slide and the hash of its pixels, as slides of one name may differ."""
 
@@ -47,7 +50,7 @@ def embed_slides(
 def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
     """Return a slide's embeddings, float32 (N, `dim`), of the slide's places in their order."""
     try:
-        table = read_npy(path)
+        table = map_npy(path)
     except ValueError as error:
         raise UsageError(f"features {path}: cannot be read ({error}); remove it, and it is made again") from None
     if table.ndim != 2 or table.shape[1] != 3 + dim:
@@ -74,14 +77,15 @@ def _check_kept(path: Path, slide: Slide, dim: int) -> None:
     """
     if bad := int((~np.isfinite(load_features(path, slide, dim)).all(1)).sum()):
         raise UsageError(f"features {path}: {bad} embeddings are not finite; remove it, and it is made again")
-    try:
-        known = json.loads(path.with_name(ORIGIN).read_text(encoding="utf-8"))
-        key, sha256 = str(known["tile"]), known["sha256_pixels"]
-    except FileNotFoundError:
+    origin = path.with_name(ORIGIN)
+    if not origin.exists():
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    try:
+        known = read_json(origin, _LARGEST)
+        key, sha256 = str(known["tile"]), str(known["sha256_pixels"])
+    except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"features {path}: {ORIGIN} beside it cannot be read ({error!r}); remove both") from None
-    if tile_sha256(slide.tiles.load(key)) != sha256:
+    if key not in slide.tiles.keys or tile_sha256(slide.tiles.load(key)) != sha256:
         raise UsageError(
             f"features {path}: made from another {key} than this slide's; give another folder, or remove the slide's"
         )
@@ -99,8 +103,11 @@ def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None])
     table = np.concatenate([slide.places.astype(np.float32), embeddings.astype(np.float32)], 1)
     first = slide.tiles.keys[0]
     origin = {"tile": first, "sha256_pixels": slide.tiles.digests[first]}
-    with replacing(path.with_name(ORIGIN), "features") as partial:
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"features {path}: cannot be written ({error.strerror})") from None
+    with replacing(path.with_name(ORIGIN), "features") as partial:
         partial.write_text(json.dumps(origin) + "\n", encoding="utf-8")
     with replacing(path, "features") as partial, open(partial, "wb") as file:
         np.save(file, table)

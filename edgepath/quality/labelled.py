@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UsageError
+from ..machine.sheets import read_sheet
 from ..tiles.opening import open_tiles
 from ..tiles.origins import origins, table_beside
 from ..tiles.source import TileSource
@@ -80,12 +80,11 @@ def _of_table(path: Path, size: int, resize: str, skip_bad: bool) -> Labelled:
 def _rows(path: Path) -> dict[str, dict[str, str]]:
     """Return a table's rows by the tile they are of; every tile stands in it once, with a label."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [{str(k).strip().lower(): (v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
+        columns, rows = read_sheet(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"probe {path}: cannot be read ({error})") from None
-    if not rows or not {"path", "label"} <= rows[0].keys():
-        found = ", ".join(rows[0]) if rows else "no rows"
+    if not rows or not {"path", "label"} <= set(columns):
+        found = ", ".join(columns) if rows else "no rows"
         raise UsageError(f"probe {path}: needs columns path and label; found {found}")
     table = {row["path"].replace("\\", "/").removeprefix("./"): row for row in rows}
     if len(table) < len(rows):

@@ -17,26 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import combinations
-from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..machine.progress import Progress, silent
-from .feature_folder import load_features
-from .slides import SlideSet
+from .results import FIGURES, Group, Pair, Spread
 
 TOP = (1, 3, 5, 10)
-FIGURES = ("cosine", *(f"top{k}" for k in TOP))
 GROUPS = ("scanner", "staining", "both", "all")
 """Pairs that differ in the scanner only, in the staining only, in both, and all pairs."""
-_BLOCK = 768  # rows and columns of a block, at most: 2 MB
-_HELD = 1 << 30  # bytes of unit embeddings held at once
+BLOCK = 768
+"""Rows and columns of a block, at most: 2 MB."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +44,23 @@ class Slide:
     nearest: Tensor
 
 
-def prepare(embeddings: np.ndarray, name: str, *, half: bool = False, device: str = "cpu") -> Slide:
+def prepare(embeddings: np.ndarray, name: str, *, device: str = "cpu") -> Slide:
     """Normalise a slide's embeddings, float32 (N, D), and find every tile's nearest ones on it.
 
-    `half` rounds the embeddings to float16 first, as plism-benchmark does; sums stay in float32. Raises UsageError for
-    embeddings that are not finite, or zero.
+    Raises UsageError for embeddings that are not finite, or zero.
     """
     if embeddings.ndim != 2 or not len(embeddings):
         raise UsageError(f"robustness: slide {name} holds embeddings of shape {embeddings.shape}; (N, D) is needed")
     values = torch.from_numpy(np.ascontiguousarray(embeddings, np.float32)).to(device)
-    if half:
-        values = values.half().float()
     norms = values.norm(dim=1, keepdim=True)
     if not torch.isfinite(norms).all() or not (norms > 0).all():
         raise UsageError(f"robustness: an embedding of slide {name} is not finite, or zero; embed the tiles again")
-    count, spans = len(values), _spans(len(values))
-    unit = values.double() / norms.double() if count <= _BLOCK else values / norms
+    count, blocks = len(values), spans(len(values))
+    unit = values.double() / norms.double() if count <= BLOCK else values / norms
     kept, parts = min(max(TOP), count - 1), []
-    strip = values.new_empty(max(rows.stop - rows.start for rows in spans), count)
-    for rows in spans:
-        cosines = _multiply(unit[rows], unit, strip[: rows.stop - rows.start])
+    strip = values.new_empty(max(rows.stop - rows.start for rows in blocks), count)
+    for rows in blocks:
+        cosines = multiply(unit[rows], unit, strip[: rows.stop - rows.start])
         cosines.diagonal(rows.start).fill_(-2.0)
         parts.append(cosines.topk(kept, dim=1).values)
     return Slide(unit, torch.cat(parts))
@@ -77,111 +68,71 @@ def prepare(embeddings: np.ndarray, name: str, *, half: bool = False, device: st
 
 def compare(a: Slide, b: Slide) -> dict[str, float]:
     """Return `FIGURES` of two slides of the same places in the same order. Of equal cosines, the twin comes first."""
+    return dict(zip(FIGURES, compare_places(a, b).mean(1).tolist(), strict=True))
+
+
+def compare_places(a: Slide, b: Slide) -> np.ndarray:
+    """Return `FIGURES` of every place, float64 (figures, N): its cosine, and how many of its two tiles hit, 0 to 1."""
     if a.unit.shape != b.unit.shape:
         raise UsageError(f"robustness: slides of shapes {tuple(a.unit.shape)} and {tuple(b.unit.shape)} do not match")
-    spans = _spans(len(a.unit))
-    side = max(rows.stop - rows.start for rows in spans)
+    blocks = spans(len(a.unit))
+    side = max(rows.stop - rows.start for rows in blocks)
     held, marks, ones = a.nearest.new_empty(side**2), a.nearest.new_empty(side**2), a.nearest.new_ones(side)
 
     def cosines_of(rows: slice, columns: slice) -> Tensor:
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        return _multiply(a.unit[rows], b.unit[columns], held[: height * width].view(height, width))
+        return multiply(a.unit[rows], b.unit[columns], held[: height * width].view(height, width))
 
-    twin = torch.cat([cosines_of(rows, rows).diagonal().clone() for rows in spans])
+    twin = torch.cat([cosines_of(rows, rows).diagonal().clone() for rows in blocks])
     ranks = [(slide.nearest > twin[:, None]).sum(1, dtype=torch.int32) for slide in (a, b)]
-    for rows in spans:
-        for columns in spans:
+    for rows in blocks:
+        for columns in blocks:
             cosines = cosines_of(rows, columns)
             height, width = cosines.shape
             nearer = marks[: height * width].view(height, width)  # 1.0 where nearer: sums of so few are exact
             ranks[0][rows] += (torch.gt(cosines, twin[rows, None], out=nearer) @ ones[:width]).int()
             ranks[1][columns] += (ones[:height] @ torch.gt(cosines, twin[columns], out=nearer)).int()
-    ranked = torch.cat(ranks)
-    hits = [float((ranked < k).double().mean()) for k in TOP]
-    return dict(zip(FIGURES, (float(twin.double().mean()), *hits), strict=True))
-
-
-def measure_slides(
-    slides: SlideSet,
-    files: Mapping[str, Path],
-    dim: int,
-    *,
-    half: bool = False,
-    device: str = "cpu",
-    say: Progress = silent,
-) -> list[dict[str, Any]]:
-    """Return PLISM's figures of every pair of slides, from their files of features (see `feature_folder`).
-
-    Slides are compared block by block, so that no more than 1 GiB of them is held.
-    """
-    of_slide = slides.places * dim * 4
-    block = max(1, _HELD // (2 * of_slide))
-
-    @lru_cache(maxsize=2 * block)
-    def get(index: int) -> Slide:
-        slide = slides.slides[index]
-        return prepare(load_features(files[slide.name], slide, dim), slide.name, half=half, device=device)
-
-    found = []
-    everything = pairs([(slide.staining, slide.scanner) for slide in slides.slides])
-    ordered = sorted(everything, key=lambda pair: (pair[0] // block, pair[1] // block))
-    for number, (a, b, group) in enumerate(ordered):
-        names = [slides.slides[i].name for i in (a, b)]
-        found.append({"of": names, "group": group} | compare(get(a), get(b)))
-        say("compare", number + 1, len(ordered))
+    hits = [torch.stack([rank < k for rank in ranks]).double().mean(0) for k in TOP]
+    found: np.ndarray = torch.stack([twin.double(), *hits]).cpu().numpy()
     return found
 
 
-def _spans(count: int) -> list[slice]:
-    """Return spans of nearly equal length, `_BLOCK` at most, so that none is a rest of one row: a product with a vector
+def spans(count: int) -> list[slice]:
+    """Return spans of nearly equal length, `BLOCK` at most, so that none is a rest of one row: a product with a vector
     sums up in another order."""
-    parts = -(-count // _BLOCK)
+    parts = -(-count // BLOCK)
     return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
 
-def _multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """Write a @ b.T to `out`, float32: new memory for every block would take as long as the product."""
     return torch.mm(a, b.T, out=out) if a.dtype == out.dtype else out.copy_(a @ b.T)
 
 
-def pairs(slides: Sequence[tuple[str, str]]) -> list[tuple[int, int, str]]:
-    """Return every pair of slides, given as (staining, scanner), with the group it belongs to."""
-    found = []
-    for i, j in combinations(range(len(slides)), 2):
-        same_staining, same_scanner = (slides[i][k] == slides[j][k] for k in (0, 1))
-        # A second slide of one look is a pair of neither group; plism-benchmark has none.
-        group = {(True, False): "scanner", (False, True): "staining", (False, False): "both"}.get(
-            (same_staining, same_scanner), "neither"
-        )
-        found.append((i, j, group))
-    return found
-
-
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def summarise(rows: Sequence[Pair]) -> dict[str, Group]:
     """Return each group's figures over its pairs: median, interquartile range, mean, standard deviation (ddof 0).
 
-    `rows` hold `group` and `FIGURES`. A group without a pair is left out.
+    A group without a pair is left out.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Group] = {}
     for group in GROUPS:
-        of = [row for row in rows if group in ("all", row["group"])]
-        if not of:
-            continue
-        figures: dict[str, Any] = {"pairs": len(of)}
-        for figure in FIGURES:
-            values = np.array([row[figure] for row in of])
-            low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-            figures[figure] = {
-                "median": float(median),
-                "iqr": float(high - low),
-                "mean": float(values.mean()),
-                "std": float(values.std()),
-            }
-        found[group] = figures
+        if of := [row for row in rows if group in ("all", row["group"])]:
+            spreads = {figure: _spread(np.array([row[figure] for row in of])) for figure in FIGURES}
+            found[group] = cast(Group, {"pairs": len(of)} | spreads)
     return found
 
 
-def leaderboard(summary: Mapping[str, Mapping[str, Any]]) -> float | None:
+def _spread(values: np.ndarray) -> Spread:
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return {
+        "median": float(median),
+        "iqr": float(high - low),
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+    }
+
+
+def leaderboard(summary: Mapping[str, Group]) -> float | None:
     """Return PLISM's one number: the mean of four medians (cosine of all pairs, top-10 of the three groups).
 
     None where a group has no pairs, so that no other mean is taken for it.

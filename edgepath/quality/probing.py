@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -14,26 +14,15 @@ from ..checks.gates import Gate, loss_gate
 from ..machine.packages import require
 from ..machine.progress import Progress
 from ..recipes.recipe import Recipe
-from .both_models import ARTIFACT, FULL, Measured, Verdict, both_models, judged, opened
-from .classifiers import Method, Score, cross_validate, split_folds
+from .both_models import ARTIFACT, FULL, both_models, judged, opened
+from .classifiers import Method, Score, cross_validate, numbered, split_folds
 from .labelled import open_labelled
+from .results import Probed
+from .score_losses import Predicted, accuracy_lost, auroc_lost
 
 METHODS: dict[Method, str] = {"knn": "5 nearest", "linear": "linear"}
 Scores = dict[str, dict[str, Score]]
-
-
-class Probed(Measured, Verdict):
-    """What `probe` returns: scores by method and model, and the tiles whose prediction changed."""
-
-    kind: Literal["probe"]
-    source: dict[str, Any]
-    skipped: list[tuple[str, str]]
-    classes: dict[str, int]
-    groups: int | None
-    folds: int
-    seed: int
-    scores: dict[str, dict[str, dict[str, float]]]
-    flips: list[dict[str, str]]
+Predictions = dict[str, dict[str, Predicted]]
 
 
 def probe(
@@ -49,18 +38,33 @@ def probe(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Probed:
-    """Predict labels from a bundle's embeddings and from its full-precision model's, on the same folds; compare.
+    """Predict labels from both models' embeddings on the same folds, and compare.
 
-    `labelled` is a folder with a folder a class, or a CSV with columns `path` (below the CSV's folder) and `label`,
-    and one of `patient`, `case`, `slide` (or `slide_id` and the like) or `group`, whose tiles then stay in one fold;
-    a folder's `manifest.csv` may have such columns, too. Returns scores with intervals, the tiles whose prediction
-    changed, and the gates of the recipe's `[accept.probe]`, JSON-able.
+    5 nearest neighbours and a linear layer are cross-validated on frozen embeddings. Tiles of one patient, case, slide
+    or group stay in one fold, where a CSV or the folder's `manifest.csv` has such a column.
 
-    Raises UsageError for labels or groups that no fold can be made of, and what `verify` raises.
+    Args:
+        bundle: A bundle folder, or a bundle that `open_bundle` returned.
+        labelled: A folder with one folder per class, or a CSV with columns `path` (below the CSV's folder) and `label`.
+        folds: Folds of the cross-validation.
+        seed: Seed of the folds.
+        weights: The weights that the bundle was exported from, where they were a file (`FILE::KEY`) or a folder.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `skipped`.
+        threads: CPU threads of the artifact's runtime; 0 lets it choose.
+        device: Where the full-precision model runs: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        Metrics with intervals, the tiles whose prediction changed, and the gates of `[accept.probe]`, JSON-able.
+
+    Raises:
+        UsageError: No folds can be made of the labels or groups.
+        EdgepathError: What `verify` raises.
     """
     require("scikit-learn", "probe")
     bundle, recipe = opened(bundle)
-    given = open_labelled(Path(labelled), size=bundle.manifest["contract"]["size"], resize=resize, skip_bad=skip_bad)
+    given = open_labelled(Path(labelled), size=bundle.size, resize=resize, skip_bad=skip_bad)
     source = given.source
     split_folds(*given.of(source.keys), folds=folds, seed=seed)  # before hours of work
     embeddings = {}
@@ -72,7 +76,7 @@ def probe(
     seen = seen_in_calibration(bundle, source)
     kept = [key for key in source.keys if key in source.digests]
     labels, groups = given.of(kept)
-    scores, flips = _score(embeddings, kept, labels, groups, folds, seed)
+    scores, predictions = _score(embeddings, labels, groups, folds, seed)
     return {
         "kind": "probe",
         **models.measured(_notes(groups, seen)),
@@ -82,36 +86,38 @@ def probe(
         "groups": len(set(groups)) if groups else None,
         "folds": folds,
         "seed": seed,
-        "scores": {method: {name: score.to_json() for name, score in of.items()} for method, of in scores.items()},
-        "flips": flips,
-        **judged(gates(recipe, scores)),
+        "scores": {method: {name: asdict(score) for name, score in of.items()} for method, of in scores.items()},
+        "flips": _flips(kept, labels, predictions),
+        **judged(gates(recipe, labels, predictions, groups)),
     }
 
 
 def _score(
     embeddings: Mapping[str, np.ndarray],
-    keys: Sequence[str],
     labels: Sequence[str],
     groups: Sequence[str] | None,
     folds: int,
     seed: int,
-) -> tuple[Scores, list[dict[str, str]]]:
-    """Return every method's score on both models' embeddings, and the tiles whose prediction changed."""
-    scores: Scores = {}
-    flips = []
+) -> tuple[Scores, Predictions]:
+    """Return every method's score on both models' embeddings, and what it predicts."""
+    scores: Scores = {method: {} for method in METHODS}
+    predictions: Predictions = {method: {} for method in METHODS}
     for method in METHODS:
-        predicted = {}
-        scores[method] = {}
         for name, values in embeddings.items():
-            scores[method][name], predicted[name] = cross_validate(
+            scores[method][name], predictions[method][name] = cross_validate(
                 values, labels, method=method, groups=groups, folds=folds, seed=seed
             )
-        flips += [
-            {"tile": key, "method": method, "label": label, FULL: str(was), ARTIFACT: str(now)}
-            for key, label, was, now in zip(keys, labels, predicted[FULL], predicted[ARTIFACT], strict=True)
-            if was != now
-        ]
-    return scores, flips
+    return scores, predictions
+
+
+def _flips(keys: Sequence[str], labels: Sequence[str], predictions: Predictions) -> list[dict[str, str]]:
+    """Return the tiles whose prediction changed."""
+    return [
+        {"tile": key, "method": method, "label": label, FULL: str(was), ARTIFACT: str(now)}
+        for method, of in predictions.items()
+        for key, label, was, now in zip(keys, labels, of[FULL].labels, of[ARTIFACT].labels, strict=True)
+        if was != now
+    ]
 
 
 def _notes(groups: Sequence[str] | None, seen: int) -> list[str]:
@@ -125,13 +131,18 @@ def _notes(groups: Sequence[str] | None, seen: int) -> list[str]:
     return said
 
 
-def gates(recipe: Recipe, scores: Mapping[str, Mapping[str, Score]]) -> list[Gate]:
-    """Hold what the artifact lost against the recipe's `[accept.probe]`."""
-    allowed = recipe.accept.probe
+def gates(
+    recipe: Recipe, labels: Sequence[str], predictions: Predictions, groups: Sequence[str] | None = None
+) -> list[Gate]:
+    """Hold what the artifact lost against the recipe's `[accept.probe]`; what is sampled are groups, or else tiles.
+
+    Folds are as they are: verdicts are of these fitted models on other tiles.
+    """
+    allowed, truth = recipe.accept.probe, np.asarray(labels)
+    sampled = (numbered(len(truth), groups), "tiles" if groups is None else "groups")
     found = []
-    for method, of in scores.items():
-        full, artifact = of[FULL], of[ARTIFACT]
-        lost = full.balanced_accuracy - artifact.balanced_accuracy
-        found.append(loss_gate("balanced_accuracy", method, lost, allowed.balanced_accuracy))
-        found.append(loss_gate("auroc", method, full.auroc - artifact.auroc, allowed.auroc))
+    for method, of in predictions.items():
+        both = (truth, of[FULL], of[ARTIFACT], *sampled)
+        found.append(loss_gate("balanced_accuracy", method, accuracy_lost(*both), allowed.balanced_accuracy))
+        found.append(loss_gate("auroc", method, auroc_lost(*both, allowed.auroc), allowed.auroc))
     return found

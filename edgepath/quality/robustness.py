@@ -8,31 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..bundle.bundle import Bundle
+from ..checks.bounds import ALPHA, UNSEEN, Bounds, mean_bounds, worst_of
 from ..checks.gates import Gate, loss_gate
 from ..errors import UsageError
 from ..machine.progress import Progress
+from ..machine.scratch import scratch
 from ..recipes.recipe import Recipe
-from .both_models import ARTIFACT, FULL, BothModels, Measured, Verdict, both_models, judged, opened
+from .both_models import ARTIFACT, FULL, BothModels, both_models, judged, opened
 from .feature_folder import ORIGIN, embed_slides
+from .results import Robustness
 from .slides import SlideSet, open_slides
 
-Pair = dict[str, Any]
-"""Of which slides, in which group, and PLISM's figures."""
-
-
-class Robustness(Measured, Verdict):
-    """What `robustness` returns: by model, each group's figures, PLISM's one number, and every pair's figures."""
-
-    kind: Literal["robustness"]
-    slides: dict[str, Any]
-    float16: bool
-    kept_slides: dict[str, int]
-    figures: dict[str, dict[str, Any]]
-    leaderboard: dict[str, float | None]
-    pairs: dict[str, list[Pair]]
+if TYPE_CHECKING:
+    from .pairs import ByPlace
 
 
 def robustness(
@@ -49,21 +42,38 @@ def robustness(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Robustness:
-    """Measure PLISM's figures for a bundle's artifact and for its full-precision model, and gate on what was lost.
+    """Measure PLISM's robustness figures for an artifact and its full-precision model, and judge what was lost.
 
-    On synthetic tissue in 13 stainings on 7 scanners, on `plism` (a folder of owkin/plism-dataset's files), or on
-    `paired` (a folder with a folder a scanner). `tiles` says how many places, or which rows. `features` keeps the
-    embeddings, in plism-benchmark's layout, so that an interrupted run goes on; `half` rounds them to float16 before
-    they are compared, as plism-benchmark does. Returns the figures, JSON-able; `result["passed"]` is the verdict.
+    Without `plism` and `paired`, synthetic tissue is drawn in 13 stainings on 7 scanners.
 
-    Raises TileError for slides that do not fit together, UsageError for features of others, and what `verify` raises.
+    Args:
+        bundle: A bundle folder, or a bundle that `open_bundle` returned.
+        plism: A folder of owkin/plism-dataset's files.
+        paired: A folder with one folder per scanner; files of one name show the same location.
+        tiles: How many locations; with `plism` also row numbers.
+        features: A folder that keeps the embeddings, in plism-benchmark's layout, so that an interrupted run continues.
+        half: Return the float16 figures that plism-benchmark prints; gates stay on those of float32.
+        weights: The weights that the bundle was exported from, where they were a file (`FILE::KEY`) or a folder.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        threads: CPU threads of the artifact's runtime; 0 lets it choose.
+        device: Where the full-precision model runs: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        Medians over pairs of slides by group, and gates, JSON-able; `result["passed"]` is the verdict.
+
+    Raises:
+        TileError: Slides do not fit together.
+        UsageError: The features are of another model, tiles or settings.
+        EdgepathError: What `verify` raises.
     """
     bundle, recipe = opened(bundle)
-    size = bundle.manifest["contract"]["size"]
+    size = bundle.size
     slides = open_slides(plism=plism, paired=paired, tiles=tiles, size=size, resize=resize)
-    from .plism import leaderboard, measure_slides, summarise
+    from .pairs import measure_slides
+    from .plism import leaderboard, summarise
 
-    said, rows, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}
+    said, measured, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}
     with (
         _feature_folder(features, bundle) as root,
         both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models,
@@ -72,8 +82,11 @@ def robustness(
         for name, folder in _folders(root, models, slides).items():
             files, kept[name] = embed_slides(models.runners[name], slides, folder, bundle.dim, counters[name])
             said += _of_kept(name, kept[name], list(files.values()))
-            rows[name] = measure_slides(slides, files, bundle.dim, half=half, device=models.device, say=models.progress)
+            found = measure_slides(slides, files, bundle.dim, half=half, device=models.device, say=models.progress)
+            measured[name] = found
+    rows = {name: of.half if half else of.exact for name, of in measured.items()}
     figures = {name: summarise(of) for name, of in rows.items()}
+    said += _of_half(figures[FULL]["all"], summarise(measured[FULL].exact)["all"]) if half else []
     return {
         "kind": "robustness",
         **models.measured(said),
@@ -82,7 +95,7 @@ def robustness(
         "kept_slides": kept,
         "figures": figures,
         "leaderboard": {name: leaderboard(summary) for name, summary in figures.items()},
-        **judged(_gates(recipe, slides, rows, figures)),
+        **judged(gates(recipe, measured[FULL].places, measured[ARTIFACT].places, _certain(slides.places))),
         "pairs": rows,
     }
 
@@ -94,12 +107,12 @@ def _feature_folder(features: str | Path | None, bundle: Bundle) -> Iterator[Pat
     It is tried before the first slide's take an hour.
     """
     if features is None:
-        with tempfile.TemporaryDirectory(prefix="edgepath-") as made:
-            yield Path(made)
+        with scratch("features") as made:
+            yield made
         return
     folder = Path(features)
     if folder.resolve().is_relative_to(bundle.path.resolve()):
-        raise UsageError(f"features {folder} lie in the bundle, which holds nothing else; give another folder")
+        raise UsageError(f"--features {folder} lies in the bundle, which holds nothing else; give another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -119,30 +132,13 @@ def _folders(root: Path, models: BothModels, slides: SlideSet) -> dict[str, Path
     }
 
 
-def _gates(
-    recipe: Recipe, slides: SlideSet, rows: Mapping[str, list[Pair]], figures: Mapping[str, dict[str, Any]]
-) -> list[Gate]:
-    looks = {slide.name: (slide.staining, slide.scanner) for slide in slides.slides}
-    found = [
-        *gates(recipe, figures[FULL], figures[ARTIFACT], slides.places),
-        *worst_gates(recipe, rows[FULL], rows[ARTIFACT], looks),
-    ]
-    return [gate for gate in found if gate.figure not in _certain(slides.places)]
-
-
 def _of_slides(slides: SlideSet) -> list[str]:
     """What a reader must know of the places."""
     said = []
     if slides.kind == "synthetic":
         said.append("Synthetic tissue: what was lost to full precision counts, not how robust the model is.")
-    if slides.places < 100:
-        step = f"{50 / slides.places:.1f} points"
-        said.append(
-            f"{slides.places} places only: a share of them moves in steps of {step}; a few tiles decide a gate. "
-            "Where a step is more than may be lost, the mean over pairs is judged, not the median."
-        )
     if certain := _certain(slides.places):
-        said.append(f"So few places cannot miss {', '.join(certain)}: no gate on it.")
+        said.append(f"So few locations cannot miss {', '.join(certain)}: no gate on it.")
     return said
 
 
@@ -155,8 +151,20 @@ def _certain(places: int) -> list[str]:
 
 def _of_looks(bundle: Bundle, slides: SlideSet) -> list[str]:
     looks = (bundle.manifest.get("calibration") or {}).get("looks") if slides.kind == "synthetic" else 0
-    said = "INT8 was tuned on other tissue in these very looks; --plism and --paired judge it on others."
+    said = (
+        "INT8 was tuned on other tissue in these stain-scanner combinations; --plism and --paired judge it on others."
+    )
     return [said] if looks else []
+
+
+def _of_half(figures: Mapping[str, Any], exact: Mapping[str, Any]) -> list[str]:
+    """Say where plism-benchmark's own figures mislead, and by how much here."""
+    told = ", ".join(f"{key} {figures[key]['median']:.4f} ({exact[key]['median']:.4f})" for key in ("cosine", "top1"))
+    return [
+        "float16: figures as plism-benchmark prints them; gates are of float32. Near 1 its cosines are multiples of "
+        "0.0005, equal ones count in the order of rows, and the nearest is dropped as if it were the tile itself. "
+        f"Medians over all pairs, full precision (in float32): {told}."
+    ]
 
 
 def _of_kept(name: str, kept: int, files: Sequence[Path]) -> list[str]:
@@ -166,42 +174,47 @@ def _of_kept(name: str, kept: int, files: Sequence[Path]) -> list[str]:
     return [f"{name}: {kept} of {len(files)} slides were embedded by an earlier run.{of}"] if kept else []
 
 
-def worst_gates(
-    recipe: Recipe,
-    full: Sequence[Mapping[str, Any]],
-    artifact: Sequence[Mapping[str, Any]],
-    looks: Mapping[str, tuple[str, str]],
-) -> list[Gate]:
-    """Hold the scanner and the staining that lost most, on average over its pairs, against `[accept.robustness]`.
+def gates(recipe: Recipe, full: ByPlace, artifact: ByPlace, certain: Sequence[str] = ()) -> list[Gate]:
+    """Hold what the artifact lost, on average over places and pairs of slides, against `[accept.robustness]`.
 
-    A median over all pairs hardly moves when one scanner of seven fails.
+    Each group of pairs is judged, and the staining and the scanner that lost most: a mean over all pairs hardly moves
+    when one scanner of seven fails. Places are what is sampled, slides are not: verdicts are of these stainings and
+    scanners on other tissue. `certain` are figures to leave out.
     """
-    found = []
-    for kind, which in (("staining", 0), ("scanner", 1)):
-        names = sorted({look[which] for look in looks.values()} - {""})
-        if len(names) < 2:
+    allowed = {key: value for key, value in asdict(recipe.accept.robustness).items() if key not in certain}
+    groups = [("pairs", group) for group in _groups() if ("pairs", group) in full.sums]
+    bounds = _lost(full, artifact, allowed, groups, ALPHA)
+    found = [
+        loss_gate(figure, f"{group}, mean over pairs", bounds[figure][number], most)
+        for number, (_, group) in enumerate(groups)
+        for figure, most in allowed.items()
+    ]
+    for kind in ("staining", "scanner"):
+        looks = sorted(key for key in full.sums if key[0] == kind and key[1])
+        if len(looks) < 2:
             continue
-        for figure, allowed in asdict(recipe.accept.robustness).items():
-            lost: dict[str, list[float]] = {name: [] for name in names}
-            for one, other in zip(full, artifact, strict=True):
-                for name in {looks[slide][which] for slide in one["of"]} & lost.keys():
-                    lost[name].append(one[figure] - other[figure])
-            means = {name: sum(values) / len(values) for name, values in lost.items()}
-            worst = max(means, key=lambda name: means[name])
-            found.append(loss_gate(figure, f"pairs of {kind} {worst}, the worst", means[worst], allowed))
+        for figure, of in _lost(full, artifact, allowed, looks, ALPHA / len(looks)).items():
+            worst = max(zip(looks, of, strict=True), key=lambda pair: pair[1].estimate)[0][1]
+            name = f"pairs of {kind} {worst}, the worst of {len(looks)}"
+            found.append(loss_gate(figure, name, worst_of(of), allowed[figure]))
     return found
 
 
-def gates(recipe: Recipe, full: Mapping[str, Any], artifact: Mapping[str, Any], places: int) -> list[Gate]:
-    """Hold what the artifact lost, in each group's medians, against the recipe's `[accept.robustness]`.
+def _lost(
+    full: ByPlace, artifact: ByPlace, allowed: Mapping[str, float], keys: Sequence[tuple[str, str]], alpha_low: float
+) -> dict[str, list[Bounds]]:
+    """Return, by figure, what the artifact lost of it in the pairs of each key.
 
-    The share of a pair's tiles that find their twin, and so the median of shares, moves in steps of one of 2 x `places`
-    tiles. Where that is more than may be lost, one tile would decide: the means over pairs are held instead.
+    A place that was not seen may lose all of its hits; of its cosine, `UNSEEN` times what may be lost on average.
     """
-    found = []
-    for group, figures in full.items():
-        for figure, allowed in asdict(recipe.accept.robustness).items():
-            coarse = figure != "cosine" and 1 / (2 * places) > allowed
-            how, of = ("mean", f"{group}, mean over pairs") if coarse else ("median", group)
-            found.append(loss_gate(figure, of, figures[figure][how] - artifact[group][figure][how], allowed))
-    return found
+    columns = [(figure, key) for figure in allowed for key in keys]
+    values = np.column_stack([full.lost(artifact, *column) for column in columns])
+    most = np.array([UNSEEN * allowed[figure] if figure == "cosine" else 1.0 for figure, _ in columns])
+    bounds = iter(mean_bounds(values, "places", -most, most, alpha_low=alpha_low))
+    return {figure: [next(bounds) for _ in keys] for figure in allowed}
+
+
+def _groups() -> Sequence[str]:
+    from .plism import GROUPS
+
+    return GROUPS

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TileError, UsageError, first_line
+from ..errors import TileError, UsageError
+from ..machine.arrays import map_npy
+from ..machine.hdf5 import dataset
+from ..machine.leftovers import is_leftover
 from ..tiles.images import tile_sha256
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
 from ..tiles.synthetic import SCANNERS, STAININGS, synthesize
+from .results import Slides
 
 PLISM_SUFFIX = "_to_GMH_S60.tif.h5"
 SYNTHETIC_PLACES = 32
@@ -51,7 +54,7 @@ class SlideSet:
     def places(self) -> int:
         return len(self.slides[0].places)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Slides:
         """Return what the set is, JSON-able."""
         places = np.ascontiguousarray(self.slides[0].places, np.int64)
         return {
@@ -79,13 +82,17 @@ class SlideSet:
         return f"-{hashlib.sha256(''.join(pixels).encode()).hexdigest()[:8]}"
 
 
+def _aside(name: str) -> bool:
+    return name.startswith(".") or is_leftover(name)
+
+
 def synthetic_slides(places: int = SYNTHETIC_PLACES, *, seed: int = 0, size: int = 224) -> SlideSet:
     """Return synthetic tissue in PLISM's 13 stainings on its 7 scanners, registered to within 3 pixels.
 
     The last is what remains after registering real slides; GMH on S60, on which PLISM is registered, does not move.
     """
     if places < 2:
-        raise UsageError(f"robustness: {places} places; a tile needs others to be mistaken for: give 2 or more")
+        raise UsageError(f"robustness: {places} places; a tile needs others to be mistaken for: give --tiles 2 or more")
     slides = []
     for staining in STAININGS:
         for scanner in SCANNERS:
@@ -106,7 +113,7 @@ def paired_slides(folder: str | Path, *, size: int = 224, resize: str = "refuse"
     root = Path(folder)
     if not root.is_dir():
         raise TileError(f"paired tiles {root}: no such folder")
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _aside(entry.name))
     if len(names) < 2:
         raise TileError(
             f"paired tiles {root}: {len(names)} folders in it; give one with a folder a scanner, two or more"
@@ -141,7 +148,7 @@ def plism_slides(folder: str | Path, rows: Sequence[int] | int | None = None, *,
     root = Path(folder)
     if not root.is_dir():
         raise TileError(f"PLISM {root}: no such folder")
-    files = sorted(root.glob(f"*{PLISM_SUFFIX}"))
+    files = sorted(file for file in root.glob(f"*{PLISM_SUFFIX}") if not is_leftover(file.name))
     if len(files) < 2:
         raise TileError(
             f"PLISM {root}: {len(files)} files named STAINING_SCANNER{PLISM_SUFFIX}; two or more are needed"
@@ -171,22 +178,11 @@ def read_rows(word: str) -> Sequence[int] | int | None:
     if not word.endswith(".npy"):
         raise UsageError(f'--tiles "{word}": give a whole number, 2 or more, or an .npy file of row numbers')
     try:
-        found: Any = read_npy(Path(word))
+        found: Any = map_npy(Path(word))
     except ValueError as error:
         raise UsageError(f"--tiles {word}: cannot be read ({error})") from None
     rows: Sequence[int] = found
     return rows
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """Return the array in a `.npy` file, mapped, not read. Raises ValueError for a file that holds none."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # its header is Python's text
-        raise ValueError(first_line(error)) from None
-    if not isinstance(found, np.ndarray):
-        raise ValueError("an archive of arrays, not an array")
-    return found
 
 
 def choose_rows(count: int, rows: Sequence[int] | int | None) -> np.ndarray:
@@ -247,7 +243,7 @@ def _plism_slide(file: Path, size: int) -> Slide:
     def load(key: str) -> np.ndarray:
         try:
             with lock, h5py.File(file, "r") as opened:  # each time: 91 files are too many to keep open
-                stored = opened[key]
+                stored = dataset(opened, key)
                 if stored.shape != (size, size, 3) or stored.dtype != np.uint8:
                     raise TileError(
                         f"PLISM {file}: {key} is {stored.dtype} {stored.shape}; uint8 ({size}, {size}, 3) is needed"
@@ -274,9 +270,9 @@ def open_slides(
 ) -> SlideSet:
     """Return the slides of one of the sources, synthetic ones where none is given."""
     if plism is not None and paired is not None:
-        raise UsageError("robustness: both PLISM and paired tiles; give one")
+        raise UsageError("robustness: both --plism and --paired were given; give one of them")
     if resize != "refuse" and paired is None:
-        raise UsageError("robustness: tiles are only resized where they are paired ones; leave out --resize")
+        raise UsageError("robustness: --resize is for --paired only; leave it out")
     if plism is not None:
         return plism_slides(plism, tiles, size=size)
     if paired is not None:
@@ -284,5 +280,5 @@ def open_slides(
             raise UsageError("robustness: a number of tiles is for PLISM or synthetic ones; paired tiles are all taken")
         return paired_slides(paired, size=size, resize=resize)
     if tiles is not None and not isinstance(tiles, int):
-        raise UsageError("robustness: rows are for PLISM; give a number of synthetic places")
+        raise UsageError("robustness: rows are for --plism; give --tiles a number of synthetic locations")
     return synthetic_slides(SYNTHETIC_PLACES if tiles is None else tiles, size=size)

@@ -7,9 +7,10 @@ import json
 import re
 import sys
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
@@ -31,10 +32,12 @@ _REMOVED: dict[str, tuple[Any, Any]] = {"rounding": ("nearest", "gptq"), "scores
 
 @dataclass(frozen=True)
 class Precision:
-    """Number format per kind of layer: the linears of the transformer blocks, and everything else."""
+    """Number format per kind of layer: the linear layers of the transformer blocks, and everything else."""
 
     linear: typing.Literal["fp32", "fp16", "int8"]
+    """Format of the linear layers of the transformer blocks."""
     other: typing.Literal["fp32", "fp16"]
+    """Format of everything else: attention, norms, activation functions, residuals."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,15 @@ class Quantize:
     """
 
     smooth_alpha: Share = 0.5
+    """SmoothQuant's migration strength; 0 turns smoothing off. With `looks` above 0 each layer gets its own."""
     looks: Looks = 91
+    """Synthetic tiles to calibrate on besides yours, each in a stain-scanner combination; 0: yours alone."""
     weight_bits: Bits = 8
+    """Bits of the weights; fewer than 8 use the middle values of INT8."""
     class_token: typing.Literal["int8", "float"] = "int8"
+    """Whether the class token's activations are rounded to INT8 or stay in floating point (OpenVINO)."""
     keep: tuple[str, ...] = ()
+    """Linear layers that stay in floating point, by name; `edgepath search` finds which."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,17 @@ class Plan:
     """
 
     release: str
+    """Software release of the device, such as a JetPack."""
     runtime: str
+    """Runtime that the release brings."""
     since: Annotated[str, Meta(pattern=r"^\d+\.\d+\Z", description="expected MAJOR.MINOR")]
+    """First version of the runtime that this plan is for, as MAJOR.MINOR."""
     strongly_typed: bool
+    """Whether the graph alone decides on number formats."""
     flags: tuple[str, ...] = ()
+    """Flags for the runtime's builder."""
     source: str = ""
+    """Where a statement comes from that the maker's documentation does not have."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +93,24 @@ class Deploy:
     """
 
     devices: tuple[str, ...]
+    """Devices that it is meant for."""
     minimum_os: str = ""
+    """Oldest system that runs it (Core ML)."""
     plan: tuple[Plan, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
+    """GPU architectures that engines are built for (TensorRT-RTX)."""
 
 
 @dataclass(frozen=True)
 class RobustnessLoss:
-    """How much less robust than the full-precision model an artifact may be: in cosine, and in shares of tiles."""
+    """How much less robust than the full-precision model an artifact may be: in cosine, and in fractions of tiles."""
 
     cosine: Share = 0.01
+    """Most that the mean cosine of a location's two embeddings may fall."""
     top1: Share = 0.01
+    """Most that the fraction of tiles may fall whose nearest tile is their matching tile."""
     top10: Share = 0.01
+    """Most that the fraction of tiles may fall whose ten nearest hold their matching tile."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +121,11 @@ class ProbeLoss:
     """
 
     balanced_accuracy: Share = 0.01
+    """Most that balanced accuracy of `probe labels` may fall."""
     auroc: Share = 0.01
+    """Most that AUROC of `probe labels` may fall."""
     pearson: Share = 0.01
+    """Most that Pearson's correlation of `probe hest` may fall."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,15 @@ class Latency:
     """How much of full precision's latency INT8 may take: p50 at batch 1, in the same runtime and the same run."""
 
     of_full_precision: Ratio = 1.0
+    """Most that INT8 may take of full precision's median latency, at batch 1 in the same runtime."""
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """How far below FP16's largest number, 65,504, all values have to stay: `at_least` 2 allows half of it."""
+
+    at_least: Ratio = 2.0
+    """How many times the largest value has to fit into FP16's largest number."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +149,37 @@ class Accept:
     """The gates: smallest cosine to the full-precision reference, as mean and as 1st percentile over tiles."""
 
     cosine_mean: Share
+    """Smallest mean cosine to the full-precision model."""
     cosine_p01: Share
+    """Smallest 1st percentile of cosines to the full-precision model."""
+    headroom: Headroom = Headroom()
     robustness: RobustnessLoss = RobustnessLoss()
     probe: ProbeLoss = ProbeLoss()
     latency: Latency = Latency()
+
+
+class QuantizeFacts(TypedDict, total=False):
+    """`Quantize` as JSON; older recipes lack what came later."""
+
+    smooth_alpha: float
+    looks: int
+    weight_bits: int
+    class_token: str
+    keep: list[str]
+
+
+class RecipeFacts(TypedDict):
+    """`Recipe` as JSON."""
+
+    target: str
+    summary: str
+    backend: str
+    checked_with: str
+    precision: dict[str, str]
+    deploy: dict[str, object]
+    accept: dict[str, object]
+    quantize: QuantizeFacts
+    schema: int
 
 
 @dataclass(frozen=True)
@@ -128,23 +187,33 @@ class Recipe:
     """A target: what is built, for which device, in which precision, and what is good enough."""
 
     target: str
+    """The target's name, and the end of its bundles' names."""
     summary: str
+    """What is built, in a line."""
     backend: str
+    """The runtime that it is built for: a module of `edgepath.backends`."""
     checked_with: str
+    """What runs the artifact where its device is not here, or "none"."""
     precision: Precision
     deploy: Deploy
     accept: Accept
     quantize: Quantize = Quantize()
     schema: int = SCHEMA
+    """Version of the file's schema."""
 
     @property
     def int8(self) -> bool:
-        """Whether the linears are quantized."""
+        """Whether the linear layers are quantized."""
         return self.precision.linear == "int8"
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def fp16(self) -> bool:
+        """Whether values outside the INT8 linears are FP16."""
+        return self.precision.other == "fp16"
+
+    def to_json(self) -> RecipeFacts:
         """Return the recipe as JSON reads it back: tables as dict, lists as list."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        values: RecipeFacts = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
     def to_toml(self) -> str:
@@ -152,9 +221,9 @@ class Recipe:
         return tables.to_toml(self.to_json())
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], name: str = "recipe") -> Recipe:
+    def from_json(cls, values: Mapping[str, object], name: str = "recipe") -> Recipe:
         """Build a recipe from parsed TOML or JSON; RecipeError names the first key that is unknown, missing or off."""
-        values = _without_removed(values)
+        values = _renamed(_without_removed(values))
         table = values if isinstance(values, dict) else {}
         target, schema = str(table.get("target", name)), table.get("schema", SCHEMA)
         called = f"recipe {target if NAME.fullmatch(target) else name}"
@@ -190,6 +259,16 @@ def _without_removed(values: Any) -> Any:
     if not isinstance(how, dict):
         return values
     return values | {"quantize": {key: one for key, one in how.items() if one not in _REMOVED.get(key, ())}}
+
+
+def _renamed(values: Any) -> Any:
+    """Read what older recipes are checked with as what took its place."""
+    backend = values.get("backend") if isinstance(values, dict) else None
+    if backend not in backends.targets():
+        return values
+    builds = backends.builds_of(str(backend))
+    old = builds.was_checked_with and values.get("checked_with") == builds.was_checked_with
+    return values | {"checked_with": builds.checked_with} if old else values
 
 
 def recipes() -> dict[str, Recipe]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..checks.results import Comparison, Debugging
 from ..quality.both_models import ARTIFACT, FULL
+from ..quality.results import Curves
+from ..searching import Searched
 from ..speed.results import Bench, Timed
 from .plots import BLUE, GREY, VERMILION, Line, Panel, draw_panels, picture, plain_numbers
 
@@ -21,7 +23,7 @@ _LAYERS, _BLOCKS = "layer, in the order they run in", "transformer block"
 _MOST_HEADROOM = 2.0**40
 _SHOWN = (
     ("cosine", "cosine to the tile as it is", BLUE, False),
-    ("own", "share whose nearest tile is their own", VERMILION, True),
+    ("own", "fraction whose nearest tile is their own", VERMILION, True),
 )
 _WORDS = {"cosine_mean": "mean over tiles", "cosine_p01": "worst tile of a hundred"}
 _COLOURS = {"cosine_mean": BLUE, "cosine_p01": VERMILION}
@@ -34,7 +36,7 @@ def draw_pairs(result: Comparison, path: Path) -> None:
     for pair in result["pairs"]:
         one, other = (names.index(name) for name in pair["of"])
         apart[one, other] = apart[other, one] = max(0.0, 1 - pair["cosine_mean"])
-    with picture(path, 4.5 + 0.9 * len(names), 2.5 + 0.7 * len(names)) as figure:
+    with picture(path, 6.5 + 0.9 * len(names), 3.2 + 0.7 * len(names)) as figure:
         from matplotlib.colors import LogNorm
 
         ax = figure.subplots()
@@ -48,8 +50,8 @@ def draw_pairs(result: Comparison, path: Path) -> None:
         ax.set_yticks(range(len(names)), names)
         ax.grid(visible=False)
         ax.set_facecolor("#ebebeb")
-        ax.set_title(f"How far bundles lie apart, mean over {source['count']} tiles of {source['name']}")
-        bar = figure.colorbar(image, extend="both", label="1 - cosine of a tile's two embeddings (0: the same)")
+        figure.suptitle(f"How far bundles lie apart\nmean over {source['count']} tiles of {source['name'][-60:]}")
+        bar = figure.colorbar(image, extend="both", label="1 - cosine (0: the same)")
         plain_numbers(bar.ax.yaxis)
         figure.supxlabel(f"noise floor of the programs themselves: {result['noise_floor']:.1e}", fontsize="medium")
 
@@ -80,7 +82,7 @@ def draw_debug(result: Debugging, path: Path) -> None:
     draw_panels(panels, path, columns=2, heading="Where an artifact's drift comes from")
 
 
-def draw_curves(result: Mapping[str, Any], path: Path) -> None:
+def draw_curves(result: Curves, path: Path) -> None:
     """Draw all curves as a PNG, a panel each."""
     every = [degree[key] for c in result["curves"] for of in c["figures"].values() for degree in of for key in degree]
     low, panels = min(0.9, *every), []
@@ -90,13 +92,13 @@ def draw_curves(result: Mapping[str, Any], path: Path) -> None:
             for key, word, colour, dashes in _SHOWN
             for name, broad, dashed in ((FULL, True, False), (ARTIFACT, False, dashes))
         ]
-        panels.append(Panel(curve["name"], curve["unit"], "cosine or share", curve["degrees"], lines, low, 1.0))
+        panels.append(Panel(curve["name"], curve["unit"], "cosine or fraction", curve["degrees"], lines, low, 1.0))
     source = result["source"]
-    heading = f"{result['name']}: {source['count']} tiles of {source['name']}, made worse by degrees"
+    heading = f"{result['name']}: {source['count']} tiles of {source['name']}, degraded step by step"
     draw_panels(panels, path, columns=2, heading=heading)
 
 
-def draw_search(result: Mapping[str, Any], path: Path) -> None:
+def draw_search(result: Searched, path: Path) -> None:
     """Draw the front, and each layer's drift alone, as a PNG."""
     points, layers = result["points"][::-1], result["layers"]
     share = [100 * point["int8_share"] for point in points]

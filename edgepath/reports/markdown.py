@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from ..checks.results import Report
+from ..checks.verdicts import Verdict
 from .table import Table, table, words
-from .tables.drift import DRIFT_LEGEND, drift_table, fact_table, gate_table
+from .tables.drift import DRIFT_LEGEND, GATE_LEGEND, drift_table, fact_table, gate_table
 
 
 def to_markdown(report: Report) -> str:
     """Return `report.md`: verdict first, then drift, gates, where everything came from."""
-    lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}", ""]
+    gates = gate_table(report["gates"])
+    unsure = sum(row[-1] is Verdict.INCONCLUSIVE for row in gates.rows)
+    told = f", {unsure} of {len(gates.rows)} gates inconclusive" if unsure else ""
+    lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}{told}", ""]
     said = [*report["cautions"], *report["notes"]]
     lines += [f"> {text}" for text in said] + [""] * bool(said)
     lines += [*_lines(drift_table(report["drift"])), DRIFT_LEGEND, ""]
-    lines += _lines(gate_table(report["gates"]))
+    lines += [*_lines(gates), GATE_LEGEND, ""]
     lines += _lines(fact_table(report))
     if report["skipped"]:
         lines += _lines(table(["tile left out", "why"], report["skipped"]))

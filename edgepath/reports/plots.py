@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..machine.packages import require
-from ..machine.writing import replacing
+from ..machine.writing import check_output, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,25 +63,25 @@ class Panel:
     log: bool = False
 
 
-def check_plot(path: Path, bundles: Sequence[Path], *, force: bool) -> None:
-    """Refuse a picture that cannot be drawn or written, or that would lie in a bundle.
+def check_plot(path: Path | None, bundles: Sequence[Path], *, force: bool) -> None:
+    """Refuse a picture, if one is asked for, that cannot be drawn or written, or that would lie in a bundle.
 
     Raises UsageError, and MissingRuntime without matplotlib.
     """
+    if path is None:
+        return
     require("matplotlib", "plots")
     final = path.resolve()
     try:
         usable = path.suffix == ".png" and final.parent.is_dir() and not final.is_dir()
-        exists = final.exists()
     except OSError as error:
-        raise UsageError(f"plot {path}: cannot be written ({error.strerror})") from None
+        raise UsageError(f"--plot {path}: cannot be written ({error.strerror})") from None
     if not usable:
-        raise UsageError(f"plot {path}: give a file that ends in .png, in a folder that exists")
+        raise UsageError(f"--plot {path}: give a file that ends in .png, in a folder that exists")
     for bundle in bundles:
         if final.is_relative_to(bundle.resolve()):
-            raise UsageError(f"plot {path} lies in the bundle {bundle}, which holds nothing else; write it elsewhere")
-    if exists and not force:
-        raise UsageError(f"{path} exists; give --force to replace it, or another name")
+            raise UsageError(f"--plot {path} lies in the bundle {bundle}, which holds nothing else; write it elsewhere")
+    check_output(path, force=force)
 
 
 @contextmanager
@@ -106,8 +106,10 @@ def draw_panels(panels: Sequence[Panel], path: Path, *, columns: int = 1, headin
         shared = len(panels) > 1 and len({tuple(line.label for line in panel.lines) for panel in panels}) == 1
         for panel, ax in zip(panels, axes, strict=False):
             _draw(ax, panel)
-            if len(panel.lines) > 1 and not shared:
-                ax.legend()
+            if len(panel.lines) > 1 and not shared:  # between title and lines, so that it hides neither
+                rows_of_legend = -(-len(panel.lines) // 2)
+                ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+                ax.set_title(panel.title, pad=6 + 15 * rows_of_legend)
         for unused in axes[len(panels) :]:
             unused.remove()
         if shared and len(panels[0].lines) > 1:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Cell = str | bool
+from ..checks.verdicts import Verdict
+
+Cell = str | bool | Verdict
 
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of cells under it. A cell is text, or a verdict: True where a gate passed."""
+    """A header and rows of cells under it. A cell is text, or a verdict: of a sample, or True where a gate passed."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -40,4 +42,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
 
 def words(cell: Cell) -> str:
     """Return a cell as plain text."""
+    if isinstance(cell, Verdict):
+        return "INFERIOR" if cell is Verdict.INFERIOR else cell.value
     return cell if isinstance(cell, str) else "ok" if cell else "FAILED"
+
+
+def judged(cell: Cell) -> Verdict:
+    """Return the verdict in a cell."""
+    if isinstance(cell, Verdict):
+        return cell
+    return Verdict.NON_INFERIOR if cell else Verdict.INFERIOR
+
+
+def failed(cell: Cell) -> bool:
+    """Tell whether a cell is the verdict of a gate that was missed."""
+    return judged(cell) is Verdict.INFERIOR

@@ -10,7 +10,7 @@ the ratios within a round. What only a fresh process shows (cold start, peak mem
     fresh        cold start and peak memory
     operations   where the time goes
     benchmark    `bench`: all of it
-    reference    `bench --reference`: PyTorch in every precision, from one tile to 256
+    reference    `bench reference`: PyTorch in every precision, from one tile to 256
     gate         is INT8 faster than full precision?
     baseline     earlier results: is a bundle slower than it was?
     device       what devices reported

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checks.results import Facts
+import numpy as np
+
+from ..checks.bounds import ALPHA, Bounds, QuantileBounds
+from ..checks.gates import Gate, judge
+from ..checks.verdicts import Verdict, overall
 from ..errors import UsageError
+from ..machine.hardware import Machine
+from ..machine.tables import read_json, shown
 from .results import SCHEMA, Bench, Compared, Held, Ratio, Timed
 
 _LARGEST = 64 << 20
@@ -20,7 +25,7 @@ FULL = "torch FP32"
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A result file of `bench` or `bench --reference`."""
+    """A result file of `bench` or `bench reference`."""
 
     path: Path
     result: Bench
@@ -62,21 +67,21 @@ class Elsewhere:
 def read_result(path: Path) -> Elsewhere:
     """Read a result file. Raises UsageError for what `bench` did not write."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("too large")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, _LARGEST)
         if found["schema"] != SCHEMA:
-            raise ValueError(f"schema {found['schema']}; this edgepath reads {SCHEMA}")
+            raise ValueError(f"schema {shown(found['schema'])}; this edgepath reads {SCHEMA}")
+        if not isinstance(found.get("model"), (str, type(None))):
+            raise ValueError(f"model = {shown(found['model'])}")
         for row in found["results"]:
             str(row["name"]), int(row["batch"]), int(row["threads"])
             for one in (row["latency_ms"], *_ratios(row)):
                 if not isinstance(one["p50"], (int, float)) or not 0 < one["p50"] < math.inf:
-                    raise ValueError(f"p50 = {one['p50']!r}")
+                    raise ValueError(f"p50 = {shown(one['p50'])}")
             for one in _ratios(row):
                 str(one["against"])
         str(found["machine"]["cpu"]), list(found["machine"]["cpu_features"]), found["machine"]["cores"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"{path}: cannot be read as a result of bench ({why}); give a file of --out") from None
     return Elsewhere(path, found)
 
@@ -85,46 +90,91 @@ def compare(result: Bench, baseline: Elsewhere, worse: float) -> Compared:
     """Hold a result against an earlier one of the same machine kind: is a ratio worse than `worse` times what it was?
 
     Where both have a ratio against the same rival in the same run, that is compared, for it does not depend on what
-    else the machine did; else the p50 latencies are, and `of` says so. `passed` is the verdict.
+    else the machine did; else the p50 latencies are, and `of` says so. `verdict` is that over all.
 
     Raises UsageError where machine, threads, batches or bundles are not the same.
     """
     if not worse > 0:
-        raise UsageError(f"bench: worse {worse}; give a ratio such as 1.10")
+        raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
     _check_same(result, baseline)
-    before = {(row["name"], row["batch"]): row for row in baseline.result["results"]}
+    ours, theirs = (_by_name(found) for found in (result, baseline.result))
     rows = [
         line
-        for row in result["results"]
-        if row["name"] in _judged(result)
-        for line in _compared(row, before[row["name"], row["batch"]], worse)
+        for name, batch in ours
+        if name in _judged(result)
+        for line in _compared(ours, theirs, (name, batch), worse)
     ]
     return {
         "baseline": baseline.path.name,
         "worse": worse,
         "rows": rows,
+        "verdict": overall(Verdict(row["verdict"]) for row in rows).value,
         "passed": all(row["passed"] for row in rows),
     }
 
 
-def _compared(now: Timed, before: Timed, worse: float) -> list[Held]:
+_Rows = Mapping[tuple[str, int], Timed]
+
+
+def _by_name(result: Bench) -> _Rows:
+    return {(row["name"], row["batch"]): row for row in result["results"]}
+
+
+def _compared(ours: _Rows, theirs: _Rows, key: tuple[str, int], worse: float) -> list[Held]:
     """Return a row for every rival that both were held against, or one for the latency where there is none."""
+    now, before = ours[key], theirs[key]
     known = {one["against"]: one["p50"] for one in _ratios(before)}
     pairs = [(one["against"], one["p50"]) for one in now["ratios"] if one["against"] in known and one["same_run"]]
+    rival = bool(pairs)
     if not pairs:
         pairs, known = [("p50 ms", now["latency_ms"]["p50"])], {"p50 ms": before["latency_ms"]["p50"]}
-    return [
-        {
-            "name": now["name"],
-            "batch": now["batch"],
-            "of": of,
-            "baseline": known[of],
-            "now": value,
-            "times": round(value / known[of], 4),
-            "passed": value / known[of] <= worse,
-        }
-        for of, value in pairs
-    ]
+    found: list[Held] = []
+    for of, value in pairs:
+        samples = [_samples(rows, key, of if rival else None) for rows in (ours, theirs)]
+        gate = _gate(key[0], of, value / known[of], samples, worse)
+        told = gate.to_json()
+        found.append(
+            {
+                "name": key[0],
+                "batch": key[1],
+                "of": of,
+                "baseline": known[of],
+                "now": value,
+                "times": round(gate.measured, 4),
+                "verdict": told["verdict"],
+                "n": told["n"],
+                "interval": told["interval"],
+                "n_to_decide": told["n_to_decide"],
+                "passed": told["passed"],
+            }
+        )
+    return found
+
+
+def _gate(name: str, of: str, times: float, samples: Sequence[np.ndarray], worse: float) -> Gate:
+    """Judge how many times its median of before the median of now is.
+
+    Each median has bounds of its own, wrong in half as many cases, so that both hold at once. Files that kept no
+    samples are judged by the medians alone.
+    """
+    if not all(map(len, samples)):
+        verdict = Verdict.NON_INFERIOR if times <= worse else Verdict.INFERIOR
+        return Gate("speed", of, name, times, worse, True, verdict)
+    now, before = (QuantileBounds("rounds", 0.5, np.sort(values), ALPHA / 2) for values in samples)
+    low = max(now.low, 0.0) / before.high
+    high = now.high / before.low if before.low > 0 else math.inf
+    return judge(
+        "speed", of, name, Bounds(min(now.n, before.n), "rounds", times, low, high, (low, high)), worse, at_most=True
+    )
+
+
+def _samples(rows: _Rows, key: tuple[str, int], rival: str | None) -> np.ndarray:
+    """Return what was measured in each round: milliseconds, or their ratio to the rival's; nothing if not kept."""
+    own = np.array(rows[key].get("samples_ms", []), float)
+    if rival is None:
+        return own
+    other = np.array(rows[rival, key[1]].get("samples_ms", []), float) if (rival, key[1]) in rows else own[:0]
+    return own / other if len(own) == len(other) else own[:0]
 
 
 def _ratios(row: Timed) -> list[Ratio]:
@@ -132,7 +182,7 @@ def _ratios(row: Timed) -> list[Ratio]:
     return [one for one in ratios if one]
 
 
-def check_machine(about: Facts, baseline: Elsewhere) -> None:
+def check_machine(about: Machine, baseline: Elsewhere) -> None:
     """Raise UsageError unless `about`, a result's `machine`, is of the kind that a baseline was measured on."""
     for key in ("cpu", "cpu_features", "cores", "device"):
         ours, theirs = about.get(key), baseline.result["machine"].get(key)

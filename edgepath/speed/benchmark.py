@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,9 +14,10 @@ import numpy as np
 from ..backends import find
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.device_reports import device_reports
-from ..checks.gates import Gate, all_passed, speed_gate, to_json
+from ..checks.gates import Gate, all_passed, speed_gate, to_json, verdict_of
 from ..errors import MissingRuntime, UsageError
 from ..machine.progress import Progress, counter, silent
+from ..machine.scratch import scratch
 from .baseline import Elsewhere, read_result
 from .contenders import Contender, bundle_contender
 from .device import reported
@@ -26,7 +26,7 @@ from .operations import operations
 from .pinning import Pinning, pinned
 from .results import Bench, ColdStart, Effort, Memory, Ratio, Streamed, Timed, measured
 from .rivals import KINDS, Rivals
-from .timing import in_turn, percentiles, ratio
+from .timing import in_turn, percentiles, ratio, timed
 
 BATCHES = (1, 4, 16)
 STREAMED = 2  # batches for each request the runtime has
@@ -46,22 +46,33 @@ def bench(
     weights: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Bench:
-    """Time bundles on their golden tiles and return all figures, JSON-able.
+    """Time bundles on their golden tiles, in turn with what they are compared with.
 
-    `against` names what each is held against, measured in the same rounds: `fp32` (the same model in full precision in
-    the same runtime), `torch` (PyTorch, eager and compiled), `peer` (NNCF's default INT8 for OpenVINO, ONNX Runtime's
-    own static and dynamic INT8) or the folder of another bundle; or a `.json` file of an earlier result, measured
-    elsewhere. All but bundles and files load the full-precision model again, from `weights` where it was a file.
+    In each round everything is called once. Against `fp32`, an INT8 bundle is judged at batch 1 by its recipe's
+    `accept.latency.of_full_precision`. Bundles of devices that are not here are not timed; what they reported is in
+    `devices`.
 
-    For each of `batches` there are at most `rounds` rounds, fewer when `seconds` for each contender are used up (at
-    least three), after `warm_up` calls of each. `threads` of 0 are all cores. `cold` is how many fresh processes each
-    measure cold start; 0 leaves cold start and memory out. With `profile`, `operations` says where each bundle's time
-    goes.
+    Args:
+        bundles: The bundles to time.
+        against: `fp32` (the model in full precision in the same runtime), `torch` (PyTorch, eager and compiled), `peer`
+            (NNCF's default INT8 for OpenVINO, ONNX Runtime's own static and dynamic INT8), another bundle's folder, or
+            a `.json` file of an earlier result.
+        batches: Tiles in one call.
+        threads: CPU threads and cores for all; 0: all cores.
+        rounds: Rounds at most.
+        seconds: Seconds at most for each candidate and batch size; there are three rounds at least.
+        warm_up: Calls of each candidate that are not timed.
+        cold: Fresh processes that measure cold start and memory; 0 leaves both out.
+        profile: Also return how each bundle's time is divided among operations.
+        weights: The weights that the bundle was exported from, where they were a file (`FILE::KEY`) or a folder.
+        progress: Called as `progress(stage, done, total)` while it works.
 
-    Against `fp32`, an INT8 bundle is judged at batch 1 by its recipe's `accept.latency.of_full_precision`. Bundles of
-    devices that are not here are not timed; what they reported is in `devices`.
+    Returns:
+        All figures, JSON-able. Times are in milliseconds, sizes in bytes.
 
-    Raises UsageError for what cannot be compared, MissingRuntime where nothing can be timed.
+    Raises:
+        UsageError: Something cannot be compared.
+        MissingRuntime: Nothing can be timed.
     """
     opened = [open_bundle(bundle) for bundle in bundles]
     named = dict(zip(_names(opened), opened, strict=True))
@@ -77,7 +88,7 @@ def bench(
             for name, one in (field.ours if profile else {}).items()
             if one.artifact is not None
         }
-        fresh = _fresh(field.every.values() if cold else (), tiles.shape[1], pinning, cold, batches, say)
+        starts, memory = _fresh(field.every.values() if cold else (), tiles.shape[1], pinning, cold, batches, say)
     gates, models = _gates(named, results), {bundle.model for bundle in opened}
     return measured(
         "bench",
@@ -87,15 +98,17 @@ def bench(
         tiles=f"{len(tiles)} golden tiles of {next(iter(named))}",
         notes=[*field.notes, *(note for file in files for note in file.notes(models, batches))],
         bundles=[{"name": name, "bundle": bundle.digest} for name, bundle in (named | others).items()],
-        cautions=list(dict.fromkeys(text for bundle in opened for text in bundle.manifest["cautions"])),
+        cautions=list(dict.fromkeys(text for bundle in opened for text in bundle.cautions)),
         throughput=streamed,
         operations=inside,
         size_bytes={name: one.size_bytes for name, one in field.every.items() if one.size_bytes is not None},
         runtimes={name: one.runtime for name, one in field.every.items()},
         devices=[row for name, bundle in named.items() for row in reported(name, bundle, results, files)],
         gates=to_json(gates),
+        verdict=verdict_of(to_json(gates)).value,
         passed=all_passed(gates),
-        **fresh,
+        cold_start=starts,
+        memory=memory,
     )
 
 
@@ -114,7 +127,7 @@ class _Field:
 
 def _check_batches(batches: Sequence[int]) -> None:
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
-        raise UsageError(f"bench: batches {', '.join(map(str, batches)) or 'none'}; give each once, from 1 on")
+        raise UsageError(f"bench: --batch {', '.join(map(str, batches)) or 'none'}; give each once, from 1 on")
 
 
 def _names(bundles: Sequence[Bundle]) -> list[str]:
@@ -141,7 +154,7 @@ def _sorted(
             others[bundle.name if bundle.name not in named.keys() | others.keys() else str(one)] = bundle
         else:
             raise UsageError(
-                f'bench: against "{one}"; give {", ".join(KINDS)}, the folder of a bundle, or a .json file of bench'
+                f'bench: --against "{one}"; give {", ".join(KINDS)}, the folder of a bundle, or a .json file of bench'
             )
     return files, list(dict.fromkeys(kinds)), others
 
@@ -165,8 +178,8 @@ def _load(
             if not device_reports(bundle):
                 raise
             untimed.append(f"{name}: its runtime is not here, so it was not timed; its devices' reports are shown.")
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepath-bench-")))
-    rivals = Rivals(pinning, weights, scratch, stack, say)
+    folder = stack.enter_context(scratch("bench"))
+    rivals = Rivals(pinning, weights, folder, stack, say)
     held = {name: rivals.of(named[name], kinds) for name in ours}
     for name, bundle in others.items():
         rival = bundle_contender(bundle, name, pinning.threads, stack)
@@ -229,49 +242,37 @@ def _results(
     rows: list[Timed] = []
     every = field.every
     for name, samples in times.items():
-        latency = percentiles(samples)
         ratios: list[Ratio] = [
             {"against": rival.name, "kind": rival.kind, "p50": ratio(samples, times[rival.name]), "same_run": True}
             for rival in field.held.get(name, ())
         ]
         if name in field.held:
-            ratios += [one for file in files for one in file.ratios(name, batch, latency["p50"])]
-        rows.append(
-            {
-                "name": name,
-                "kind": every[name].kind,
-                "batch": batch,
-                "threads": threads,
-                "n": len(samples),
-                "latency_ms": latency,
-                "samples_ms": [round(float(sample), 4) for sample in samples],
-                "tiles_per_s": round(batch / latency["p50"] * 1e3, 3),
-                "ratio": ratios[0] if ratios else None,
-                "ratios": ratios,
-            }
-        )
+            ratios += [one for file in files for one in file.ratios(name, batch, percentiles(samples)["p50"])]
+        rows.append(timed(name, every[name].kind, batch, threads, samples, ratios))
     return rows
 
 
-def _fresh(every: Any, size: int, pinning: Pinning, cold: int, batches: Sequence[int], say: Progress) -> dict[str, Any]:
-    files = [one for one in every if one.artifact is not None and find(one.backend).can_compare_full_precision]
+def _fresh(
+    every: Iterable[Contender], size: int, pinning: Pinning, cold: int, batches: Sequence[int], say: Progress
+) -> tuple[list[ColdStart], list[Memory]]:
+    files = [(one, one.artifact) for one in every if one.artifact and find(one.backend).can_compare_full_precision]
     starts: list[ColdStart] = []
     memory: list[Memory] = []
-    for number, one in enumerate(files):
+    for number, (one, file) in enumerate(files):
         say("fresh processes", number, len(files))
-        starts += cold_starts(one.name, one.backend, one.artifact, size=size, threads=pinning.threads, times=cold)
-        memory += peak_memory(one.name, one.backend, one.artifact, size=size, threads=pinning.threads, batches=batches)
+        starts += cold_starts(one.name, one.backend, file, size=size, threads=pinning.threads, times=cold)
+        memory += peak_memory(one.name, one.backend, file, size=size, threads=pinning.threads, batches=batches)
         say("fresh processes", number + 1, len(files))
-    return {"cold_start": starts, "memory": memory}
+    return starts, memory
 
 
 def _gates(named: Mapping[str, Bundle], results: Sequence[Timed]) -> list[Gate]:
     """Judge INT8 bundles that were held against full precision at batch 1."""
-    gates = []
+    gates, samples = [], {(row["name"], row["batch"]): np.array(row["samples_ms"]) for row in results}
     for row in results:
         recipe = named[row["name"]].recipe if row["name"] in named else None
         if recipe is None or not recipe.int8 or row["batch"] != 1:
             continue
-        full = [one for one in row["ratios"] if one["kind"] == "full precision"]
-        gates += [speed_gate(recipe, one["p50"], row["name"]) for one in full]
+        full = [samples[one["against"], 1] for one in row["ratios"] if one["kind"] == "full precision"]
+        gates += [speed_gate(recipe, samples[row["name"], 1] / of, row["name"]) for of in full]
     return gates

@@ -64,8 +64,9 @@ def bundle_contender(bundle: Bundle, name: str, threads: int, stack: ExitStack) 
             f"bench: {error}; its graph in another runtime says nothing about its device's speed, so it is not timed "
             "here: run kit/check.py on the device, then edgepath report add"
         ) from None
-    size = int(bundle.manifest["artifact"]["size_bytes"])
-    return Contender(name, "bundle", runner, runner.runtime, bundle.backend, bundle.artifact, size)
+    return Contender(
+        name, "bundle", runner, runner.runtime, bundle.backend, bundle.artifact, artifact_bytes(bundle.artifact)
+    )
 
 
 def file_contender(name: str, kind: Kind, backend: str, artifact: Path, threads: int, stack: ExitStack) -> Contender:
@@ -80,8 +81,7 @@ def full_model(bundle: Bundle, weights: str | Path | None) -> FullModel:
     from ..program.rebuilding import same_weights
 
     vit, spec, _ = same_weights(bundle, weights)
-    contract = bundle.manifest["contract"]
-    return FullModel(vit, spec, contract["embedding"], contract["tokens"])
+    return FullModel(vit, spec, bundle.contract.embedding, bundle.contract.tokens)
 
 
 def build_full_precision(net: Any, recipe: Recipe, folder: Path) -> Path:
@@ -92,7 +92,8 @@ def build_full_precision(net: Any, recipe: Recipe, folder: Path) -> Path:
     if not find(recipe.backend).can_compare_full_precision:
         known = " and ".join(backend.title for backend in every() if backend.can_compare_full_precision)
         raise UsageError(
-            f"bench: full precision is built for {known}, {recipe.target} is for {recipe.backend}; leave out fp32"
+            f"bench: full precision is built for {known}, {recipe.target} is for {recipe.backend}; leave out "
+            "--against fp32"
         )
     from ..program.forms import Program
 
@@ -109,14 +110,15 @@ def torch_contenders(model: FullModel, threads: int, stack: ExitStack) -> list[C
 
     stack.callback(torch.set_num_threads, torch.get_num_threads())
     torch.set_num_threads(threads)
-    eager = stack.enter_context(
-        reference.Runner(copy.deepcopy(model.vit), model.spec.mean, model.spec.std, model.embedding)
-    )
+
+    def load() -> reference.Runner:
+        vit, spec = copy.deepcopy(model.vit), model.spec
+        return stack.enter_context(reference.Runner(vit, spec.mean, spec.std, model.embedding))
+
+    eager = load()
     found = [Contender("torch eager FP32", "torch eager", eager, eager.runtime)]
     if compiler():
-        compiled = stack.enter_context(
-            reference.Runner(copy.deepcopy(model.vit), model.spec.mean, model.spec.std, model.embedding)
-        )
+        compiled = load()
         compiled.compile()
         found.append(Contender("torch.compile FP32", "torch compiled", compiled, f"{compiled.runtime}, compiled"))
     return found

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from ..bundle.bundle import Bundle
 from ..bundle.device_reports import device_name, device_reports
 from .baseline import Elsewhere
-from .results import Device, Percentiles, Timed
+from .results import Device, Timed
 
 
 def reported(name: str, bundle: Bundle, results: Sequence[Timed], files: Sequence[Elsewhere]) -> list[Device]:
     """Return an entry a kept report: device, runtime, p50 and p99 at batch 1, and their ratio to a reference if any.
 
-    The reference is that of a given result file (a GPU's, from `bench --reference`), else PyTorch here if it was timed.
+    The reference is that of a given result file (a GPU's, from `bench reference`), else PyTorch here if it was timed.
     """
     entries: list[Device] = []
     for report in device_reports(bundle):
@@ -38,7 +37,12 @@ def reported(name: str, bundle: Bundle, results: Sequence[Timed], files: Sequenc
                 "measured_at": report["measured_at"],
                 "batch": 1,
                 "n": latency.get("n"),
-                "latency_ms": cast(Percentiles, {key: latency[f"{key}_ms"] for key in ("p50", "p90", "p95", "p99")}),
+                "latency_ms": {
+                    "p50": latency["p50_ms"],
+                    "p90": latency["p90_ms"],
+                    "p95": latency["p95_ms"],
+                    "p99": latency["p99_ms"],
+                },
                 "ratio": ratios[0] if ratios else None,
             }
         )

@@ -6,20 +6,20 @@ This module is also that process: `python -m edgepath.speed.fresh JSON` prints w
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from ..backends import find
 from ..errors import MissingRuntime
+from ..machine.progress import peak_bytes
+from ..machine.scratch import scratch
 from .results import ColdStart, Memory
 
 _SECONDS = 900
@@ -34,10 +34,10 @@ def cold_starts(name: str, backend: str, artifact: Path, *, size: int, threads: 
     entries: list[ColdStart] = []
     for cached in (False, True)[: 1 + find(backend).model_cache]:
         found = []
-        with tempfile.TemporaryDirectory(prefix="edgepath-cache-") as folder:
-            options: dict[str, Any] = {"threads": threads}
+        with scratch("cache") as folder:
+            options: dict[str, object] = {"threads": threads}
             if cached:
-                options["cache"] = folder
+                options["cache"] = str(folder)
                 _start(backend, artifact, size, 1, options)  # fills it
             for _ in range(times):
                 found.append(_start(backend, artifact, size, 1, options))
@@ -66,7 +66,7 @@ def peak_memory(
     return entries
 
 
-def _start(backend: str, artifact: Path, size: int, batch: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def _start(backend: str, artifact: Path, size: int, batch: int, options: Mapping[str, object]) -> dict[str, float]:
     asked = {"backend": backend, "artifact": str(artifact), "size": size, "batch": batch, "options": dict(options)}
     command = [sys.executable, "-m", __name__, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
@@ -76,32 +76,19 @@ def _start(backend: str, artifact: Path, size: int, batch: int, options: Mapping
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _measure(backend: str, artifact: str, size: int, batch: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def _measure(backend: str, artifact: str, size: int, batch: int, options: Mapping[str, object]) -> dict[str, float]:
     tiles = np.zeros((batch, size, size, 3), np.uint8)
     runtime = find(backend)
     marks = [time.perf_counter()]
     import_module(runtime.package)
-    start_bytes = _peak()
+    start_bytes = peak_bytes()
     marks.append(time.perf_counter())
     with runtime.load_runner()(Path(artifact), **options) as runner:
         marks.append(time.perf_counter())
         runner(tiles)
         marks.append(time.perf_counter())
     seconds = dict(zip(_SECONDS_OF, np.diff(marks).tolist(), strict=True))
-    return {**seconds, "start_bytes": start_bytes, "peak_bytes": _peak()}
-
-
-def _peak() -> int:
-    """Return the largest resident set so far in bytes, of this process alone.
-
-    Linux counts what the parent had into a child's `ru_maxrss`; `VmHWM` begins anew with the program.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return {**seconds, "start_bytes": start_bytes, "peak_bytes": peak_bytes()}
 
 
 if __name__ == "__main__":

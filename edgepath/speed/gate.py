@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..backends import find
-from ..checks.results import Facts
+from ..checks.results import Speed
 from ..errors import UsageError
+from ..machine.scratch import scratch
 from ..recipes.recipe import Recipe
 from .contenders import build_full_precision, file_contender
 from .pinning import pinned
-from .timing import in_turn, percentiles, ratio
+from .timing import in_turn, percentiles
 
 SECONDS = 20.0
 
@@ -32,21 +32,24 @@ def check_measurable(recipe: Recipe) -> None:
         )
 
 
-def measure_speed(recipe: Recipe, artifact: Path, whole: Any, tiles: np.ndarray) -> Facts:
+def measure_speed(recipe: Recipe, artifact: Path, whole: Any, tiles: np.ndarray) -> Speed:
     """Time an INT8 artifact and `whole`, its folded full-precision model, in turn at batch 1; all cores.
 
-    Returns `ratio`, the percentiles of both in milliseconds, `n` and how threads were set.
+    Returns the `ratios` of both in every round and `ratio`, their median; the percentiles of both in milliseconds, `n`
+    and how threads were set.
     """
-    with pinned() as pinning, tempfile.TemporaryDirectory(prefix="edgepath-fp32-") as folder, ExitStack() as stack:
-        other = build_full_precision(whole, recipe, Path(folder))
+    with pinned() as pinning, scratch("fp32") as folder, ExitStack() as stack:
+        other = build_full_precision(whole, recipe, folder)
         runners = {
             name: file_contender(name, "bundle", recipe.backend, path, pinning.threads, stack).run
             for name, path in (("int8", artifact), ("full", other))
         }
         one = tiles[:1]
         times = in_turn({name: partial(run, one) for name, run in runners.items()}, seconds=SECONDS)
+    ratios = times["int8"] / times["full"]
     return {
-        "ratio": ratio(times["int8"], times["full"]),
+        "ratio": float(np.median(ratios)),
+        "ratios": ratios.tolist(),
         "int8_ms": percentiles(times["int8"]),
         "full_precision_ms": percentiles(times["full"]),
         "n": len(times["int8"]),

@@ -5,16 +5,15 @@ They are given the model as edgepath folds it, so they have its folded normalisa
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..backends.runners.openvino import core
 from ..machine.packages import require
+from ..machine.quiet import quiet
 
 NNCF = "NNCF default INT8 (OpenVINO)"
 STATIC = "ONNX Runtime static INT8"
@@ -31,7 +30,7 @@ def build_peer(name: str, whole: Path, tiles: np.ndarray, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if name == NNCF:
         return _nncf(whole, tiles, folder / "nncf.xml")
-    with _quiet("root"):
+    with quiet("root"):
         return _static(whole, tiles, folder) if name == STATIC else _dynamic(whole, folder)
 
 
@@ -41,9 +40,9 @@ def _nncf(whole: Path, tiles: np.ndarray, path: Path) -> Path:
     import nncf
     import openvino
 
-    with _quiet("nncf"):
+    with quiet("nncf"):
         data = nncf.Dataset([tile[None] for tile in tiles])
-        graph = openvino.Core().read_model(whole)
+        graph = core().read_model(whole)
         quantized = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(tiles))
     openvino.save_model(quantized, path, compress_to_fp16=False)
     return path
@@ -75,19 +74,3 @@ def _dynamic(whole: Path, folder: Path) -> Path:
     path = folder / "dynamic.onnx"
     quantize_dynamic(whole, path, op_types_to_quantize=["MatMul", "Gemm"])
     return path
-
-
-@contextlib.contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    """Keep a tool's progress and advice off the terminal; errors still raise."""
-    import warnings
-
-    talker = logging.getLogger(None if logger == "root" else logger)
-    level = talker.level
-    talker.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        talker.setLevel(level)

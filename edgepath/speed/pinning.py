@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..machine.hardware import usable_cores
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def pinned(threads: int = 0) -> Iterator[Pinning]:
 
     Raises UsageError for more threads than cores: they would wait for each other.
     """
-    cores = _cores()
+    cores = usable_cores()
     threads = threads or len(cores)
     if threads > len(cores):
         raise UsageError(f"bench: {threads} threads on {len(cores)} cores; give {len(cores)} or fewer with --threads")
@@ -48,9 +49,3 @@ def _limit(cores: list[int]) -> None:
         with contextlib.suppress(ProcessLookupError):  # a thread that ended meanwhile
             os.sched_setaffinity(int(thread.name), cores)
     os.sched_setaffinity(0, cores)
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

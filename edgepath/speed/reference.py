@@ -1,4 +1,4 @@
-"""`bench --reference`: the full-precision model in PyTorch in every precision, eager and compiled, by batch size.
+"""`bench reference`: the full-precision model in PyTorch in every precision, eager and compiled, by batch size.
 
 What a GPU takes for a tile is what devices are shown relative to. The suite runs on a CPU as well, with fewer
 precisions and batches, for FP16 and bfloat16 products are very slow on CPUs without instructions for them.
@@ -22,7 +22,7 @@ from ..machine.progress import Progress, counter
 from ..models.catalogue import find_model
 from .pinning import pinned
 from .results import Bench, Effort, Ratio, Timed, measured
-from .timing import FEWEST, percentiles, ratio
+from .timing import FEWEST, ratio, timed
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PRECISIONS = tuple(f"{name}{how}" for name in ("fp32", "tf32", "fp16", "bf16") for how in ("", "+compile"))
@@ -107,7 +107,8 @@ def result_file(out: Path, model: str, device: str) -> Path:
     from ..machine.hardware import pick_device
 
     folder = re.sub(r"[^a-z0-9]+", "-", _device_name(pick_device(device)).lower()).strip("-")
-    return out / folder / f"{model.replace(':', '-')}.json"
+    name = find_model(model).name if model.endswith(".toml") else model
+    return out / folder / f"{name.replace(':', '-')}.json"
 
 
 def shown(precision: str) -> str:
@@ -207,30 +208,12 @@ def _wait(device: str) -> None:
 def _rows(times: dict[str, list[float]], memory: dict[str, int | None], batch: int, threads: int) -> list[Timed]:
     rows: list[Timed] = []
     for name, found in times.items():
-        samples, latency = np.array(found), percentiles(np.array(found))
-        held: Ratio | None = None
+        samples, held = np.array(found), list[Ratio]()
         if name != "fp32" and "fp32" in times:
-            held = {
-                "against": FULL,
-                "kind": "reference",
-                "p50": round(ratio(samples, np.array(times["fp32"])), 4),
-                "same_run": True,
-            }
-        rows.append(
-            {
-                "name": shown(name),
-                "kind": "reference",
-                "batch": batch,
-                "threads": threads,
-                "n": len(found),
-                "latency_ms": latency,
-                "samples_ms": [round(value, 4) for value in found],
-                "tiles_per_s": round(batch / latency["p50"] * 1e3, 3),
-                "ratio": held,
-                "ratios": [held] if held else [],
-                "peak_bytes": memory[name],
-            }
-        )
+            p50 = round(ratio(samples, np.array(times["fp32"])), 4)
+            held.append({"against": FULL, "kind": "reference", "p50": p50, "same_run": True})
+        row = timed(shown(name), "reference", batch, threads, samples, held)
+        rows.append({**row, "peak_bytes": memory[name]})
     return rows
 
 

@@ -7,20 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from ..checks.results import GateRow
-from ..machine.hardware import machine, memory
+from ..checks.results import Percentiles as Percentiles
+from ..checks.verdicts import Verdict
+from ..machine.hardware import Machine, machine, memory
 from ..machine.packages import versions
 from .pinning import Pinning
 
 SCHEMA = 1
-
-
-class Percentiles(TypedDict):
-    """Of milliseconds."""
-
-    p50: float
-    p90: float
-    p95: float
-    p99: float
 
 
 Kind = Literal["bundle", "full precision", "torch eager", "torch compiled", "peer", "reference", "earlier"]
@@ -126,7 +119,7 @@ class Device(TypedDict):
 
 
 class Held(TypedDict):
-    """A ratio, or a latency, beside what it was."""
+    """A ratio, or a latency, beside what it was; the verdict on `times`, as a gate has it."""
 
     name: str
     batch: int
@@ -134,6 +127,10 @@ class Held(TypedDict):
     baseline: float
     now: float
     times: float
+    verdict: str
+    n: int | None
+    interval: list[float | None] | None
+    n_to_decide: int | None
     passed: bool
 
 
@@ -143,7 +140,17 @@ class Compared(TypedDict):
     baseline: str
     worse: float
     rows: list[Held]
+    verdict: str
     passed: bool
+
+
+class About(Machine, total=False):
+    """The machine, how it was kept to some of its cores, and, of the reference suite, the device and its CUDA."""
+
+    memory: str
+    pinned: str
+    device: str
+    cuda: str | None
 
 
 class _Bench(TypedDict):
@@ -160,8 +167,9 @@ class _Bench(TypedDict):
     size_bytes: dict[str, int]
     devices: list[Device]
     gates: list[GateRow]
+    verdict: str
     passed: bool
-    machine: dict[str, Any]
+    machine: About
     tiles: str
     warm_up: int
     rounds: int
@@ -170,7 +178,7 @@ class _Bench(TypedDict):
 
 
 class Bench(_Bench, total=False):
-    """What `bench` and `bench --reference` return."""
+    """What `bench` and `bench reference` return."""
 
     model: str
     weights: str
@@ -198,22 +206,25 @@ def measured(
     **more: Any,
 ) -> Bench:
     """Return a result: what was timed, on what and how; `more` are other keys of `Bench`, else they are empty."""
-    empty: dict[str, Any] = {
-        key: [] for key in ("bundles", "cautions", "throughput", "cold_start", "memory", "devices")
-    }
-    about = {"machine": machine() | {"memory": memory(), "pinned": pinning.how}, "tiles": tiles, "versions": versions()}
     result = {
         "schema": SCHEMA,
         "kind": kind,
-        **empty,
+        "bundles": [],
+        "cautions": [],
+        "throughput": [],
+        "cold_start": [],
+        "memory": [],
+        "devices": [],
         "operations": {},
         "size_bytes": {},
         "gates": [],
+        "verdict": Verdict.NON_INFERIOR.value,
         "passed": True,
-        **about,
+        "machine": cast(About, machine() | {"memory": memory(), "pinned": pinning.how}),
+        "tiles": tiles,
+        "versions": versions(),
         **asdict(effort),
         "notes": list(notes),
         "results": results,
-        **more,
     }
-    return cast(Bench, result)
+    return cast(Bench, result | more)

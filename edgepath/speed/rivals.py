@@ -90,5 +90,4 @@ class Rivals:
 
 
 def _model_of(bundle: Bundle) -> str:
-    contract = bundle.manifest["contract"]
-    return f"{bundle.manifest['weights']['sha256']} {contract['embedding']} {contract['tokens']}"
+    return f"{bundle.weights.sha256} {bundle.contract.embedding} {bundle.contract.tokens}"

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..machine.progress import Advance
-from .results import Percentiles
+from .results import Kind, Percentiles, Ratio, Timed
 
 PERCENTILES = (50, 90, 95, 99)
 FEWEST = 3  # rounds, whatever they take
@@ -65,6 +65,23 @@ def percentiles(samples: np.ndarray) -> Percentiles:
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the median over rounds of ours / theirs of the same round."""
     return float(np.median(ours / theirs))
+
+
+def timed(name: str, kind: Kind, batch: int, threads: int, samples: np.ndarray, ratios: list[Ratio]) -> Timed:
+    """Return what samples of calls, milliseconds (n,), say of a contender; the first of `ratios` is the one to show."""
+    latency = percentiles(samples)
+    return {
+        "name": name,
+        "kind": kind,
+        "batch": batch,
+        "threads": threads,
+        "n": len(samples),
+        "latency_ms": latency,
+        "samples_ms": [round(float(sample), 4) for sample in samples],
+        "tiles_per_s": round(batch / latency["p50"] * 1e3, 3),
+        "ratio": ratios[0] if ratios else None,
+        "ratios": ratios,
+    }
 
 
 def _warm_up(run: Callable[[], object], calls: int, seconds: float, clock: Callable[[], float]) -> float:

@@ -2,37 +2,40 @@
 
 What an image file may hold, and what becomes of it (embeddings are of RGB as a slide reader hands it out):
 
-    8-bit RGB; palette; YCbCr TIFF     converted; the colours are fully defined
-    16-bit RGB (PNG, TIFF)             the high byte of each sample; images that use only the low bits come out dark
+    8-bit RGB; palette; YCbCr          converted; the colours are fully defined
+    16-bit RGB                         the high byte of each sample; images that use only the low bits come out dark
     alpha, or a transparent colour     laid over white, as glass is
     EXIF or TIFF orientation           honoured, as every viewer does
     an embedded colour profile, gamma  not applied: slide readers do not, and models were trained without
     greyscale, 1-bit, 16-bit grey      refused: a mask, a depth or a fluorescence channel, not a stained tile
     CMYK, Lab, HSV, float              refused: their RGB depends on a profile or a scale that has to be chosen
     several images in one file         refused: which of them is the tile cannot be known
+
+The same holds for images that a data set opened with Pillow (`pixels_of`), as far as it did not convert them before.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import ExifTags, Image, ImageOps
+from PIL.ImageFile import ImageFile
 
-from ..errors import TileError, UsageError, did_you_mean
+from ..errors import TileError, UsageError, did_you_mean, first_line
+from .decoding import LARGEST, LONGEST, bounded, decode
+from .formats import ImageBytes, Refused, images_in, open_header
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 RESIZES = ("refuse", "squash", "crop")
-LARGEST = 8192 * 8192  # pixels decoded to make one tile: 200 MB a thread
 
 _CONVERTED = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "YCbCr")
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _GLASS, _PALE, _PALE_CHROMA, _BLACK = 200, 160, 20, 30  # 8-bit levels
+_BAND = 256  # rows laid over white at once: copies of a whole image would take memory several times
 
 
 def check_resize(resize: str) -> None:
@@ -42,23 +45,49 @@ def check_resize(resize: str) -> None:
 
 
 def read_image(path: str | Path, size: int = 224, resize: str = "refuse") -> np.ndarray:
-    """Decode a PNG, JPEG or TIFF file to uint8 (size, size, 3), told by its content and not by its name.
+    """Decode an image file to uint8 (size, size, 3); what kinds there are is told by its content, not by its name.
 
     An image of another size is refused from its header, or with `resize` squashed to a square, or resized on its short
     side and cropped to the centre (both bicubic, antialiased). Raises TileError naming the file and what to do.
     """
-    try:
+    with _naming(path):
         if Path(path).exists() and not Path(path).is_file():  # opening a named pipe would wait for ever
-            raise TileError(f"{path}: not a regular file; leave it out")
-        with open(path, "rb") as file:
-            return np.array(_fit(_to_rgb(_load(file, size, resize)), size, resize))
-    except _Refused as refused:
-        raise TileError(f"{path}: {refused}") from None
-    except (TileError, MemoryError):
+            raise Refused("not a regular file; leave it out")
+        with ImageBytes(path) as file:
+            return _read(file, size, resize)
+
+
+def pixels_of(image: Image.Image, size: int, resize: str) -> np.ndarray:
+    """Return an image that someone opened with Pillow as `read_image` returns a file: uint8 (size, size, 3).
+
+    One that is not decoded yet is read from its file, with all checks; one that is has passed Pillow's alone. Raises
+    TileError.
+    """
+    with _naming(getattr(image, "filename", "") or "an image"):
+        if isinstance(image, ImageFile) and image.tile and image.fp is not None:
+            return _read(image.fp, size, resize)
+        _check_header(image, size, resize)
+        return _fit(image, size, resize)
+
+
+def _read(file: IO[bytes], size: int, resize: str) -> np.ndarray:
+    image = open_header(file)
+    _check_header(image, size, resize)
+    return bounded(image, lambda: _fit(decode(image, file), size, resize))
+
+
+@contextmanager
+def _naming(name: str | Path) -> Iterator[None]:
+    """Turn every error while an image is read into a TileError with its name."""
+    try:
+        yield
+    except Refused as refused:
+        raise TileError(f"{name}: {refused}") from None
+    except MemoryError:
         raise
-    except Exception as error:  # on damaged files Pillow's decoders raise nearly every type there is
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise TileError(f"{path}: cannot be read ({reason}); replace the file, or leave it out") from error
+    except Exception as error:  # on damaged files decoders raise nearly every type there is
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise TileError(f"{name}: cannot be read ({reason}); replace the file, or leave it out") from error
 
 
 def tile_sha256(pixels: np.ndarray) -> str:
@@ -68,8 +97,8 @@ def tile_sha256(pixels: np.ndarray) -> str:
 
 
 def resize_tile(pixels: np.ndarray, size: int, resize: str) -> np.ndarray:
-    """Return a decoded square tile at another size, as `read_image` would; `resize` is "squash" or "crop"."""
-    return np.array(_fit(Image.fromarray(pixels), size, resize))
+    """Return a decoded tile at another size, as `read_image` would; `resize` is "squash" or "crop"."""
+    return np.array(_resized(Image.fromarray(pixels), size, resize))
 
 
 def describe(pixels: np.ndarray) -> tuple[float, np.ndarray]:
@@ -92,58 +121,38 @@ def describe(pixels: np.ndarray) -> tuple[float, np.ndarray]:
     return float(1 - empty.mean()), descriptor
 
 
-class _Refused(Exception):
-    """An image that is whole, but not a tile; the reader adds the file's name."""
-
-
-def _load(file: BinaryIO, size: int, resize: str) -> Image.Image:
-    """Decode, after the header was found good. Plugins are called directly: Image.open warns about large images."""
-    image = _plugin(file)(file)
-    _check_header(image, size, resize)
-    if isinstance(image, PngImageFile):
-        image.verify()  # every chunk's checksum: decoding alone does not miss a cut-off end
-        image = _plugin(file)(file)
-    image.load()
-    return image
-
-
-def _plugin(file: BinaryIO) -> type[ImageFile.ImageFile]:
-    file.seek(0)
-    start = file.read(8)
-    file.seek(0)
-    if start == b"\x89PNG\r\n\x1a\n":
-        return PngImageFile
-    if start[:3] == b"\xff\xd8\xff":
-        return JpegImageFile
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return TiffImageFile
-    raise _Refused("no PNG, JPEG or TIFF image by its content; replace the file, or leave it out")
-
-
-def _check_header(image: ImageFile.ImageFile, size: int, resize: str) -> None:
+def _check_header(image: Image.Image, size: int, resize: str) -> None:
     width, height = image.size
-    if (count := getattr(image, "n_frames", 1)) > 1:
-        raise _Refused(f"holds {count} images; save the one that is the tile")
-    if image.size != (size, size) and (resize == "refuse" or width * height > LARGEST):
-        ways = "" if width * height > LARGEST else ", or choose --resize crop or --resize squash"
-        raise _Refused(f"{width} x {height} pixels, {size} x {size} are needed; cut tiles of that size{ways}")
+    if (count := images_in(image)) > 1:
+        raise Refused(f"holds {count} images; save the one that is the tile")
+    large = width * height > LARGEST or max(width, height) > LONGEST
+    if image.size != (size, size) and (resize == "refuse" or large):
+        ways = "" if large else ", or choose --resize crop or --resize squash"
+        raise Refused(f"{width} x {height} pixels, {size} x {size} are needed; cut tiles of that size{ways}")
     if image.mode in _GREY:
-        raise _Refused(f"greyscale (Pillow mode {image.mode}), a stained RGB tile is needed; save it as 8-bit RGB")
+        raise Refused(f"greyscale (Pillow mode {image.mode}), a stained RGB tile is needed; save it as 8-bit RGB")
     if image.mode not in _CONVERTED:
-        raise _Refused(f"{image.mode} colours, RGB is needed; convert the file to 8-bit sRGB with its colour profile")
+        raise Refused(f"{image.mode} colours, RGB is needed; convert the file to 8-bit sRGB with its colour profile")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    glass = Image.new("RGBA", upright.size, "white")
-    return Image.alpha_composite(glass, upright.convert("RGBA")).convert("RGB")
+def _fit(image: Image.Image, size: int, resize: str) -> np.ndarray:
+    """Return a decoded image upright, in RGB and of the right size."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = (ImageOps.exif_transpose(image) if turned else None) or image
+    rgb = _over_white(upright) if upright.has_transparency_data else upright.convert("RGB")
+    return np.array(rgb if rgb.size == (size, size) else _resized(rgb, size, resize))
 
 
-def _fit(image: Image.Image, size: int, resize: str) -> Image.Image:
-    if image.size == (size, size):
-        return image
+def _over_white(image: Image.Image) -> Image.Image:
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _BAND):
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height))).convert("RGBA")
+        glass = Image.new("RGBA", band.size, "white")
+        result.paste(Image.alpha_composite(glass, band).convert("RGB"), (0, top))
+    return result
+
+
+def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:
     if resize == "crop":
         return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return image.resize((size, size), Image.Resampling.BICUBIC)

@@ -6,11 +6,12 @@ the columns in `_ALSO`. What no table says is taken from the name: `slide1_x1120
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
+from typing import cast
 
 from ..errors import PackError
+from ..machine.sheets import read_sheet
 from .source import TileSource
 
 COLUMNS = (
@@ -19,6 +20,8 @@ COLUMNS = (
 )
 """The columns of a pack's tiles.csv; what is not known is empty."""
 
+TABLES = ("tiles.csv", "manifest.csv")
+"""Files beside tiles that tell of them; the first that is there is read."""
 _ALSO = {  # the names a column may have in a table that edgepath did not write
     "group": ("group",),
     "slide": ("slide", "slide_id"),
@@ -43,6 +46,9 @@ def origins(source: TileSource) -> dict[str, Row]:
     """
     if source.kind == "synthetic":
         return {key: _synthetic(key) for key in source.keys}
+    if source.kind == "slides":
+        mpp = str(cast(dict[str, float], source.origin["slides"])["mpp"])
+        return {key: _cut(key, mpp) for key in source.keys}
     table = table_beside(source)
     return {key: _row(key, table.get(key, {})) for key in source.keys}
 
@@ -71,19 +77,23 @@ def _synthetic(key: str) -> Row:
     return dict.fromkeys(COLUMNS, "") | known
 
 
+def _cut(key: str, mpp: str) -> Row:
+    """Return the row of a tile cut from a slide, `<slide>/<x>_<y>`."""
+    slide, _, place = key.rpartition("/")
+    x, _, y = place.partition("_")
+    return dict.fromkeys(COLUMNS, "") | {"group": slide, "slide": slide, "x": x, "y": y, "mpp": mpp}
+
+
 def table_beside(source: TileSource) -> dict[str, Row]:
     """Read the table beside a source's tiles, by path; column names in lower case; empty where there is none."""
     if source.root is None:
         return {}
-    path = next((p for p in (source.root / "tiles.csv", source.root / "manifest.csv") if p.is_file()), None)
+    path = next((source.root / name for name in TABLES if (source.root / name).is_file()), None)
     if path is None:
         return {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before UTF-8
-            reader = csv.reader(file, strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
-            rows = [dict(zip(header, map(str.strip, line), strict=False)) for line in reader]
-    except (OSError, ValueError, csv.Error) as error:
+        header, rows = read_sheet(path)
+    except (OSError, ValueError) as error:
         raise PackError(f"{path}: cannot be read ({error}); mend it, or move it away") from error
     if "path" not in header:
         raise PackError(f"{path}: has no column path (found: {', '.join(header)}); name it so, or move the file away")

@@ -17,18 +17,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
 from ..errors import PackError
+from ..machine.leftovers import is_leftover
+from ..machine.sheets import as_text
 from ..machine.tables import parse_toml, read_facts, shown
 from ..machine.tables import to_toml as write_toml
 from .origins import COLUMNS, Row
 
 SCHEMA = 1
 LARGEST_SIDE = 4096  # of a tile, in pixels: what is decoded on the word of pack.toml
-_LARGEST = 1 << 20  # of pack.toml, in bytes
+_LARGEST = 8 << 20  # of pack.toml, in bytes
 TILE = re.compile(r"tiles/\d{5,9}\.png", re.ASCII)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -43,9 +45,9 @@ class PackInfo:
     size: int
     seed: int
     sha256: str
-    sources: tuple[Mapping[str, Any], ...]
+    sources: tuple[Mapping[str, object], ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self) | {"path": str(self.path), "sources": [dict(source) for source in self.sources]}
 
 
@@ -58,7 +60,7 @@ class PackHead:
     size: Annotated[int, Meta(ge=1, le=LARGEST_SIDE, description=f"1 to {LARGEST_SIDE} is needed")]
     seed: int
     sha256: str
-    source: tuple[dict[str, Any], ...]
+    source: tuple[dict[str, object], ...]
 
 
 def read_pack(folder: str | Path) -> tuple[PackInfo, list[Row]]:
@@ -84,7 +86,7 @@ def pack_table(rows: Sequence[Row]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({column: as_text(value) for column, value in row.items()} for row in rows)
     return text.getvalue().encode()
 
 
@@ -121,7 +123,7 @@ def parse_pack_toml(raw: bytes, who: str) -> PackHead:
     return read_facts(PackHead, head, lambda problem: PackError(f"{who}: pack.toml: {problem}"), {})
 
 
-def to_toml(head: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> bytes:
+def to_toml(head: Mapping[str, object], sources: Sequence[Mapping[str, object]]) -> bytes:
     """Write pack.toml."""
     return write_toml({**head, "source": sources}).encode()
 
@@ -132,16 +134,18 @@ def read_file(folder: Path, name: str) -> bytes:
         what = "is not a folder" if folder.exists() else "no such folder"
         raise PackError(f"pack {folder}: {what}; give the folder that holds pack.toml")
     if not os.path.lexists(folder / name):
-        raise PackError(f"pack {folder}: holds no {name}; give a folder made by `edgepath calibrate build`")
+        raise PackError(f"pack {folder}: holds no {name}; give a folder made by `edgepath pack build`")
     if (folder / name).is_symlink() or not (folder / name).is_file():
         raise PackError(f"pack {folder}: {name} is not a regular file; copy the pack again")
     return (folder / name).read_bytes()
 
 
 def pack_files(folder: Path) -> Iterator[str]:
-    """Yield the names of a pack's files; PackError for a link, socket, pipe or device."""
+    """Yield the names of a pack's files, without leftovers of systems; PackError for a link, socket, pipe or device."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if any(map(is_leftover, path.relative_to(folder).parts)):
+            continue
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise PackError(f"pack {folder}: {name} is not a regular file; a pack holds files only: copy it again")
         if path.is_file():

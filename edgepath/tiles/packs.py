@@ -10,7 +10,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,6 +27,7 @@ from .packformat import read_pack as read_pack
 from .selection import select
 from .source import TileSource
 
+_NAMED = 1000  # bad tiles that a pack lists by name: its table is read whole
 TISSUE = 0.1
 """The least part of a tile that must be tissue (see `tiles.images.describe`)."""
 
@@ -49,18 +49,34 @@ def build_pack(
     seed: int = 0,
     resize: str = "refuse",
     skip_bad: bool = False,
+    anonymous: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> PackInfo:
-    """Select `count` different tiles of `sources` and write them to the new folder `out`.
+    """Select different tiles of some sources, and write them to a new folder as a calibration pack.
 
-    A source is a folder, a pack, or `synthetic[:COUNT[:SEED]]`. Tiles with less than `TISSUE` tissue, and all but the
-    first of equal ones, are left out. The rest is spread over sources, groups, stainings, scanners, labels and slides,
-    and inside them over colour and texture (`selection.select`). The same sources and seed give the same pack. A tile
-    is decoded once, a chosen one twice; `progress` is told how far this is. With `skip_bad`, tiles that cannot be read
-    are left out and listed in pack.toml.
+    Tiles with less than 10 % tissue are left out, and all but the first of equal ones. The rest is spread over sources,
+    groups, stainings, scanners, labels and slides, and inside them over colour and texture. The same sources and seed
+    give the same pack.
 
-    Raises PackError for too few tiles and a full disk, UsageError for an output in the way, TileError for a bad tile.
+    Args:
+        sources: Folders of tiles or slides, packs, or `synthetic[:COUNT[:SEED]]`.
+        out: The folder of the new pack.
+        count: Tiles to select.
+        seed: The number that starts the selection.
+        resize: What to do with tiles of another size: "refuse", "squash", or "crop" the centre.
+        skip_bad: Leave out tiles that cannot be read, and list them in `pack.toml`.
+        anonymous: Name tiles by the hash of their pixels, and sources, groups and slides by numbers.
+        force: Replace an existing output.
+        progress: Called as `progress(stage, done, total)` while it works.
+
+    Returns:
+        What the pack is: its path, count, seed, sources and sha256.
+
+    Raises:
+        PackError: There are too few tiles, or the disk is full.
+        UsageError: An output is in the way.
+        TileError: A tile cannot be read.
     """
     given = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if count < 1 or seed < 0 or not given:
@@ -69,7 +85,7 @@ def build_pack(
     try:
         with NewFolder(final, "pack", PackError, _may_replace, force=force) as new:
             opened = [open_tiles(source, resize=resize, skip_bad=skip_bad) for source in given]
-            names = _names(opened)
+            names = [f"source-{i}" for i in range(1, len(opened) + 1)] if anonymous else _names(opened)
             advance = counter(progress, "select", sum(map(len, opened)) + count)
             candidates, descriptors = _candidates(opened, names, advance)
             if len(candidates) < count:
@@ -79,12 +95,15 @@ def build_pack(
             groups = [group_of(candidate.row) for candidate in candidates]
             chosen = [candidates[i] for i in sorted(select(descriptors, groups, count, seed=seed))]
             _write_tiles(new.path, opened, chosen, advance)
+            if anonymous:
+                _forget([candidate.row for candidate in chosen])
             table = pack_table([candidate.row for candidate in chosen])
             (new.path / "tiles.csv").write_bytes(table)
             settings = {"count": count, "size": opened[0].size, "resize": resize, "seed": seed, "tissue": TISSUE}
             made = {"schema": SCHEMA, "name": _text(final.name), "edgepath": __version__}
             head = made | settings | {"sha256": hashlib.sha256(table).hexdigest()}
-            parts = [_source(i, names[i], source, candidates, chosen) for i, source in enumerate(opened)]
+            skipped = [[("unreadable" if anonymous else key, why) for key, why in one.skipped] for one in opened]
+            parts = [_source(i, names[i], source, candidates, chosen, skipped[i]) for i, source in enumerate(opened)]
             (new.path / "pack.toml").write_bytes(to_toml(head, parts))
             new.commit()
     except OSError as error:
@@ -144,11 +163,18 @@ def _write_tiles(folder: Path, opened: Sequence[TileSource], chosen: Sequence[_C
 
 
 def _source(
-    number: int, name: str, source: TileSource, candidates: Sequence[_Candidate], chosen: Sequence[_Candidate]
-) -> dict[str, Any]:
+    number: int,
+    name: str,
+    source: TileSource,
+    candidates: Sequence[_Candidate],
+    chosen: Sequence[_Candidate],
+    bad: Sequence[tuple[str, str]],
+) -> dict[str, object]:
     """Return what pack.toml says about a source."""
     own = [candidate.row for candidate in chosen if candidate.source == number]
-    skipped = [f"{key}: {reason}" for key, reason in source.skipped]
+    skipped = [f"{key}: {reason}" for key, reason in bad[:_NAMED]]
+    if (more := len(bad) - len(skipped)) > 0:
+        skipped.append(f"and {more} more")
     return {
         "name": name,
         "kind": source.kind,
@@ -156,7 +182,18 @@ def _source(
         "tissue": sum(candidate.source == number for candidate in candidates),
         "chosen": len(own),
         "licences": sorted({row["licence"] for row in own} - {""}),
+        **({"left_out": dict(source.left_out)} if source.left_out else {}),
     } | ({"skipped": skipped} if skipped else {})
+
+
+def _forget(rows: Sequence[Row]) -> None:
+    """Take all names of tiles, slides and groups out of the lines of tiles.csv; what was one group stays one."""
+    for row in rows:
+        row["source_path"] = row["sha256_pixels"][:16]
+    for column in ("group", "slide"):
+        numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(row[column] for row in rows), 1)}
+        for row in rows:
+            row[column] = numbers[row[column]] if row[column] else ""
 
 
 def _names(opened: Sequence[TileSource]) -> list[str]:

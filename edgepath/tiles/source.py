@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
@@ -27,12 +27,37 @@ class TileBatch:
     pixels: np.ndarray
 
 
+class TilesOf(TypedDict):
+    """What tiles are called, what kind of source they are from (a folder, a pack, ...), and how many there are."""
+
+    kind: str
+    name: str
+    count: int
+
+
+class _Provenance(TilesOf):
+    sha256: str
+    size: int
+    resize: str
+    skipped: int
+
+
+class Provenance(_Provenance, total=False):
+    """What tiles are: `sha256` is over the lines `<tile sha256>  <key>`; `seed` is of synthetic ones."""
+
+    seed: int
+    pack: dict[str, object]
+    slides: dict[str, object]
+    left_out: dict[str, int]
+
+
 @dataclass
 class TileSource:
     """Tiles of `size` x `size`, decoded when they are asked for; `len()` counts also those that turn out to be bad.
 
     `load` returns one tile, uint8 (S, S, 3), by its key. `root` is the folder that the keys are relative to, where
-    there is one, and never leaves this machine: `provenance()` does not hold it.
+    there is one, and never leaves this machine: `provenance()` does not hold it. `left_out` counts the files that lay
+    beside the tiles and were not taken, by their suffix.
     """
 
     kind: str
@@ -43,8 +68,9 @@ class TileSource:
     resize: str = "refuse"
     skip_bad: bool = False
     root: Path | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, object] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     _bad: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,6 +108,31 @@ class TileSource:
 
         return replace(self, load=load)
 
+    def anonymous(self) -> TileSource:
+        """Return the same tiles, named by the hash of their pixels: whoever has a tile can find it, nobody else.
+
+        The source has no name and no folder then; tiles that cannot be read are left out, and listed without theirs.
+        Packs and the synthetic source stay as they are, as their tiles have numbers. Decodes what was not decoded yet.
+        """
+        if self.kind in ("pack", "synthetic"):
+            return self
+        self.provenance()
+        names: dict[str, str] = {}
+        for key in (key for key in self.keys if key in self.digests):
+            name, copies = self.digests[key][:16], 1
+            while name in names:  # of equal pixels
+                copies += 1
+                name = f"{self.digests[key][:16]}-{copies}"
+            names[name] = key
+        return TileSource(
+            *(self.kind, "anonymous", tuple(sorted(names)), self.size),
+            load=lambda name: self.load(names[name]),
+            resize=self.resize,
+            skip_bad=self.skip_bad,
+            digests={name: self.digests[key] for name, key in names.items()},
+            _bad={f"unreadable {number}": reason for number, (_, reason) in enumerate(self.skipped, 1)},
+        )
+
     def batches(self, size: int = 16, *, threads: int | None = None) -> Iterator[TileBatch]:
         """Yield all tiles in order, `size` at a time; `threads` decode ahead (default: one a core, at most 8).
 
@@ -99,8 +150,8 @@ class TileSource:
         self._bad.update(chosen._bad)
         return np.concatenate(parts) if parts else np.empty((0, self.size, self.size, 3), np.uint8)
 
-    def provenance(self) -> dict[str, Any]:
-        """Return what these tiles are, JSON-able: kind, name, count, `sha256` over the lines `<tile sha256>  <key>`.
+    def provenance(self) -> Provenance:
+        """Return what these tiles are, JSON-able.
 
         Decodes tiles that were not decoded before. Tiles that were skipped count as not there.
         """
@@ -109,7 +160,7 @@ class TileSource:
                 pass
         good = [key for key in self.keys if key in self.digests]
         lines = "".join(f"{self.digests[key]}  {key}\n" for key in good)
-        return {
+        facts = {
             "kind": self.kind,
             "name": self.name,
             "count": len(good),
@@ -117,7 +168,9 @@ class TileSource:
             "size": self.size,
             "resize": self.resize,
             "skipped": len(self.keys) - len(good),
-        } | dict(self.origin)
+        }
+        left_out = {"left_out": dict(self.left_out)} if self.left_out else {}
+        return cast(Provenance, facts | left_out | dict(self.origin))
 
     def _batches(self, size: int, threads: int) -> Iterator[TileBatch]:
         keys: list[str] = []

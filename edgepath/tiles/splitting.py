@@ -26,9 +26,9 @@ def split(tiles: TileSource, wanted: int) -> tuple[TileSource, TileSource]:
             f"calibration: {tiles.name} has {len(tiles)} tiles, {wanted} were asked for; at least {FEWEST} are needed "
             f"besides a quarter (at most {HELD_OUT}) held out to measure drift; {remedy}"
         )
-    held_out = _spread(len(tiles), held)
+    held_out = spread(len(tiles), held)
     rest = sorted(set(range(len(tiles))) - set(held_out))
-    chosen = [rest[i] for i in _spread(len(rest), min(wanted, len(rest)))]
+    chosen = [rest[i] for i in spread(len(rest), min(wanted, len(rest)))]
     return tiles.select(chosen), tiles.select(held_out)
 
 
@@ -43,6 +43,6 @@ def apart(chosen: TileSource, held_out: TileSource) -> tuple[TileSource, TileSou
     return chosen, held_out.select(kept)
 
 
-def _spread(count: int, wanted: int) -> list[int]:
-    """Indices of `wanted` of `count` items, evenly spaced: sorted keys put one slide's tiles side by side."""
+def spread(count: int, wanted: int) -> list[int]:
+    """Return indices of `wanted` of `count` items, evenly spaced: sorted keys put one slide's tiles side by side."""
     return [int(i) for i in (np.arange(wanted) + 0.5) * count / wanted]

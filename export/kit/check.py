@@ -5,13 +5,17 @@ embeddings with the full-precision reference and with the program that the artif
 gates against that, measures latency, and writes device-report.json, never into the bundle.
 
 Needs Python 3.10, NumPy and the device's own runtime (kit/requirements.txt), not edgepath.
-Exit status: 0 passed, 1 a gate failed, 2 could not run.
+Exit status: 0 passed, 1 a gate failed, 2 could not run, 70 a bug of this file.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    del sys.path[0]  # this folder: what was planted beside this file is not to pass for a module of Python's
+
+import os
 
 if sys.version_info < (3, 10):  # noqa: UP036 (a device may have an older one; build.py starts here, too)
     print(
@@ -21,16 +25,21 @@ if sys.version_info < (3, 10):  # noqa: UP036 (a device may have an older one; b
     sys.exit(2)
 
 import argparse
+import base64
 import hashlib
-import importlib.util
 import inspect
+import io
 import json
+import math
+import tempfile
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ sys.dont_write_bytecode = True  # a `__pycache__` would be a file too many in th
 SCHEMA = 1
 MANIFEST = "bundle.json"
 REPORT = "device-report.json"
+LEFTOVERS = {".ds_store", "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle"}  # of systems, and `._x`
 BATCH = 8
 WARM_UP = 10
 PERCENTILES = (50, 90, 95, 99)
@@ -60,23 +70,59 @@ class CannotRun(Exception):
 # --- the bundle
 
 
-def open_bundle(root: Path) -> tuple[dict[str, Any], str]:
-    """Check every file of the bundle in `root`; return its manifest and the sha256 of bundle.json, so of all of it."""
+Seen = Mapping[str, tuple[int, ...]]
+"""Of every file that was hashed, what changes when someone writes to it or puts another in its place."""
+
+
+def open_bundle(root: Path) -> tuple[dict[str, Any], str, Seen]:
+    """Check every file of the bundle in `root`.
+
+    Return its manifest, the sha256 of bundle.json, so of all of it, and what `check_unchanged` holds files against.
+    """
     try:
         path = root / MANIFEST
         if path.is_symlink() or not path.is_file():
             raise CannotRun(f"{root} holds no {MANIFEST}; leave check.py where it is, in the kit/ folder of its bundle")
         raw = path.read_bytes()
         manifest = _parse(raw)
-        _check_files(root, manifest["files"])
+        seen = _check_files(root, manifest["files"])
     except OSError as error:
         raise CannotRun(f"cannot read the bundle: {error.strerror} ({error.filename})") from error
-    return manifest, hashlib.sha256(raw).hexdigest()
+    return manifest, hashlib.sha256(raw).hexdigest(), seen
+
+
+def check_unchanged(root: Path, seen: Seen, below: str) -> None:
+    """Raise CannotRun if a file that is or lies in `below` was written to since it was hashed."""
+    for name, before in seen.items():
+        if (name == below or name.startswith(f"{below}/")) and _stamp(os.stat(root / name)) != before:
+            raise CannotRun(f"{name} changed since it was hashed; start again where nobody writes to the bundle")
+
+
+def read_hashed(root: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+    """Return a file's bytes, which are those that its hash is of, whatever happened since all were hashed."""
+    raw = (root / name).read_bytes()
+    if name not in manifest["files"] or hashlib.sha256(raw).hexdigest() != manifest["files"][name]["sha256"]:
+        raise CannotRun(f"{name} changed since it was hashed; start again where nobody writes to the bundle")
+    return raw
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is beyond the range of numbers")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(raw.decode("utf-8"))
+        manifest = json.loads(raw.decode("utf-8"), parse_float=_finite, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise CannotRun(f"{MANIFEST} is not valid JSON ({error}); copy the bundle again") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
@@ -90,7 +136,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
         complete &= any(name == artifact or name.startswith(f"{artifact}/") for name in files)
         complete &= all(type(manifest["contract"][key]) is int for key in ("size", "dim"))
         complete &= all(isinstance(required, (int, float, dict)) for required in manifest["recipe"]["accept"].values())
-        complete &= isinstance(manifest["held_out"]["keys"], list)
+        complete &= _texts(manifest["held_out"]["keys"]) and _texts(manifest.get("cautions", []))
+        floor = manifest["drift"]["noise_floor"]
+        complete &= all(type(floor[key]) in (int, float) for key in ("tiles", *GATES, "relative_l2"))
         complete &= isinstance(manifest["name"], str) and isinstance(manifest["recipe"]["target"], str)
     except (KeyError, TypeError, AttributeError):
         complete = False
@@ -99,7 +147,40 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _check_files(root: Path, files: Mapping[str, Any]) -> None:
+def check_signature(root: Path, digest: str, trust: Path, signature: Path | None) -> None:
+    """See that the owner of `trust`, a public key or certificate (PEM), signed the bundle.json of this sha256.
+
+    Raises CannotRun for a bundle that is not signed or by another, and where model-signing is not installed.
+    """
+    path = signature or root.resolve().with_name(f"{root.resolve().name}.sig")
+    try:
+        from model_signing import verifying
+    except ImportError as error:
+        raise CannotRun(
+            f"--trust needs model-signing ({error}): pip install model-signing pyopenssl, or verify it elsewhere"
+        ) from None
+    if not path.is_file():
+        raise CannotRun(f"the bundle is not signed ({path} is not there); get its signature, or leave out --trust")
+    try:
+        config = verifying.Config().set_ignore_unsigned_files(True)
+        if b"CERTIFICATE" in trust.read_bytes():
+            config.use_certificate_verifier(certificate_chain=[trust])
+        else:
+            config.use_elliptic_key_verifier(public_key=trust)
+        statement = json.loads(base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"]))
+        config.verify(root, path)
+        signed = next(one["digest"] for one in statement["predicate"]["resources"] if one["name"] == MANIFEST)
+    except Exception as error:  # of cryptography, OpenSSL and whatever a file that is no signature leads to
+        raise CannotRun(f"the bundle's signature is not by {trust.name} ({type(error).__name__}: {error})") from None
+    if signed != digest:
+        raise CannotRun(f"the signature is of another {MANIFEST} ({str(signed)[:12]}, this is {digest[:12]})")
+
+
+def _texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _check_files(root: Path, files: Mapping[str, Any]) -> Seen:
     present = set(_walk(root)) - {MANIFEST}
     for name in sorted(files.keys() - present):
         raise CannotRun(f"{name} is missing; copy the bundle again, all of it")
@@ -110,15 +191,20 @@ def _check_files(root: Path, files: Mapping[str, Any]) -> None:
             else "a bundle holds nothing else: move it away"
         )
         raise CannotRun(f"{name} is not in {MANIFEST}; {what}")
+    seen = {}
     for name, entry in files.items():
+        seen[name] = _stamp(os.stat(root / name))
         if (found := _sha256(root / name)) != entry["sha256"]:
             said = entry["sha256"][:12]
             raise CannotRun(f"{name} was altered (sha256 {found[:12]}, {MANIFEST} says {said}); copy the bundle again")
+    return seen
 
 
 def _walk(root: Path, prefix: str = "") -> Iterator[str]:
     with os.scandir(root / prefix) as entries:
         for entry in entries:
+            if entry.name.startswith("._") or entry.name.lower() in LEFTOVERS:
+                continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(root, f"{prefix}{entry.name}/")
             elif entry.is_file(follow_symlinks=False):
@@ -136,34 +222,47 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_kit_module(root: Path, name: str) -> Any:
-    """Import `kit/<name>.py` of a checked bundle; ImportError where NumPy is missing."""
-    spec = importlib.util.spec_from_file_location(name, root / "kit" / f"{name}.py")
-    if spec is None or spec.loader is None:
-        raise CannotRun(f"kit/{name}.py cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def load_kit_module(root: Path, manifest: Mapping[str, Any], name: str) -> Any:
+    """Run `kit/<name>.py` of a checked bundle as a module; ImportError where NumPy is missing."""
+    path = root / "kit" / f"{name}.py"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    exec(compile(read_hashed(root, manifest, f"kit/{name}.py"), path, "exec"), module.__dict__)
     return module
 
 
 def golden(root: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Load the golden tiles, uint8 (N, S, S, 3), and their embeddings, float32 (N, D), all by name."""
+    count, size, dim = len(manifest["held_out"]["keys"]), manifest["contract"]["size"], manifest["contract"]["dim"]
+    tiles, embeddings = ("|u1", (count, size, size, 3)), ("<f4", (count, dim))
+    found = {}
+    for name, kind in (("tiles", tiles), ("reference", embeddings), ("program", embeddings)):
+        key = "tiles" if name == "tiles" else "embeddings"
+        file = f"golden/{name}.npz"
+        try:
+            found[name] = _array(read_hashed(root, manifest, file), key, *kind)
+        except CannotRun:
+            raise
+        except Exception as error:  # zip, zlib and NumPy each have errors of their own for damaged bytes
+            raise CannotRun(f"{file} is not what {MANIFEST} says of it ({error}); export the bundle again") from error
+    return found
+
+
+def _array(raw: bytes, key: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of a `.npz` that is to be of this type and shape; another that is declared is not read."""
     import numpy as np
 
-    found, size, dim = {}, manifest["contract"]["size"], manifest["contract"]["dim"]
-    for name, key in (("tiles", "tiles"), *((name, "embeddings") for name in ("reference", "program"))):
-        try:
-            with np.load(root / "golden" / f"{name}.npz", allow_pickle=False) as file:
-                found[name] = file[key]
-        except (OSError, ValueError, KeyError) as error:
-            raise CannotRun(f"golden/{name}.npz cannot be read ({error}); export the bundle again") from error
-        count = len(found["tiles"])
-        expected = ("uint8", (count, size, size, 3)) if name == "tiles" else ("float32", (count, dim))
-        if not count or (str(found[name].dtype), found[name].shape) != expected:
-            raise CannotRun(f"golden/{name}.npz is not what the contract in {MANIFEST} says; export the bundle again")
-    if len(manifest["held_out"]["keys"]) != len(found["tiles"]):
-        raise CannotRun(f"golden/tiles.npz does not hold the tiles that {MANIFEST} names; export the bundle again")
-    return found
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive, archive.open(f"{key}.npy") as member:
+        if np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError("an array of another version")
+        declared, columns, kind = np.lib.format.read_array_header_1_0(member)
+        if not size or (kind.str, declared, columns) != (dtype, shape, False):
+            raise ValueError(f"{kind} {declared}, expected {np.dtype(dtype)} {shape}")
+        data = member.read(size + 1)
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes of {size}")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 # --- the figures
@@ -237,12 +336,19 @@ def time_runs(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, runs: 
 # --- the command
 
 
-def check(root: Path, settings: Sequence[str], runs: int) -> dict[str, Any]:
+def check(
+    root: Path, settings: Sequence[str], runs: int, trust: Path | None = None, signature: Path | None = None
+) -> dict[str, Any]:
     """Run the whole check on the bundle in `root` and return the device report, JSON-able."""
+    if str(root) != str(root).encode(errors="replace").decode():
+        raise CannotRun(f"{str(root)!a} is no text in UTF-8, as runtimes need it; move it, or set PYTHONUTF8=1")
     say(f"hashing the files of {root.name}")
-    manifest, digest = open_bundle(root)
+    manifest, digest, seen = open_bundle(root)
+    if trust is not None:
+        check_signature(root, digest, trust, signature)
     with vendor("cannot load kit/"):
-        system, runner_class = load_kit_module(root, "device"), load_kit_module(root, "runner").Runner
+        system, runner_class = (load_kit_module(root, manifest, name) for name in ("device", "runner"))
+    runner_class = runner_class.Runner
     options = runner_options(runner_class, settings)
     data = golden(root, manifest)
     tiles = data.pop("tiles")
@@ -251,6 +357,7 @@ def check(root: Path, settings: Sequence[str], runs: int) -> dict[str, Any]:
     start = time.perf_counter()
     with vendor("cannot run the artifact"), runner_class(root / manifest["artifact"]["file"], **options) as runner:
         load_seconds = time.perf_counter() - start
+        check_unchanged(root, seen, manifest["artifact"]["file"].partition("/")[0])
         say(f"embedding {len(tiles)} golden tiles")
         data["artifact"] = embed(runner, tiles, manifest["contract"]["dim"])
         say(f"timing {WARM_UP} + {runs} runs")
@@ -269,7 +376,7 @@ def check(root: Path, settings: Sequence[str], runs: int) -> dict[str, Any]:
         "latency": latency,
         "load_seconds": load_seconds,
         "ran_with": ran_with,
-        "options": {name: value if isinstance(value, (int, str)) else str(value) for name, value in chosen},
+        "options": {name: _without_folders(value) for name, value in chosen},
         "reference": manifest.get("reference", "not known"),
         "device": system.device(),
         "versions": system.versions(),
@@ -290,6 +397,11 @@ def runner_options(runner_class: Any, settings: Sequence[str]) -> dict[str, Any]
         except (ValueError, KeyError):
             raise CannotRun(f"--set {setting}: that is no value for {name} (default {options[name]})") from None
     return options
+
+
+def _without_folders(value: Any) -> Any:
+    """Return an option's value for the report, which travels: of a path its last name only."""
+    return Path(value).name if isinstance(value, Path) or os.path.isabs(str(value)) else value
 
 
 # How a value on the command line is read, by the type of the option's default; None stands for a folder.
@@ -314,7 +426,8 @@ def vendor(what: str) -> Iterator[None]:
     except ImportError as error:
         raise CannotRun(f"{error}; kit/README.md says what to install on the device") from error
     except Exception as error:  # every runtime has exceptions of its own
-        said = (str(error).strip() or "no reason given").splitlines()[0]
+        lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+        said = next((line for line in lines if not line.endswith(":")), lines[0])  # not a heading: "from core.cpp:132:"
         raise CannotRun(said if isinstance(error, OSError) else f"{what}: {type(error).__name__}: {said}") from error
     finally:
         sys.stdout.flush()
@@ -334,7 +447,12 @@ def to_text(report: Mapping[str, Any]) -> str:
         *report["cautions"],
         f"{name}: {'passed' if report['passed'] else 'FAILED'}",
     ]
-    return "\n".join(shown)
+    return "\n".join(map(printable, shown))
+
+
+def printable(text: str) -> str:
+    """Return a text as one line for a terminal: what is no character to print becomes its code, `\\x1b`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _drift_rows(drifts: Mapping[str, Any]) -> list[list[str]]:
@@ -383,6 +501,13 @@ def where_to(out: Path | None, root: Path, force: bool) -> Path:
         raise CannotRun(f"{path} lies in the bundle, which stays as it was hashed; give --out FILE elsewhere")
     if not path.parent.is_dir():
         raise CannotRun(f"{path.parent} is no folder; give --out FILE in one that exists")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):  # tried: rights alone do not tell
+            pass
+    except OSError as error:
+        raise CannotRun(
+            f"nothing can be written in {path.parent} ({error.strerror}); give --out FILE in another folder"
+        ) from None
     if os.path.lexists(path) and not force:
         raise CannotRun(f"{path} exists; give --force to replace it, or --out FILE")
     return path
@@ -390,7 +515,7 @@ def where_to(out: Path | None, root: Path, force: bool) -> Path:
 
 def write(path: Path, text: str) -> None:
     """Write `text` beside `path`, then rename: a report is there whole, or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
         with open(aside, "x", encoding="utf-8") as file:
             file.write(text)
@@ -400,7 +525,8 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         raise CannotRun(f"cannot write {path}: {error.strerror}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # what stood in its way says more
+            aside.unlink(missing_ok=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -434,27 +560,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help=f"where the report goes (default {REPORT} here, beside the bundle from within it)",
     )
+    parser.add_argument(
+        "--trust", type=Path, metavar="KEY", help="refuse a bundle that the owner of this public key did not sign"
+    )
+    parser.add_argument(
+        "--signature", type=Path, metavar="FILE", help="its signature (default: beside the bundle, <bundle>.sig)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing report")
     parser.add_argument("--json", action="store_true", help="print the report instead of tables")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal does not
     try:
         options = parser.parse_args(arguments)
         root = Path(__file__).absolute().parent.parent
         path = where_to(options.out, root, options.force)
-        report = check(root, options.set, options.runs)
+        report = check(root, options.set, options.runs, options.trust, options.signature)
         text = json.dumps(report, indent=2, allow_nan=False)
-        write(path, text + "\n")
-        print(f"wrote {path}", file=sys.stderr)
+        try:
+            write(path, text + "\n")
+        except CannotRun:
+            print(text, flush=True)  # what was measured is not to be lost with the disk
+            raise
+        print(f"wrote {printable(str(path))}", file=sys.stderr)
         print(text if options.json else to_text(report), flush=True)
     except BrokenPipeError:  # whoever read this has seen enough; the verdict stands
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again when it ends
+        print(f"check.py: the result cannot be printed ({error.strerror})", file=sys.stderr)
+        return 2
     except CannotRun as error:
-        print(f"check.py: {error}", file=sys.stderr)
+        print(f"check.py: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 2
     except Exception:  # a mistake in this file: Python's own exit status would read as a failed gate
         traceback.print_exc()
-        return 2
+        return 70
     return 0 if report["passed"] else 1
 
 

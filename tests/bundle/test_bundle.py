@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -174,6 +175,12 @@ def test_runner_names_the_extra_that_is_missing(bundle: Bundle) -> None:
 def test_golden_set_keeps_the_contract(bundle: Bundle, name: str, arrays: dict[str, Any] | None, said: str) -> None:
     path = bundle.path / "golden" / f"{name}.npz"
     path.write_bytes(b"not a zip") if arrays is None else np.savez(path, **arrays)
+    with pytest.raises(BundleError, match=f"{name}.npz changed since it was opened; open it again"):
+        bundle.golden()
+    data = path.read_bytes()
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    rewrite(bundle, lambda values: values["files"].update({f"golden/{name}.npz": entry}))
+    bundle = open_bundle(bundle.path)
     with pytest.raises(BundleError, match=said):
         bundle.golden()
 
@@ -203,6 +210,15 @@ def test_missing_file_is_refused(bundle: Bundle) -> None:
 def test_extra_file_is_refused(bundle: Bundle) -> None:
     (bundle.path / "kit" / "json.py").write_text("import os")
     assert "kit/json.py is not in its manifest" in refused(bundle.path)
+
+
+def test_what_systems_leave_is_no_damage(bundle: Bundle, tmp_path: Path) -> None:
+    for name in (".DS_Store", "golden/._tiles.npz", "kit/Thumbs.db", "@eaDir/SYNOFILE", "__MACOSX/._bundle.json"):
+        (bundle.path / name).parent.mkdir(exist_ok=True)
+        (bundle.path / name).write_bytes(b"left by a system")
+    assert open_bundle(bundle.path).digest == bundle.digest
+    (bundle.path / "kit" / "Thumbs.db.py").write_text("import os")
+    assert "kit/Thumbs.db.py is not in its manifest" in refused(bundle.path)
 
 
 def link(path: Path) -> None:
@@ -495,7 +511,7 @@ def test_killed_export_leaves_no_half_bundle_and_the_next_one_works(tmp_path: Pa
     process = start(tmp_path / "new")
     partial = stop(process, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert contents(tmp_path) == {Path(partial).name}
+    assert contents(tmp_path) == {Path(partial).parent.name}
     assert "no such folder" in refused(tmp_path / "new")
     write_again(tmp_path / "new")
 
@@ -534,3 +550,65 @@ def test_full_disk_at_the_manifest_keeps_the_old_bundle(small_disk: Path) -> Non
         writer.commit(manifest() | {"filler": "x" * (1 << 20)})
     assert open_bundle(final).name == "third"
     assert contents(small_disk) == {"new", "ballast"}
+
+
+# --- what changes after it was checked
+
+
+def touched(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+def in_place(path: Path) -> None:
+    status = path.stat()
+    with open(path, "r+b") as file:
+        file.write(b"\0")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as if nothing had happened
+
+
+def another(path: Path) -> None:
+    path.with_name("new").write_bytes(bytes(path.stat().st_size))
+    path.with_name("new").rename(path)
+
+
+@pytest.mark.parametrize("change", [in_place, another, lambda path: path.unlink()])
+def test_artifact_that_changed_since_the_bundle_was_opened_is_not_loaded(
+    bundle: Bundle, change: Callable[[Path], None]
+) -> None:
+    change(bundle.path / "model.onnx")
+    with pytest.raises(BundleError, match=r"model\.onnx (changed since it was opened|is gone).*; open it again"):
+        bundle.runner()
+    with pytest.raises(BundleError, match="open it again"):
+        _ = bundle.artifact
+
+
+def test_artifact_that_changes_while_it_is_loaded_is_not_used(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgepath.backends.runners import onnxruntime
+
+    class Slow(onnxruntime.Runner):
+        def __init__(self, artifact: Path) -> None:
+            super().__init__(artifact)
+            in_place(artifact)
+
+    monkeypatch.setattr(onnxruntime, "Runner", Slow)
+    with pytest.raises(BundleError, match=r"model\.onnx changed since it was opened"):
+        bundle.runner()
+
+
+def test_artifact_that_was_copied_over_itself_is_the_same(bundle: Bundle) -> None:
+    touched(bundle.path / "model.onnx")
+    (bundle.path / "model.onnx").write_bytes((bundle.path / "model.onnx").read_bytes())
+    with bundle.runner() as runner:
+        assert runner.size == SIZE
+
+
+def test_bundle_in_the_hubs_cache_says_how_to_get_it_out(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    for name in ("model.onnx", "bundle.json"):
+        (bundle.path / name).rename(tmp_path / "blobs" / name)
+        (bundle.path / name).symlink_to(tmp_path / "blobs" / name)
+        said = refused(bundle.path)
+        assert re.search(r"in the Hub.s cache: copy it out of there with `cp -rL .*tiny-onnx-fp32 FOLDER`", said)
+    copy = subprocess.run(["cp", "-rL", bundle.path, tmp_path / "copy"])
+    assert copy.returncode == 0
+    assert open_bundle(tmp_path / "copy").digest == bundle.digest

@@ -69,7 +69,7 @@ def test_list_of_files_and_folders(exports: Exports, folder: Path, tmp_path: Pat
 
 def test_bad_tile_stops_or_is_skipped(exports: Exports, folder: Path, tmp_path: Path) -> None:
     (folder / "a.png").write_text("not an image")
-    with pytest.raises(TileError, match=r"a\.png: no PNG, JPEG or TIFF image by its content"):
+    with pytest.raises(TileError, match=r"a\.png: no PNG, JPEG, .* image by its content"):
         edgepath.embed(exports("onnx-fp32").bundle, folder, out=tmp_path / "f.npz")
     assert not (tmp_path / "f.npz").exists()
     done = edgepath.embed(exports("onnx-fp32").bundle, folder, out=tmp_path / "f.npz", skip_bad=True)
@@ -94,3 +94,26 @@ def test_output_inside_the_bundle_is_refused(exports: Exports, folder: Path) -> 
     with pytest.raises(UsageError, match="lies in the bundle"):
         edgepath.embed(bundle, folder, out=bundle.path / "f.npz")
     assert edgepath.open_bundle(bundle.path).digest == bundle.digest
+
+
+@pytest.mark.parametrize("told", ["names", "table", "neither"])
+def test_hdf5_has_the_places_that_names_or_a_table_tell(
+    exports: Callable[[str], Exported], tmp_path: Path, told: str
+) -> None:
+    (tmp_path / "tiles").mkdir()
+    names = ["s1_x0_y224.png", "s1_x448_y0.png"] if told == "names" else ["a.png", "b.png"]
+    for name, tile in zip(names, synthesize(2, seed=3), strict=True):
+        Image.fromarray(tile).save(tmp_path / "tiles" / name)
+    rows = "path,x,y\na.png,0,224\nb.png,448,0\n" if told == "table" else "path,x\nof,others\n"
+    if told != "names":
+        (tmp_path / "tiles" / "manifest.csv").write_text(rows)
+    bundle = exports("onnx-fp32").bundle.path
+    edgepath.embed(bundle, tmp_path / "tiles", out=tmp_path / "f.hdf5")
+    with h5py.File(tmp_path / "f.hdf5") as file:
+        assert file["features"].shape == (2, 96)
+        assert ("coords" in file) == (told != "neither")
+        if told != "neither":
+            assert file["coords"][:].tolist() == [[0, 224], [448, 0]]
+    edgepath.embed(bundle, tmp_path / "tiles", out=tmp_path / "g.h5", anonymous=True)
+    with h5py.File(tmp_path / "g.h5") as file:
+        assert "coords" not in file

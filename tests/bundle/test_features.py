@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from edgepath.bundle.features import check_features_path, write_features
 from edgepath.errors import EdgepathError, MissingRuntime, UsageError
 
 SUFFIXES = (".npz", ".h5", ".parquet")
-DEAD = 2**22 + 1  # above the largest process id Linux gives out
+DEAD = "0123456789abcdef"  # of a workspace whose lock nobody holds
 METADATA = {"bundle": "tiny", "cautions": ["größer als µ"], "weights": {"random": True}}
 # Not ASCII, in more than one byte a letter, outside the first plane, and longer than its neighbours.
 NAMES = ["a/0.png", "Färbung/ß.png", "切片/0001.tif", "𝔱𝔦𝔩𝔢.png", "with space, 'quotes' and \"more\".png", "x" * 300]
@@ -43,7 +42,7 @@ def read(path: Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
         import h5py
 
         with h5py.File(path) as file:
-            assert sorted(file) == ["embeddings", "paths"]
+            assert sorted(file) == ["embeddings", "features", "paths"]
             return file["embeddings"][:], file["paths"].asstr()[:].tolist(), json.loads(file.attrs["metadata"])
     import pyarrow.parquet
 
@@ -162,6 +161,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, suffix: str) -> None
 
 # --- whole or not at all
 
+# A shell without job control starts what runs in the background with SIGINT ignored, and children inherit that.
+HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 ENDLESS = """
 import sys, time
 import numpy as np
@@ -182,11 +183,11 @@ def test_killed_in_the_middle_leaves_nothing_under_the_final_name(
 ) -> None:
     path = tmp_path / f"f{suffix}"
     process = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEED + ENDLESS, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "written\n"
-    assert contents(tmp_path) == {f".f{suffix}.{process.pid}.partial"}
+    assert [name[: len(suffix) + 3] for name in contents(tmp_path)] == [f".f{suffix}."]
     process.send_signal(how)
     process.communicate()
     assert process.returncode != 0
@@ -215,10 +216,9 @@ def test_error_of_the_tiles_leaves_the_old_file(tmp_path: Path, suffix: str) -> 
 
 @EACH
 def test_leftovers_of_dead_writers_are_removed_and_no_others(tmp_path: Path, suffix: str) -> None:
-    dead = [f".f{suffix}.{DEAD}.partial", f".f{suffix}.{os.getpid()}.partial"]
-    kept = [f".f{suffix}.{os.getppid()}.partial", f".g{suffix}.{DEAD}.partial", f"f{suffix}.{DEAD}.partial"]
-    for name in dead + kept:
-        (tmp_path / name).touch()
+    kept = [f".g{suffix}.{DEAD}.partial", f"f{suffix}.{DEAD}.partial"]
+    for name in [f".f{suffix}.{DEAD}.partial", *kept]:
+        (tmp_path / name).mkdir()
     write(tmp_path / f"f{suffix}")
     assert contents(tmp_path) == {f"f{suffix}", *kept}
 
@@ -251,9 +251,9 @@ def test_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> Non
 # --- what is refused
 
 
-@pytest.mark.parametrize("name", ["f.csv", "f", "f.npz.gz", "f.NPZ", ".npz"])
+@pytest.mark.parametrize("name", ["f.csv", "f", "f.npz.gz", "f.h5ad", ".npz"])
 def test_unknown_suffix_names_the_known_ones(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"is not known; known: \.npz, \.h5, \.parquet"):
+    with pytest.raises(UsageError, match=r"is not known; known: \.npz, \.h5, \.hdf5, \.parquet"):
         write(tmp_path / name)
     assert contents(tmp_path) == set()
 
@@ -375,3 +375,20 @@ def test_file_size_limit_is_one_line_too(tmp_path: Path, suffix: str) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["f.h5", "f.H5", "f.hdf5", "f.HDF5"])
+def test_hdf5_by_any_of_its_names_has_what_slide_tools_read(tmp_path: Path, name: str) -> None:
+    import h5py
+
+    places = {"0": (0, 224), "1": (448, -1), "2": (1, 2)}
+    embeddings = np.arange(24, dtype=np.float32).reshape(3, 8)
+    for coords in (places, {"0": (0, 0)}, None):
+        batches = iter([(["0", "1"], embeddings[:2]), (["2"], embeddings[2:])])
+        write_features(tmp_path / name, batches, dim=8, count=3, metadata={}, force=True, coords=coords)
+        with h5py.File(tmp_path / name) as file:
+            assert np.array_equal(file["features"][:], embeddings)
+            assert file["features"] == file["embeddings"]  # one dataset of two names: nothing is there twice
+            assert ("coords" in file) == (coords is places)
+            if coords is places:
+                assert file["coords"][:].tolist() == [list(place) for place in places.values()]

@@ -8,10 +8,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -26,11 +28,12 @@ from test_bundle import NOISE_FLOOR
 
 import edgepath
 from edgepath.backends import tensorrt as backend
-from edgepath.backends.runners import tensorrt
+from edgepath.backends.runners import tensorrt, tensorrt_rtx
 from edgepath.bundle.bundle import open_bundle
 from edgepath.bundle.kit import write_kit
 from edgepath.bundle.writer import BundleWriter
 from edgepath.checks import drift
+from edgepath.machine.leftovers import is_leftover
 from edgepath.machine.shipped import data_folder
 from edgepath.models.catalogue import ModelSpec
 from edgepath.recipes.recipe import find_recipe, recipes
@@ -206,6 +209,21 @@ def test_readme_embeds_tiles_in_five_lines(export: Export, device_python: Path, 
     assert state(bundle) == before
 
 
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "kit/._check.py", "golden/Thumbs.db", "@eaDir/x", "__MACOSX/._bundle.json"]
+)
+def test_what_systems_leave_is_no_damage(check: ModuleType, tmp_path: Path, name: str) -> None:
+    for kept in ("model.onnx", name):
+        (tmp_path / kept).parent.mkdir(exist_ok=True)
+        (tmp_path / kept).write_bytes(b"x")
+    files = {"model.onnx": {"sha256": hashlib.sha256(b"x").hexdigest(), "size_bytes": 1}}
+    check._check_files(tmp_path, files)
+    assert is_leftover(name.split("/")[-1]) or is_leftover(name.split("/")[0])
+    (tmp_path / "more").write_bytes(b"x")
+    with pytest.raises(check.CannotRun, match=r"more is not in bundle\.json"):
+        check._check_files(tmp_path, files)
+
+
 # --- what it refuses
 
 
@@ -245,6 +263,31 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda b: (b / "bundle.json").write_text("[]"), "schema = None"),
     "nothing else": (lambda b: (b / "bundle.json").write_text('{"schema": 1}'), "does not say what every bundle says"),
 }
+
+
+@pytest.mark.parametrize("script", ["check.py", "build.py"])
+def test_what_is_planted_beside_a_script_is_not_run(export: Export, tmp_path: Path, script: str) -> None:
+    copy = shutil.copytree(export("jetson-int8"), tmp_path / "copy")
+    for name in ("json", "argparse", "os", "typing", "importlib", "tempfile", "numpy", "device"):
+        (copy / "kit" / f"{name}_.py").write_text("")
+        (copy / "kit" / f"{name}_.py").rename(copy / "kit" / f"{name}.py")
+        if name != "device":
+            (copy / "kit" / f"{name}.py").write_text("print('planted')\nraise SystemExit(0)\n")
+    for where in (tmp_path, copy / "kit"):
+        done = run(sys.executable, copy / "kit" / script, cwd=where)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert "kit/argparse.py is not in bundle.json" in done.stderr
+
+
+def test_bytecode_planted_beside_the_self_test_is_not_run(export: Export, tmp_path: Path) -> None:
+    copy = shutil.copytree(export("jetson-int8"), tmp_path / "copy")
+    check, planted = copy / "kit/check.py", tmp_path / "planted.py"
+    planted.write_text("print('planted')\nraise SystemExit(0)\n")
+    compiled = importlib.util.cache_from_source(str(check))
+    py_compile.compile(str(planted), compiled, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    done = run(sys.executable, copy / "kit/build.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert "Python wrote it: remove that folder" in done.stderr
 
 
 @pytest.mark.parametrize("how", TAMPERED)
@@ -307,6 +350,95 @@ def test_runtime_that_fails_ends_in_one_line(copy: Path, tmp_path: Path) -> None
     assert "is not finite or zero (6 such tiles)" in refused(copy, tmp_path, "--runs", "1")
     with_runner(copy, "return np.ones((len(tiles), 5), np.float32)")
     assert "returned float32 (6, 5), not float32 (6, 96)" in refused(copy, tmp_path)
+
+
+def rehashed(bundle: Path, **changes: object) -> None:
+    """Have a manifest say of every file what it is by now, and `changes` of its own."""
+    manifest = json.loads((bundle / "bundle.json").read_text()) | changes
+    for name in manifest["files"]:
+        data = (bundle / name).read_bytes()
+        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
+def huge(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("tiles.npy", "w") as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (1 << 32,)}
+        np.lib.format.write_array_header_1_0(member, header)
+        for _ in range(64):  # 64 MiB: what it declares is refused before it is read
+            member.write(bytes(1 << 20))
+
+
+def encrypted(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    for at in (raw.index(b"PK\x03\x04") + 6, raw.index(b"PK\x01\x02") + 8):
+        raw[at] |= 1
+    path.write_bytes(raw)
+
+
+def others(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no array")
+
+
+def not_a_number(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiles.npy", b"\x93NUMPY\x01\x00\x76\x00" + b"(" * 118)
+
+
+@pytest.mark.parametrize("damage", [huge, encrypted, others, not_a_number, lambda path: path.write_bytes(b"PK")])
+def test_golden_tiles_that_are_none_end_in_one_line(copy: Path, tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    damage(copy / "golden/tiles.npz")
+    rehashed(copy)
+    assert "golden/tiles.npz is not what bundle.json says of it" in refused(copy, tmp_path)
+
+
+def test_report_that_cannot_be_written_is_not_lost(
+    copy: Path, check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(check, "__file__", str(copy / "kit/check.py"))
+    monkeypatch.setattr(check.os, "replace", full)
+    assert check.main(["--runs", "1", "--out", str(tmp_path / "report.json")]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["passed"] in (True, False)
+    assert "No space left on device" in said.err
+    assert not list(tmp_path.glob("*report.json*"))
+
+
+def test_folder_that_nothing_can_be_written_in_is_told_before_the_work(
+    copy: Path, check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(dir: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(check, "__file__", str(copy / "kit/check.py"))
+    monkeypatch.setattr(check.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(check, "open_bundle", None)  # would be called first of all work
+    assert check.main(["--out", str(tmp_path / "report.json")]) == 2
+    assert "nothing can be written in" in capsys.readouterr().err
+
+
+def test_what_a_bundle_says_reaches_no_terminal_as_it_is(copy: Path, tmp_path: Path) -> None:
+    rehashed(copy, cautions=["mind\x1b[2J\nthe gap"], reference="\x1b]0;title\x07")
+    with_runner(copy, "return np.ones((len(tiles), 96), np.float32)")
+    done = run(sys.executable, copy / "kit/check.py", "--runs", "1", cwd=tmp_path)
+    assert r"mind\x1b[2J\nthe gap" in done.stdout
+    assert not set("\x1b\x07") & set(done.stdout + done.stderr)
+    rehashed(copy, held_out={"keys": "tile"})
+    assert "does not say what every bundle says" in refused(copy, tmp_path, "--force")
+    (copy / "bundle.json").write_text((copy / "bundle.json").read_text().replace('"schema": 1', '"schema": 1e999'))
+    assert "beyond the range of numbers" in refused(copy, tmp_path, "--force")
+
+
+def test_artifact_that_changes_while_it_is_loaded_is_not_run(copy: Path, tmp_path: Path) -> None:
+    with_runner(copy, "raise SystemExit('it was run')")
+    runner = copy / "kit/runner.py"
+    runner.write_text(runner.read_text().replace("artifact): pass", "artifact): artifact.write_bytes(b'other')"))
+    rehashed(copy)
+    assert "model.onnx changed since it was hashed" in refused(copy, tmp_path)
 
 
 def test_stdout_is_the_result_whatever_a_runtime_prints(copy: Path, tmp_path: Path) -> None:
@@ -509,6 +641,21 @@ def test_engine_cache_lies_with_the_others(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
+@pytest.mark.parametrize("module", [tensorrt, tensorrt_rtx])
+def test_engine_of_a_user_without_a_home_needs_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("EDGEPATH_CACHE")
+    with pytest.raises(OSError, match="no home folder to keep the engine in; set EDGEPATH_CACHE to a folder"):
+        module._engines()
+    monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path))
+    assert module._engines() == tmp_path / "engines"
+
+
 class Driver:
     """libcuda of an Orin Nano, as far as it is asked."""
 
@@ -647,7 +794,9 @@ def test_kit_needs_python_310_numpy_and_the_runtime(kits: dict[str, Path], famil
                 continue
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert {name.partition(".")[0] for name in names} <= {*allowed, "check"}, path.name
+            assert {name.partition(".")[0] for name in names} <= {*allowed, "check", "model_signing"}, (
+                path.name
+            )  # the last with --trust
 
 
 @pytest.mark.parametrize("script", ["check.py", "build.py"])

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from edgepath.bundle.bundle import Bundle
-from edgepath.checks.debugging import FP16_MAX, debug
+from edgepath.checks.debugging import debug
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
 from edgepath.program.calibrate import linears
+from edgepath.program.headroom import FP16_MAX
 from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.recipes.recipe import Recipe
 from edgepath.reports.drawings import draw_debug
@@ -49,7 +50,9 @@ def test_figures_of_layers_and_blocks(exports: Exports) -> None:
     assert row["outlier_channels"] == int((channels > 6 * np.median(channels)).sum())
     last = result["blocks"][-1]
     assert last["cls_cosine"] <= 1
-    assert last["fp16_headroom"] == pytest.approx(FP16_MAX / last["max"])
+    # What a block puts out is among what is made in it, so there is no more room than above that.
+    assert 0 < last["fp16_headroom"] <= FP16_MAX / last["max"] * (1 + 1e-6)
+    assert last["nearest"].startswith("vit.blocks.1")
     assert float(torch.cosine_similarity(exact, rounded).mean()) == pytest.approx(last["cls_cosine"], abs=2e-3)
     assert result["parts"] == {"products": 10, "norms": 5, "differences": []}
     for shown in (layer_table(result), block_table(result)):
@@ -72,5 +75,5 @@ def test_picture_of_an_int8_bundle(exports: Exports, tmp_path: Path) -> None:
 
 
 def test_too_many_tiles_are_refused(exports: Exports) -> None:
-    with pytest.raises(UsageError, match="65 tiles; give at most 64"):
+    with pytest.raises(UsageError, match="65 tiles; give --tiles with at most 64"):
         debug(exports("onnx-int8").bundle, tiles="synthetic:65")

@@ -73,7 +73,7 @@ def test_outputs_in_the_way_and_too_many_tiles_are_refused(exports: Exports, gol
         capture("tiny", "synthetic:2", golden, device="cpu")
     with pytest.raises(UsageError, match=r"give a file that ends in \.npz"):
         capture("tiny", "synthetic:2", tmp_path / "golden.zip", device="cpu")
-    with pytest.raises(UsageError, match="1025 tiles; give at most 1024"):
+    with pytest.raises(UsageError, match="1025 tiles; give --tiles with at most 1024"):
         capture("tiny", "synthetic:1025", tmp_path / "many.npz", device="cpu")
 
 

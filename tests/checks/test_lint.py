@@ -286,7 +286,7 @@ def test_what_is_no_graph_is_one_line(exports: Exports, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=said) as caught:
             lint(tmp_path / name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match=r"give a \.onnx file or a bundle"):
+    with pytest.raises(UsageError, match=r"lint checks targets whose artifact is model\.onnx"):
         lint(exports("openvino-int8").bundle.path)
 
 

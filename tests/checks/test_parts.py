@@ -70,7 +70,7 @@ def test_every_artifact_is_its_program(exports: Exports, target: str) -> None:
     assert (len(read.products), len(read.norms)) == (len(products), len(norms)) == (count, 5)
     int8 = target.endswith("int8")
     assert sum(product.weight.dtype == np.int8 for product in read.products) == (count - 1 if int8 else 0)
-    assert done.report["gates"][-1] == parts_gate([]).to_json()
+    assert parts_gate([]).to_json() in done.report["gates"]
 
 
 class Faults:
@@ -328,7 +328,9 @@ def onnx_fused_attention(folder: Path) -> None:
 def openvino_attention(folder: Path) -> None:
     import openvino
 
-    model = openvino.Core().read_model(folder / "model.xml")
+    from edgepath.backends.runners.openvino import core
+
+    model = core().read_model(folder / "model.xml")
     first = next(node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax")
     scaled = first.input_value(0).get_node()
     assert scaled.get_type_name() == "Multiply"

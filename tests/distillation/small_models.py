@@ -37,3 +37,5 @@ def vit(name: str, dim: int, **changes: Any) -> ModelSpec:
 
 
 TEACHER, STUDENT = vit("large", 96), vit("small", 48)
+DEEPER = vit("small", 48, depth=2, drop_path_rate=0.5)
+"""A student that draws numbers as it trains."""

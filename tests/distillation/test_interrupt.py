@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from other_process import STOPPED, command, environment
 
 from edgepath.distillation.interrupt import finish_steps
 
@@ -28,15 +31,15 @@ def press() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_step_is_saved_and_the_run_goes_on_as_if_nothing_had_been(run: Run, tmp_path: Path) -> None:
-    options = {"training.steps": 5, "run.checkpoint_every": 1000}
-    with pytest.raises(KeyboardInterrupt):
-        run(options=options, progress=lambda stage, done, total: press() if (stage, done) == ("distil", 2) else None)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_the_step_is_saved_and_the_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    def run(name: str, how: str) -> int:
+        options = {"training.steps": 5, "run.checkpoint_every": 1000}
+        return subprocess.run([sys.executable, *command(tmp_path / name, options, how)], env=environment()).returncode
+
+    assert run("run", "press") == STOPPED
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert not (tmp_path / "run" / "model.safetensors").exists()
-    run(options=options, resume=True)
-    run(options=options, out=tmp_path / "whole")
+    assert run("run", "resume") == run("whole", "start") == 0
     kept, whole = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("run", "whole"))
     assert all(torch.equal(kept["ema"][name], value) for name, value in whole["ema"].items())
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +71,7 @@ def test_a_killed_worker_is_told_in_one_line(small: dict[str, object]) -> None:
     steps = view_loader(open_tiles("synthetic:8"), many).steps(0)
     next(steps)
     for child in multiprocessing.active_children():
-        os.kill(child.pid or 0, signal.SIGKILL)
+        child.kill()
     with pytest.raises(EdgepathError, match=r"DataLoader worker.*give fewer run\.workers") as caught, workers_told():
         for _ in steps:
             pass

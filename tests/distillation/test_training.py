@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from other_process import STOPPED, command, environment
+from safetensors.torch import save_file
 from small_models import RECIPE, SMALL, STUDENT, TEACHER, vit
 
-from edgepath.distillation.run import update_average
+from edgepath.distillation.run import _start, update_average
 from edgepath.distillation.runfolder import read_log
 from edgepath.distillation.training import distill
 from edgepath.errors import EdgepathError, RecipeError, UsageError
-from edgepath.models.weights import load_model
+from edgepath.machine.tables import parse_toml
+from edgepath.models.catalogue import find_model
+from edgepath.models.weights import load_model, random_model, state_sha256
 
 Run = Callable[..., dict[str, Any]]
-SCRIPT = """
-import json, os, signal, sys
-from pathlib import Path
-sys.path.insert(0, str(Path(sys.argv[1])))
-from small_models import RECIPE, SMALL, STUDENT, TEACHER
-from edgepath.distillation.training import distill
-out, changes, how = sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
-
-def progress(stage, done, total):
-    if how == "die" and (stage, done) == ("distil", 3):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-options = {"recipe": RECIPE, "device": "cpu", "options": SMALL | changes, "progress": progress}
-distill(TEACHER, STUDENT, "synthetic:8", out, **options, resume=how == "resume")
-"""
-
-
-def command(tmp_path: Path, out: Path, changes: dict[str, Any], how: str = "start") -> list[str]:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    return [str(script), str(Path(__file__).parent), str(out), json.dumps(changes), how]
-
-
-def environment() -> dict[str, str]:
-    # One thread: two processes on two cores, and the same sums in both kinds of run.
-    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,6 +51,31 @@ def test_run_folder_loads_as_weights(run: Run, tmp_path: Path) -> None:
     assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
+def test_teacher_and_student_are_found_in_checkpoints(run: Run, tmp_path: Path) -> None:
+    teacher, student = random_model(TEACHER, seed=3).state_dict(), random_model(STUDENT, seed=4).state_dict()
+    torch.save({"teacher": {f"backbone.{name}": value for name, value in teacher.items()}}, tmp_path / "t.pth")
+    torch.save({"state_dict": student, "state_dict_ema": teacher}, tmp_path / "s.pth")
+    run(teacher_weights=tmp_path / "t.pth", student_weights=f"{tmp_path}/s.pth::state_dict")
+    facts = parse_toml((tmp_path / "run" / "run.toml").read_text())["models"]
+    assert facts["teacher"]["source"] == "t.pth::teacher.backbone"
+    assert facts["teacher"]["sha256"] == state_sha256(random_model(TEACHER, seed=3))
+    assert facts["student"]["start"].startswith("s.pth::state_dict, state_dict_ema left out, sha256 ")
+
+
+def test_student_is_built_as_its_folder_says(tmp_path: Path) -> None:
+    arguments = {"embed_dim": 48, "num_heads": 2, "depth": 1, "patch_size": 56, "act_layer": "relu"}
+    spec = find_model("timm:vit_tiny_patch16_224")
+    relu = random_model(replace(spec, timm_args={**spec.timm_args, **arguments, "act_layer": "ReLU"}))
+    save_file(relu.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": spec.timm_name, "mean": [0.5] * 3, "std": [0.5] * 3, "model_args": arguments}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    vit, started, _ = _start("timm:vit_tiny_patch16_224", tmp_path)
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(vit.eval().forward_features(pixels), relu.forward_features(pixels))
+    assert started.timm_args["act_layer"] == "ReLU"
+
+
 def test_average_is_the_formula() -> None:
     torch.manual_seed(0)
     average, model = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
@@ -93,11 +96,11 @@ def test_student_learns(run: Run, tmp_path: Path) -> None:
 def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path) -> None:
     changes = {"training.steps": 6, "run.checkpoint_every": 2}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run([sys.executable, *command(tmp_path, whole, changes)], check=True, env=environment())
-    died = subprocess.run([sys.executable, *command(tmp_path, cut, changes, "die")], env=environment())
+    subprocess.run([sys.executable, *command(whole, changes)], check=True, env=environment())
+    died = subprocess.run([sys.executable, *command(cut, changes, "die")], env=environment())
     assert died.returncode == -signal.SIGKILL
     assert not (cut / "model.safetensors").exists(), "it was killed after its end"
-    subprocess.run([sys.executable, *command(tmp_path, cut, changes, "resume")], check=True, env=environment())
+    subprocess.run([sys.executable, *command(cut, changes, "resume")], check=True, env=environment())
     first, second = weights(whole), weights(cut)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [row["step"] for row in read_log(cut)] == [1, 2, 3, 4, 5, 6]
@@ -105,27 +108,19 @@ def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path)
 
 
 def test_views_draw_no_number_of_a_resumed_run(tmp_path: Path) -> None:
-    deeper = vit("small", 48, depth=2, drop_path_rate=0.5)
+    def run(name: str, workers: int, how: str) -> int:
+        given = command(tmp_path / name, {"run.workers": workers}, how, student="deeper")
+        return subprocess.run([sys.executable, *given], env=environment()).returncode
 
-    def stop(stage: str, done: int, total: int) -> None:
-        if (stage, done) == ("distil", 2):
-            raise KeyboardInterrupt
-
-    for name, workers in (("whole", 0), ("cut", 2)):
-        words: dict[str, Any] = {"recipe": RECIPE, "device": "cpu", "options": SMALL | {"run.workers": workers}}
-        where = ("synthetic:8", tmp_path / name)
-        if name == "cut":
-            with pytest.raises(KeyboardInterrupt):
-                distill(TEACHER, deeper, *where, progress=stop, **words)
-            words["resume"] = True
-        distill(TEACHER, deeper, *where, **words)
+    assert run("cut", 2, "stop") == STOPPED
+    assert run("cut", 2, "resume") == run("whole", 0, "start") == 0
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_workers_end_after_a_run_that_was_killed(tmp_path: Path) -> None:
     out, changes = tmp_path / "run", {"training.steps": 100000, "run.workers": 1, "run.prefetch": 20}
-    process = subprocess.Popen([sys.executable, *command(tmp_path, out, changes)], env=environment())
+    process = subprocess.Popen([sys.executable, *command(out, changes)], env=environment())
     while len(read_log(out)) < 2 and process.poll() is None:
         time.sleep(0.05)
     time.sleep(1)  # by now a view waits for a place in the pipe, for which PyTorch's worker would wait for ever
@@ -146,11 +141,11 @@ def _is_alive(pid: str) -> bool:
 
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     one, two, start = tmp_path / "one", tmp_path / "two", tmp_path / "start"
-    subprocess.run([sys.executable, *command(tmp_path, one, {})], check=True, env=environment())
-    subprocess.run([sys.executable, *command(tmp_path, start, {"training.learning_rate": 0.0,
+    subprocess.run([sys.executable, *command(one, {})], check=True, env=environment())
+    subprocess.run([sys.executable, *command(start, {"training.learning_rate": 0.0,
         "training.learning_rate_end": 0.0})], check=True, env=environment())  # fmt: skip
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*torchrun, *command(tmp_path, two, {})], check=True, env=environment(), capture_output=True)
+    subprocess.run([*torchrun, *command(two, {})], check=True, env=environment(), capture_output=True)
     alone, shared, before = weights(one), weights(two), weights(start)
     moved = sum(float((alone[name] - before[name]).square().sum()) for name in alone) ** 0.5
     apart = sum(float((alone[name] - shared[name]).square().sum()) for name in alone) ** 0.5
@@ -163,7 +158,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_without_a_center(tmp_path: Path) -> None:
     first = tmp_path / "first"
-    subprocess.run([sys.executable, *command(tmp_path, first, {})], check=True, env=environment())
+    subprocess.run([sys.executable, *command(first, {})], check=True, env=environment())
     still = {"training.learning_rate": 0.0, "training.learning_rate_end": 0.0, "training.steps": 6}
     still |= {"heads.student": "teacher", "views.global_count": 1, "views.local_count": 0, "heads.bottleneck": 48}
     norms = {}

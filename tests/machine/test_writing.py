@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from edgepath.errors import EdgepathError, UsageError
-from edgepath.machine.writing import NewFolder, dead_leftovers, put_back
+from edgepath.machine import workspace as workspaces
+from edgepath.machine.workspace import clear, workspace
+from edgepath.machine.writing import NewFolder, write_text
 
-DEAD = 2**22 + 1  # above the largest process id Linux gives out
+DEAD = "0123456789abcdef"  # of a workspace whose lock nobody holds
 
 
 class CrateError(EdgepathError):
@@ -149,7 +151,7 @@ def after(source: Path) -> None:
 
 
 def instead(source: Path) -> None:
-    if source.name.endswith(".partial"):
+    if source.name.startswith("new-"):
         raise OSError(5, "Input/output error")
 
 
@@ -219,7 +221,7 @@ with new(Path(sys.argv[1])) as folder:
 
 
 def start(final: Path) -> tuple[subprocess.Popen[str], Path]:
-    """Return a process that is in the middle of its work, and its partial folder."""
+    """Return a process that is in the middle of its work, and the folder it fills."""
     process = subprocess.Popen([sys.executable, "-c", WRITE, str(final)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
@@ -243,40 +245,112 @@ def test_ended_process_leaves_nothing_that_the_next_one_does_not_remove(
     process.send_signal(how)
     process.communicate()
     assert process.returncode == (128 + how if how is signal.SIGTERM else -how)
-    assert contents(tmp_path) == {partial.name} if left else not contents(tmp_path)
+    assert contents(tmp_path) == {partial.parent.name} if left else not contents(tmp_path)
     write(tmp_path / "crate")
     assert contents(tmp_path) == {"crate"}
 
 
 def test_partial_folder_of_this_process_is_left_alone(tmp_path: Path) -> None:
     with new(tmp_path / "crate") as folder:
-        assert dead_leftovers(tmp_path / "crate", "partial") == []
+        clear(tmp_path / "crate")
+        assert folder.path.is_dir()
         folder.commit()
 
 
-def test_leftover_with_the_id_of_this_process_is_removed(tmp_path: Path) -> None:
-    # In a container the writer may have the same process id every time.
-    (tmp_path / f".crate.{os.getpid()}.partial").mkdir()
+def test_process_ids_that_are_the_same_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In containers on one volume every writer may have the same one.
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    process, _ = start(tmp_path / "crate")
+    try:
+        with new(tmp_path / "crate") as folder, workspace(tmp_path / "crate") as third:
+            (folder.path / "label").write_text("second")
+            third.new.write_text("third")
+            assert len(contents(tmp_path)) == 3
+            folder.commit()
+        assert contents(tmp_path / "crate") == {"label"}
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_later_of_two_writers_is_refused_and_the_first_one_s_folder_stays(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists; give --force"), new(tmp_path / "crate") as folder:
+        write(tmp_path / "crate", "first")
+        folder.commit()
+    assert (tmp_path / "crate" / "label").read_text() == "first"
+
+
+def test_a_folder_that_appears_between_the_renames_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "crate")
+    rename = os.rename
+
+    def disturbed(source: Path, target: Path) -> None:
+        rename(source, target)
+        if source.name == "crate":
+            monkeypatch.undo()
+            write(tmp_path / "crate", "first")
+
+    monkeypatch.setattr(os, "rename", disturbed)
+    with pytest.raises(UsageError, match="someone else wrote it meanwhile"):
+        write(tmp_path / "crate", "second", force=True)
+    assert (tmp_path / "crate" / "label").read_text() == "first"
     assert contents(tmp_path) == {"crate"}
+
+
+def test_workspace_that_was_removed_before_its_lock_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, tries = workspaces._held, []
+
+    def late(lock: int) -> bool | None:
+        if not tries:
+            tries.append(lock)
+            clear(tmp_path / "page")  # another writer, between our opening of the lock and our holding it
+        return held(lock)
+
+    monkeypatch.setattr(workspaces, "_held", late)
+    write_text(tmp_path / "page", "text", "page")
+    assert contents(tmp_path) == {"page"}
+
+
+def test_where_there_are_no_locks_nothing_is_taken_for_left_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspaces, "_held", lambda lock: None)
+    (tmp_path / f".page.{DEAD}.partial").mkdir()
+    (tmp_path / f".page.{DEAD}.partial" / "lock").touch()
+    write_text(tmp_path / "page", "text", "page")
+    assert contents(tmp_path) == {"page", f".page.{DEAD}.partial"}
 
 
 @pytest.mark.parametrize(("exists", "label"), [(False, "aside"), (True, "old")])
 def test_replacement_that_was_cut_off_is_undone_or_finished(tmp_path: Path, exists: bool, label: str) -> None:
-    write(tmp_path / f".crate.{DEAD}.replaced", "aside")
+    write(tmp_path / f".crate.{DEAD}.partial" / "old-crate", "aside")
     if exists:
         write(tmp_path / "aside")
         (tmp_path / "aside").rename(tmp_path / "crate")
-    put_back(tmp_path / "crate")
+    clear(tmp_path / "crate")
     assert contents(tmp_path) == {"crate"}
     assert (tmp_path / "crate" / "label").read_text() == label
 
 
+def test_a_file_replaces_what_was_there_and_what_dead_processes_left(tmp_path: Path) -> None:
+    (tmp_path / f".page.{DEAD}.partial").mkdir()
+    (tmp_path / f".page.{DEAD}.partial" / "new-page").write_text("half")
+    write_text(tmp_path / "page", "old", "page")
+    write_text(tmp_path / "page", "ä new one", "page")
+    assert (tmp_path / "page").read_bytes() == "ä new one".encode()
+    assert contents(tmp_path) == {"page"}
+    with pytest.raises(UsageError, match=r"page .*nowhere.page: cannot be written \(No such file"):
+        write_text(tmp_path / "nowhere" / "page", "text", "page")
+
+
 def test_name_that_only_looks_like_a_leftover_is_kept(tmp_path: Path) -> None:
-    for name in (f".newer.{DEAD}.partial", f".new.5.{DEAD}.partial", ".new.x.partial", f"new.{DEAD}.partial"):
+    kept = {f".newer.{DEAD}.partial", f".new.5.{DEAD}.partial", ".new.x.partial", f"new.{DEAD}.partial"}
+    for name in kept | {f".new.{DEAD}.partial"}:
         (tmp_path / name).mkdir()
-    (tmp_path / f".new.{DEAD}.partial").mkdir()
-    assert [path.name for path in dead_leftovers(tmp_path / "new", "partial")] == [f".new.{DEAD}.partial"]
+    clear(tmp_path / "new")
+    assert contents(tmp_path) == kept
 
 
 # --- a full disk

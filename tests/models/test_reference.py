@@ -283,13 +283,13 @@ def test_cpu_is_always_there_and_auto_picks_what_is() -> None:
 def test_unknown_device_is_one_line(device: str) -> None:
     with pytest.raises(UsageError) as caught:
         pick_device(device)
-    assert str(caught.value) == f'device "{device}"; give auto, cpu, cuda or cuda:INDEX'
+    assert str(caught.value) == f"--device {device}: give auto, cpu, cuda or cuda:INDEX"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1"])
 def test_cuda_without_a_gpu_is_one_line(device: str) -> None:
-    with pytest.raises(UsageError, match=rf"^device {device}: PyTorch .* finds no CUDA GPU; give --device cpu$"):
+    with pytest.raises(UsageError, match=rf"^--device {device}: PyTorch .* finds no CUDA GPU; give --device cpu$"):
         pick_device(device)
 
 

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from edgepath.errors import UsageError, WeightsError
 from edgepath.models.catalogue import ModelSpec, find_model
-from edgepath.models.weightfiles import read_state
 from edgepath.models.weights import Weights, build, load_model, random_model, state_sha256
 
 State = dict[str, Tensor]
@@ -104,13 +103,18 @@ FORMS: dict[str, Callable[[Path, State, ModelSpec], Path]] = {
 }
 
 
+PLACES = {"nested": "::state_dict", "nested model": "::model", "data parallel": ", module. taken off"}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_loads_to_the_same_model_and_hash(form: str, tmp_path: Path, state: State, tiny: ModelSpec) -> None:
     path = FORMS[form](tmp_path, state, tiny)
     vit, spec, weights = load_model(tiny, path)
     assert not vit.training
     assert spec == tiny
-    assert weights == Weights(path.name, weights.sha256, random=False)
+    source, stored = f"{path.name}{PLACES.get(form, '')}", "float64" if form == "float64" else "float32"
+    precision = "float16" if form == "fp16" else f"{stored}, rounded to float16"
+    assert weights == Weights(source, weights.sha256, False, precision, rounded=True)
     loaded = vit.state_dict()
     assert set(loaded) == set(state)
     for name, value in state.items():
@@ -143,6 +147,8 @@ def test_recorded_source_has_no_path(tmp_path: Path, state: State, tiny: ModelSp
             "source": weights.source,
             "sha256": weights.sha256,
             "random": False,
+            "precision": "float32, rounded to float16",
+            "rounded": True,
         }
 
 
@@ -173,13 +179,17 @@ def test_config_without_a_part_for_preprocessing_is_read_too(tmp_path: Path, sta
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"architecture": "vit_large_patch16_224"}, "says vit_large_patch16_224, tiny is vit_base_patch14_reg4_dinov2"),
-        ({"pretrained_cfg": {"mean": [0.5] * 3}}, "is not timm's (KeyError: 'std')"),
-        ({"pretrained_cfg": None}, "is not timm's (TypeError"),
+        (
+            {"architecture": "vit_large_patch16_224"},
+            "architecture is vit_large_patch16_224, tiny is vit_base_patch14_reg4_dinov2",
+        ),
+        ({"pretrained_cfg": {"mean": [0.5] * 3}}, "pretrained_cfg.std = None; expected a list"),
+        ({"pretrained_cfg": None}, "is not timm's"),
         ({"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}, "are not those of an RGB image"),
         ({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}}, "are not those of an RGB image"),
-        ({"pretrained_cfg": {"mean": [float("nan")] * 3, "std": [0.5] * 3}}, "are not those of an RGB image"),
-        ({"pretrained_cfg": {"mean": ["red"] * 3, "std": [0.5] * 3}}, "is not timm's (ValueError"),
+        ({"pretrained_cfg": {"mean": [float("nan")] * 3, "std": [0.5] * 3}}, "is not timm's (NaN is not JSON)"),
+        ({"pretrained_cfg": {"mean": ["red"] * 3, "std": [0.5] * 3}}, "pretrained_cfg.mean = 'red'; expected float"),
+        ({"pretrained_cfg": {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}}, "RGB image in 0..1"),
     ],
 )
 def test_config_that_is_not_this_models_is_refused(
@@ -214,9 +224,14 @@ def test_snapshot_without_one_of_its_files_is_refused(name: str, tmp_path: Path,
         ("w.safetensors", b"\xff" * 100, "not a whole safetensors file"),
         ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "git-lfs pointer"),
         ("w.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "git-lfs pointer"),
-        ("w.pth", b"<html>404</html>\n", "damaged"),
-        ("w.h5", b"x", "suffix '.h5'; known: .safetensors, .pth, .pt, .bin"),
-        ("w", b"x", "suffix ''"),
+        ("w.pth", b"<html>404</html>\n", "a web page, as a failed download leaves it"),
+        ("w.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        ("w.safetensors", b"\x1f\x8b\x08\0", "gzip-compressed; unpack it (gunzip)"),
+        ("w.pth.tar.gz", b"\x1f\x8b\x08\0", "gzip-compressed; unpack it (gunzip)"),
+        ("w.gguf", b"GGUF\x03", "a GGUF file"),
+        ("w.pth", b'{"architecture": "vit"}', "JSON, not weights"),
+        ("w.npy", b"\x93NUMPY\x01", "a NumPy array"),
+        ("w.ckpt", b"x", "neither safetensors nor a PyTorch checkpoint, or damaged (it begins with b'x')"),
     ],
 )
 def test_file_that_holds_no_weights_is_refused(
@@ -287,9 +302,9 @@ def test_pickled_model_is_refused(tmp_path: Path, tiny: ModelSpec) -> None:
     [
         ([torch.zeros(1)], "holds a list, not a state dict"),
         (torch.zeros(1), "holds a Tensor, not a state dict"),
-        ({"epoch": 3}, "epoch is a int, not a tensor"),
-        ({"teacher": {"cls_token": torch.zeros(1)}}, "teacher is a dict, not a tensor"),
-        ({}, "cls_token is missing"),
+        ({"epoch": 3}, "holds no tensors (epoch)"),
+        ({"teacher": {"cls_token": torch.zeros(1)}}, "none of its 1 tensors is patch_embed.proj.weight"),
+        ({}, "holds no tensors (it is empty)"),
     ],
 )
 def test_pth_that_holds_no_state_dict_is_refused(value: object, said: str, tmp_path: Path, tiny: ModelSpec) -> None:
@@ -311,7 +326,7 @@ def test_weights_of_another_width_name_the_first_keys(tmp_path: Path, tiny: Mode
     ("change", "said"),
     [
         (lambda s: s.pop("blocks.1.attn.qkv.weight"), "blocks.1.attn.qkv.weight is missing"),
-        (lambda s: s.update(mask_token=torch.zeros(1, 96)), "mask_token is not a weight of it"),
+        (lambda s: s.update(dist_token=torch.zeros(1, 1, 96)), "dist_token is not a weight of it"),
         (lambda s: s.update({"norm.bias": torch.tensor(0.0)}), "norm.bias is a number, 96 is needed"),
     ],
 )
@@ -337,7 +352,7 @@ def test_number_that_is_not_finite_is_named(
 
 
 def test_layer_of_an_unknown_name_is_not_looked_up(tiny: ModelSpec) -> None:
-    with pytest.raises(UsageError, match='layer "Linear" is not known; known: GELU, SiLU, SwiGLUPacked'):
+    with pytest.raises(UsageError, match='layer "Linear" is not known; known: GELU, GELUTanh, GluMlp, Mlp'):
         build(replace(tiny, timm_args={**tiny.timm_args, "act_layer": "Linear"}))
 
 
@@ -507,9 +522,11 @@ def test_hub_weights_load_with_their_preprocessing(
     plain = build(tiny)
     plain.load_state_dict(state)
     assert hub_said[case] == {
-        "source": f"hub {case.split()[0]}/tiny",
+        "source": f"hub {case.split()[0]}/tiny, mean and std from its config.json",
         "sha256": state_sha256(plain),
         "random": False,
+        "precision": "float32, rounded to float16",
+        "rounded": True,
         "mean": [0.1, 0.2, 0.3],
     }
 
@@ -572,7 +589,10 @@ def test_position_embedding_of_another_size_is_resampled_as_timm_does(tmp_path: 
     wanted = timm.models.vision_transformer.checkpoint_filter_fn(large.state_dict(), small)
     vit, _, weights = load_model(spec, tmp_path / "large.safetensors")
     assert torch.equal(vit.pos_embed, wanted["pos_embed"])
-    assert weights.source == "large.safetensors, position embedding resampled from 20 x 20 to 14 x 14 patches"
+    assert weights.source == (
+        "large.safetensors, position embedding resampled from 20 x 20 to 14 x 14 patches, "
+        "normalised as timm's vit_tiny_patch16_224 is"
+    )
 
 
 def test_models_with_a_name_of_their_own_take_no_other_size(tiny: ModelSpec, state: State, tmp_path: Path) -> None:
@@ -581,7 +601,8 @@ def test_models_with_a_name_of_their_own_take_no_other_size(tiny: ModelSpec, sta
     assert "pos_embed is 1 x 400 x 96, 1 x 256 x 96 is needed" in refused(tiny, tmp_path / "large.safetensors")
 
 
-def test_a_weight_with_and_without_module_is_refused(tmp_path: Path) -> None:
-    torch.save({"module.a": torch.ones(1), "a": torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"with and without module\. before its name; keep one"):
-        read_state(tmp_path / "w.pth")
+def test_a_weight_with_and_without_module_is_refused(tmp_path: Path, state: State, tiny: ModelSpec) -> None:
+    both = {f"module.{name}": value for name, value in state.items()} | {"cls_token": state["cls_token"]}
+    assert "cls_token stands in it with and without a wrapper's prefix; keep one" in refused(
+        tiny, saved(tmp_path, both)
+    )

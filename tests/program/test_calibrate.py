@@ -155,7 +155,7 @@ def test_ranges_survive_the_disk(ranges: Ranges, tmp_path: Path) -> None:
 
 def test_nothing_is_unpickled_from_ranges(tmp_path: Path) -> None:
     np.savez(tmp_path / "ranges.npz", **{"tiles": np.int64(1), "absmax/layer": np.array([{}], dtype=object)})
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="none of a plain array"):
         load_ranges(tmp_path / "ranges.npz")
 
 

@@ -18,6 +18,7 @@ from torch import nn
 import edgepath
 from edgepath.backends import builds_of
 from edgepath.backends.openvino_ir import is_product, quantizer_of
+from edgepath.backends.runners.openvino import core
 from edgepath.checks.debugging import debug
 from edgepath.checks.layerwise import prove
 from edgepath.checks.parts import CLASS_TOKEN, differences, named_parts
@@ -134,7 +135,7 @@ def test_an_artifact_that_rounds_other_tokens_is_told(plain: EdgeModel, tmp_path
     name = "vit.blocks.0.attn.proj"
 
     def altered(change: Callable[[Any, Any, Any], None]) -> Path:
-        model = openvino.Core().read_model(artifact)
+        model = core().read_model(artifact)
         # The patch convolution, two products each of queries, keys and values, and the two of `name`.
         given, rounded = [node for node in model.get_ordered_ops() if is_product(node)][7:9]
         change(given, rounded, quantizer_of(rounded))

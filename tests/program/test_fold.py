@@ -33,6 +33,8 @@ VARIANTS = {
     "norm before blocks": {"pre_norm": True},
     "no registers": {"reg_tokens": 0, "no_embed_class": False},
     "position of class token": {"no_embed_class": False},
+    "any image size": {"dynamic_img_size": True},
+    "any image size, padded": {"dynamic_img_size": True, "dynamic_img_pad": True},
     "gated attention": {},
     "GELU MLP": {"mlp_layer": timm.layers.Mlp, "act_layer": nn.GELU, "mlp_ratio": 4.0},
 }
@@ -190,6 +192,13 @@ def test_part_that_is_not_known_is_refused_by_its_name(attention: str, tiny: Mod
 def test_model_that_is_no_vision_transformer_is_refused(tiny: ModelSpec) -> None:
     with pytest.raises(UsageError, match="ResNet is not timm's VisionTransformer"):
         fold(timm.create_model("resnet10t"), tiny)
+
+
+def test_padding_to_whole_patches_is_refused(tiny: ModelSpec) -> None:
+    arguments = {**tiny.timm_args, "patch_size": 15, "dynamic_img_size": True, "dynamic_img_pad": True}
+    vit = build(replace(tiny, timm_args=arguments))
+    with pytest.raises(UsageError, match="pads 224 px tiles to its 15 px patches; choose another"):
+        fold(vit, tiny)
 
 
 def test_unknown_embedding_is_refused(tiny: ModelSpec) -> None:

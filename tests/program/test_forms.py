@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from edgepath.models.catalogue import ModelSpec, find_model
-from edgepath.models.weights import random_model
+from edgepath.models.weights import build, random_model
 from edgepath.program.calibrate import calibrate
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.forms import Program, capture, capture_image, to_fp16, to_onnx
@@ -361,3 +363,36 @@ def test_lowering_leaves_model_and_streams_alone(
     assert to_onnx(net).SerializeToString() == forms["int8"][1].SerializeToString()  # the same file every time
     np.testing.assert_array_equal(in_torch(net, tiles[:1])[0], before)
     assert capfd.readouterr() == ("", "")
+
+
+def test_models_of_any_image_size_lower_without_resampling(tiny: ModelSpec, tiles: np.ndarray) -> None:
+    fixed = random_model(tiny)
+    dynamic = build(replace(tiny, timm_args={**tiny.timm_args, "dynamic_img_size": True})).eval()
+    dynamic.load_state_dict(fixed.state_dict())
+    forms = [capture_image(fold(vit, tiny)) for vit in (fixed, dynamic)]
+    names = [[str(node.target) for node in form.graph.nodes if node.op == "call_function"] for form in forms]
+    assert names[0] == names[1]
+    pixels = torch.from_numpy(np.ascontiguousarray(tiles[:1].transpose(0, 3, 1, 2))).float()
+    with torch.inference_mode():
+        one, other = (form.module()(pixels) for form in forms)
+    assert torch.equal(one, other)
+
+
+def test_full_precision_becomes_onnx_in_a_process_of_its_own() -> None:
+    """As `bench --against fp32` needs it: nothing else may have registered the program's operations."""
+    script = """
+import sys
+from edgepath.models.catalogue import find_model
+from edgepath.models.spec import ModelSpec
+from edgepath.models.weights import random_model
+from edgepath.program.fold import fold
+from edgepath.program.forms import to_onnx
+known = find_model("h0-mini")
+args = {**known.timm_args, "embed_dim": 96, "num_heads": 3, "depth": 1}
+tiny = ModelSpec("tiny", "", known.timm_name, args, known.mean, known.std, "Apache-2.0")
+model = to_onnx(fold(random_model(tiny), tiny))
+assert "edgepath.program.linear" not in sys.modules
+print(len(model.graph.node))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 20

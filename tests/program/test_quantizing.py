@@ -143,6 +143,9 @@ def test_what_ranges_follow_from_is_all_that_calibration_imports() -> None:
         ("program/quantizing.py", True),
         ("program/tune.py", False),
         ("tiles/synthetic/looks.py", False),
+        ("tiles/opening.py", False),
+        ("program/preparing.py", False),
+        ("bundle/running.py", False),
     ],
 )
 def test_kept_ranges_survive_the_edit_of_a_file_that_has_no_part_in_them(

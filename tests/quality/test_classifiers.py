@@ -33,7 +33,8 @@ def test_neighbours_vote_as_in_scikit_learn() -> None:
     for train, test in StratifiedKFold(5, shuffle=True, random_state=3).split(values, truth):
         expected[test] = KNeighborsClassifier(5, metric="cosine").fit(values[train], truth[train]).predict(values[test])
     score, predicted = cross_validate(values, LABELS, method="knn", seed=3)
-    assert predicted.tolist() == expected.tolist()
+    assert predicted.labels.tolist() == expected.tolist()
+    assert predicted.shares.sum(1) == pytest.approx(np.ones(len(truth)))
     assert score.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, expected))
 
 

@@ -76,5 +76,5 @@ def test_curves_of_both_models(exports: Exports, tmp_path: Path) -> None:
 
 def test_too_many_or_too_few_tiles_are_refused(exports: Exports) -> None:
     for count in (1, 257):
-        with pytest.raises(UsageError, match=f"{count} tiles; give 2 to 256"):
+        with pytest.raises(UsageError, match=f"{count} tiles; give --tiles with 2 to 256"):
             curves(exports("onnx-int8").bundle, f"synthetic:{count}", device="cpu")

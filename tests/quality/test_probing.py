@@ -122,6 +122,11 @@ def table(folder: Path, text: str) -> Path:
         ("path,label\npale/0.png,x\npale/1.png,x\n", "all 2 tiles are x; two classes"),
         ("path,label\npale/0.png,x\npale/1.png,y\n", "1 tiles are x; 5 folds need as many"),
         ("path,label\npale/0.png,x\npale/0.png,y\n", r"pale/0\.png stands in it twice"),
+        ("path,label\npale/0.png,x,\n", "line 2 has 3 values, there are 2 columns"),
+        ("path,label\npale/0.png,x,y,z\npale/1.png,y\n", "line 2 has 4 values, there are 2 columns"),
+        ("path,label,label\npale/0.png,x,y\n", "its column label stands there twice"),
+        ("# made by R\npath,label\npale/0.png,x\n", "line 2 has 2 values, there are 1 columns"),
+        ("path;label\npale/0.png;x\n", "needs columns path and label; found path;label"),
         ("path,label,case\npale/0.png,x,1\npale/1.png,y,\n", r"pale/1\.png has no case; name it for every tile"),
     ],
 )

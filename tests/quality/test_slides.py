@@ -52,6 +52,20 @@ def test_plism_files_are_read_in_the_order_of_x_and_y(tmp_path: Path) -> None:
     assert slides.to_json()["stainings"] == ["GMH", "KR"]
 
 
+def test_what_systems_leave_is_no_slide(tmp_path: Path) -> None:
+    folder = plism(tmp_path / "plism")
+    for name in ("._GMH_AT2_to_GMH_S60.tif.h5", ".DS_Store", "Thumbs.db"):
+        (folder / name).write_bytes(b"left by a system")
+    (folder / "@eaDir").mkdir()
+    assert len(plism_slides(folder).slides) == 3
+    mine = scanners(tmp_path / "mine")
+    for name in ("@eaDir", "__MACOSX", ".cache", "AT2/@eaDir"):
+        (mine / name).mkdir()
+    for name in ("AT2/._place0.png", "P/.DS_Store", "P/Thumbs.db", "AT2/@eaDir/place0.png"):
+        (mine / name).write_bytes(b"left by a system")
+    assert [(slide.name, len(slide.tiles)) for slide in paired_slides(mine).slides] == [("AT2", 3), ("P", 3)]
+
+
 def test_rows_choose_places(tmp_path: Path) -> None:
     folder = plism(tmp_path / "plism")
     np.save(tmp_path / "rows.npy", np.array([3, 1]))
@@ -160,7 +174,7 @@ def test_what_is_not_plism_is_refused(tmp_path: Path) -> None:
     with h5py.File(folder / "KR_S60_to_GMH_S60.tif.h5", "w") as file:
         for level, x, y in PLACES:
             file[f"tile_{level}_{x}_{y}"] = np.zeros((112, 112, 3), np.uint8)
-    with pytest.raises(UsageError, match="only resized where they are paired"):
+    with pytest.raises(UsageError, match="--resize is for --paired only"):
         open_slides(plism=folder, resize="crop")
     with pytest.raises(TileError, match=r"is uint8 \(112, 112, 3\); uint8 \(224, 224, 3\) is needed"):
         plism_slides(folder).slides[2].tiles.read()
@@ -199,11 +213,11 @@ def test_synthetic_slides_are_one_tissue_in_every_look() -> None:
 
 
 def test_one_source_at_a_time(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="both PLISM and paired tiles; give one"):
+    with pytest.raises(UsageError, match="both --plism and --paired were given; give one"):
         open_slides(plism=tmp_path, paired=tmp_path)
     with pytest.raises(UsageError, match="paired tiles are all taken"):
         open_slides(paired=tmp_path, tiles=4)
-    with pytest.raises(UsageError, match="rows are for PLISM"):
+    with pytest.raises(UsageError, match="rows are for --plism"):
         open_slides(tiles=[1, 2])
     with pytest.raises(UsageError, match="1 places; a tile needs others"):
         open_slides(tiles=1)

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgepath.checks.verdicts import Verdict
 from edgepath.errors import UsageError
 from edgepath.reports.tables.speed import baseline_table
 from edgepath.speed.baseline import Elsewhere, compare, read_result
@@ -42,7 +44,39 @@ def test_ratios_are_compared_where_both_have_one(now: float, passed: bool) -> No
     shown = baseline_table(found)
     (row,) = shown.rows
     assert len(row) == len(shown.header)
-    assert row[-2:] == ("<= 1.1", passed)
+    assert (row[6], row[-1]) == ("<= 1.1", passed)
+
+
+def with_samples(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    found = result(ratio=sorted(ours)[len(ours) // 2] / theirs[0])
+    for row, samples in zip(found["results"], (ours, theirs), strict=True):
+        row["samples_ms"] = samples
+    return found
+
+
+@pytest.mark.parametrize(
+    ("now", "rounds", "verdict"),
+    [
+        (80.0, 40, "non-inferior"),
+        (100.0, 40, "inferior"),
+        (88.5, 40, "inconclusive"),  # 1.106 times, of medians that are known to 1 %
+        (100.0, 5, "inconclusive"),
+        (80.0, 3, "inconclusive"),
+    ],
+)
+def test_rounds_say_how_sure_a_comparison_is(now: float, rounds: int, verdict: str) -> None:
+    rng = np.random.default_rng(0)
+    noise = np.sort(rng.normal(1, 0.02, rounds))
+    found = compare(
+        with_samples((now * noise).tolist(), [160.0] * rounds),
+        before(with_samples((80.0 * noise).tolist(), [160.0] * rounds)),
+        1.10,
+    )
+    assert found["verdict"] == verdict
+    assert found["passed"] is (verdict != "inferior")
+    (row,) = found["rows"]
+    assert (row["verdict"], row["n"]) == (verdict, rounds)
+    assert baseline_table(found).rows[0][-1] == Verdict(verdict)
 
 
 @pytest.mark.parametrize(("p50", "passed"), [(87.0, True), (89.0, False)])

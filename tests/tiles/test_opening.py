@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from edgepath.errors import EdgepathError, PackError, TileError, UsageError
+from edgepath.tiles.formats import KINDS
 from edgepath.tiles.opening import open_tiles
 from edgepath.tiles.packs import build_pack
 from edgepath.tiles.source import TileSource
@@ -89,12 +90,69 @@ def test_link_back_is_refused(folder: Path) -> None:
     assert "a link back to a folder it lies in; remove the link" in refused(folder)
 
 
-@pytest.mark.parametrize("content", [(), ("notes.txt", "slide.svs")])
-def test_folder_without_tiles_is_refused(tmp_path: Path, content: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [((), ""), (("notes.txt", "a.npy", "b.npy", "README"), " (found 2 .npy, 1 .txt, 1 without a suffix)")],
+)
+def test_folder_without_tiles_is_refused(tmp_path: Path, content: tuple[str, ...], found: str) -> None:
     for name in content:
         (tmp_path / name).write_bytes(b"x")
     said = refused(tmp_path)
-    assert said == (f"tiles {tmp_path}: no PNG, JPEG or TIFF files below this folder; cut slides into tiles first")
+    assert said == f"tiles {tmp_path}: no {KINDS} files below this folder{found}; cut slides into tiles first"
+
+
+def test_what_is_left_out_is_counted_by_its_kind(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.gif", "b.gif", "c.GIF", "notes.txt", "README", "tiles.csv", "a/manifest.csv", ".hidden.png"):
+        (folder / name).write_bytes(b"x")
+    for path in LEFTOVERS:
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes((folder / "a.png").read_bytes())
+    source = open_tiles(folder, size=SIZE)
+    said = f"tiles {folder}: not taken are 3 .gif, 1 .txt, 1 hidden, 1 without a suffix; {KINDS} files are"
+    assert caplog.messages == [said]
+    assert source.keys == tuple(sorted(NAMES))
+    assert source.left_out == {".gif": 3, ".txt": 1, "hidden": 1, "without a suffix": 1}
+    assert source.provenance()["left_out"] == dict(source.left_out)
+    assert source.provenance()["skipped"] == 0
+    assert source.skipped == []
+    assert source.select([0]).left_out == source.left_out
+    assert "left_out" not in open_tiles([folder / "a.png"], size=SIZE).provenance()
+    assert open_tiles([folder / "a.png", folder / "a"], size=SIZE).left_out == {}
+    (folder / "a" / "more.gif").write_bytes(b"x")
+    assert open_tiles([folder / "a.png", folder / "a"], size=SIZE).left_out == {".gif": 1}
+
+
+LEFTOVERS = (
+    "._a.png",
+    ".DS_Store",
+    "Thumbs.db",
+    "desktop.ini",
+    "@eaDir/a.png",
+    "@eaDir/SYNOFILE_THUMB_M.png",
+    "__MACOSX/a.png",
+    "#recycle/a.png",
+    ".Trashes/a.png",
+)
+
+
+def test_images_of_every_kind_are_taken_by_content(tmp_path: Path) -> None:
+    kinds = {
+        "a.webp": "WEBP",
+        "b.bmp": "BMP",
+        "c.jp2": "JPEG2000",
+        "d.j2k": "JPEG2000",
+        "e.JPE": "JPEG",
+        "f.jfif": "PNG",
+    }
+    for name, kind in kinds.items():
+        Image.fromarray(pixels(name)).save(tmp_path / name, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    source = open_tiles(tmp_path, size=SIZE)
+    assert source.keys == tuple(kinds)
+    for key, tile in zip(source.keys, source.read(), strict=True):
+        if kinds[key] != "JPEG":
+            np.testing.assert_array_equal(tile, pixels(key))
+    (tmp_path / "a.webp").rename(tmp_path / "tile of no suffix")
+    np.testing.assert_array_equal(open_tiles(tmp_path / "tile of no suffix", size=SIZE).read()[0], pixels("a.webp"))
 
 
 def test_what_is_not_there_or_no_tile_is_refused(tmp_path: Path) -> None:
@@ -143,7 +201,7 @@ def test_skip_bad_leaves_out_and_lists(spoilt: Path) -> None:
     assert keys == sorted(NAMES)
     assert [key for key, _ in source.skipped] == sorted([*BAD, "cut.jpg", "large.png", "gone.png"])
     reasons = dict(source.skipped)
-    assert reasons["text.png"] == "no PNG, JPEG or TIFF image by its content; replace the file, or leave it out"
+    assert reasons["text.png"] == f"no {KINDS} image by its content; replace the file, or leave it out"
     assert "16 x 17 pixels, 16 x 16 are needed" in reasons["large.png"]
     assert "No such file" in reasons["gone.png"]
     assert str(spoilt) not in "".join(reasons.values())
@@ -311,7 +369,7 @@ def test_single_file_is_a_source(folder: Path) -> None:
 def test_lists_that_cannot_be_meant_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "given more than once" in refused([folder / "a.png", folder])
     assert "no such file or folder" in refused([folder / "a.png", folder / "none.png"])
-    assert "no PNG, JPEG or TIFF files were given" in refused([])
+    assert f"no {KINDS} files were given" in refused([])
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "pack.toml").write_text("")
     assert "a calibration pack, among other sources" in refused([folder / "a.png", tmp_path / "pack"])

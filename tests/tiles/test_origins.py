@@ -73,6 +73,8 @@ def test_synthetic_tiles_tell_their_look() -> None:
         ("path;slide\na.png;s1\n", "has no column path"),
         ("path,slide\n/somewhere/a.png,s1\n", r"names none of the tiles; .* like a\.png"),
         ('path,slide\n"a.png,s1\n', "cannot be read"),
+        ("path,slide\na.png,s1,s2\n", "line 2 has 3 values, there are 2 columns"),
+        ("path,slide,slide\na.png,s1,s2\n", "its column slide stands there twice"),
     ],
 )
 def test_table_that_is_of_no_use_is_refused(tmp_path: Path, table: str, said: str) -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 
 import edgepath
 from edgepath.errors import EdgepathError, PackError, TileError, UsageError
+from edgepath.tiles.formats import KINDS
 from edgepath.tiles.images import describe
 from edgepath.tiles.opening import open_tiles
 from edgepath.tiles.packformat import PackInfo, read_pack
@@ -274,7 +275,7 @@ def test_bad_sources_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.png").write_text("no image")
     (tmp_path / "none").mkdir()
-    for source, said in [("text", "no PNG, JPEG or TIFF image"), ("none", "no PNG, JPEG"), ("gone", "no such file")]:
+    for source, said in [("text", f"no {KINDS} image"), ("none", "no PNG, JPEG"), ("gone", "no such file")]:
         with pytest.raises(TileError, match=said):
             build_pack([tmp_path / source], tmp_path / "pack", 1)
     assert contents(tmp_path) == {"text", "none"}
@@ -405,7 +406,7 @@ def spoil(pack: Path, how: str) -> None:
         ("link to a folder", "tiles is not a regular file"),
         ("no table", "holds no tiles.csv"),
         ("link to a table", "tiles.csv is not a regular file"),
-        ("no manifest", "holds no pack.toml; give a folder made by `edgepath calibrate build`"),
+        ("no manifest", "holds no pack.toml; give a folder made by `edgepath pack build`"),
     ],
 )
 def test_spoilt_pack_is_refused(pack: Path, how: str, said: str) -> None:
@@ -492,7 +493,7 @@ def test_manifest_of_another_form_is_refused(pack: Path, old: str, new: str, sai
     [
         (".".join("a" * 20_000) + " = 1\n", "pack.toml is not valid TOML (a key of more than 200 parts)"),
         ("a = " + "9" * 5000 + "\n", "pack.toml is not valid TOML (Exceeds the limit"),
-        ("#" * (1 << 20) + "\n", "pack.toml has more than 1048576 bytes"),
+        ("#" * (8 << 20) + "\n", "pack.toml has more than 8388608 bytes"),
     ],
     ids=["long key", "long number", "long file"],
 )
@@ -614,7 +615,7 @@ def test_killed_build_leaves_no_half_pack_and_the_next_one_works(tmp_path: Path)
     process = start("in the middle", tmp_path / "pack")
     process.kill()
     process.communicate()
-    assert contents(tmp_path) == {f".pack.{process.pid}.partial"}
+    assert all(name.startswith(".pack.") for name in contents(tmp_path))
     assert "no such folder" in refused(tmp_path / "pack")
     assert check_pack(small(tmp_path).path).count == 1
     assert contents(tmp_path) == {"pack"}
@@ -648,7 +649,7 @@ def test_old_pack_is_put_back_when_the_new_one_cannot_take_its_place(
     rename = os.rename
 
     def fail(source: Path, target: Path) -> None:
-        if source.name.endswith(".partial"):
+        if source.name.startswith("new-"):
             raise OSError(5, "Input/output error", str(target))
         rename(source, target)
 
@@ -663,7 +664,7 @@ def test_partial_pack_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     process = start("in the middle", tmp_path / "pack")
     try:
         small(tmp_path)
-        assert contents(tmp_path) == {"pack", f".pack.{process.pid}.partial"}
+        assert sorted(name[:5] for name in contents(tmp_path)) == [".pack", "pack"]
     finally:
         process.kill()
         process.communicate()
@@ -671,11 +672,11 @@ def test_partial_pack_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
 
 def test_terminated_command_cleans_up(lab: Path, tmp_path: Path) -> None:
     command = "import sys; from edgepath.cli import main; sys.argv[0] = 'edgepath'; main()"
-    arguments = ["calibrate", "build", "synthetic:5000", "--out", str(tmp_path / "pack"), "-n", "4000"]
+    arguments = ["pack", "build", "synthetic:5000", "--out", str(tmp_path / "pack"), "-n", "4000"]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE)
     while not contents(tmp_path) and process.poll() is None:
         signal.sigtimedwait([], 0.01)
-    assert contents(tmp_path) == {f".pack.{process.pid}.partial"}
+    assert all(name.startswith(".pack.") for name in contents(tmp_path))
     process.terminate()
     process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
@@ -721,14 +722,14 @@ def cli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_build_and_check(lab: Path, built: PackInfo, tmp_path: Path) -> None:
-    done = cli("calibrate", "build", lab, "--out", tmp_path / "built", "-n", "10", "--seed", "3", "--json")
+    done = cli("pack", "build", lab, "--out", tmp_path / "built", "-n", "10", "--seed", "3", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == built.to_json() | {"path": str(tmp_path / "built")}
-    checked = cli("calibrate", "check", tmp_path / "built")
+    checked = cli("pack", "check", tmp_path / "built")
     assert (checked.returncode, checked.stderr) == (0, "")
     assert checked.stdout == f"{tmp_path / 'built'}: 10 tiles, seed 3, sha256 {built.sha256[:16]}\n"
     (tmp_path / "built" / "tiles" / "00001.png").unlink()
-    failed = cli("calibrate", "check", tmp_path / "built")
+    failed = cli("pack", "check", tmp_path / "built")
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("edgepath: pack ")
     assert failed.stderr.count("\n") == 1

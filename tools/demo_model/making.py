@@ -20,7 +20,7 @@ from edgepath.distillation.training import distill
 from edgepath.errors import UsageError
 from edgepath.machine.hardware import machine
 from edgepath.machine.progress import Progress
-from edgepath.machine.writing import beside
+from edgepath.machine.workspace import workspace
 from edgepath.models.catalogue import ModelSpec, find_model
 from edgepath.models.reference import Runner
 from edgepath.models.weights import load_model
@@ -108,15 +108,14 @@ def _is_test(key: str) -> bool:
 
 def write_training_tiles(train: TileSource, folder: Path) -> None:
     """Write the real tiles to train on and the synthetic ones as PNG files below the new `folder`."""
-    partial = beside(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for source in (train, open_tiles(f"synthetic:{SYNTHETIC}")):
-        for batch in source.batches():
-            for key, pixels in zip(batch.keys, batch.pixels, strict=True):
-                path = partial / (key if key.endswith(".png") else f"{key}.png")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-    partial.rename(folder)
+    with workspace(folder) as aside:
+        for source in (train, open_tiles(f"synthetic:{SYNTHETIC}")):
+            for batch in source.batches():
+                for key, pixels in zip(batch.keys, batch.pixels, strict=True):
+                    path = aside.new / (key if key.endswith(".png") else f"{key}.png")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(path)
+        aside.new.rename(folder)
 
 
 def write_start(teacher: Path, out: Path) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from edgepath.distillation.checkpoint import require_finite
+from edgepath.distillation.checkpoint import State, require_finite
 from edgepath.distillation.loader import Loader
 from edgepath.distillation.loader import Views as Made
 from edgepath.distillation.loop import Figures, begin, descend, gradients, open_run, train
@@ -112,6 +112,11 @@ def _loader(source: TileSource, options: Options, stage: Stage, until: int) -> L
     )
 
 
+class _State(State):
+    net: dict[str, torch.Tensor]
+    optimizer: dict[str, object]
+
+
 class _Pretraining:
     """The model and its optimizer, and the number of steps that are done."""
 
@@ -154,7 +159,7 @@ class _Pretraining:
         self.step += 1
         return figures, {"learning_rate": rate}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> _State:
         """Return everything that a resumed run needs."""
         return {
             "step": self.step,
@@ -164,11 +169,12 @@ class _Pretraining:
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Go back to what `state` returned."""
-        self.step = state["step"]
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        kept = cast(_State, state)
+        self.step = kept["step"]
+        self.net.load_state_dict(kept["net"])
+        self.optimizer.load_state_dict(kept["optimizer"])
 
 
 def _views(run: _Pretraining, loaders: list[tuple[Stage, Loader]]) -> Generator[Made, None, None]:

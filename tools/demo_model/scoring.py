@@ -6,6 +6,7 @@ The sets are those of a folder of tiles laid out as `SETS` says; the demo model'
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _figures(embeddings: np.ndarray, keys: Sequence[str]) -> dict[str, Any]:
         rows = [i for i, path in enumerate(paths) if path.parts[0] == folder]
         labels = [paths[i].parts[1] for i in rows]
         methods = ("knn", "linear")
-        found[folder] = {m: cross_validate(embeddings[rows], labels, method=m)[0].to_json() for m in methods}  # type: ignore[arg-type]
+        found[folder] = {m: asdict(cross_validate(embeddings[rows], labels, method=m)[0]) for m in methods}  # type: ignore[arg-type]
     by_scanner: dict[str, list[np.ndarray]] = {}
     places: dict[str, list[str]] = {}
     for path, embedding in zip(paths, embeddings, strict=True):

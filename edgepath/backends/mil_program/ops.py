@@ -3,7 +3,7 @@
 The formulas are those of MIL's own documentation (coremltools/converters/mil/mil/ops/defs; iOS15 unless a comment says
 otherwise). Each function computes in FP32 and does not round: what a value is stored as is its declaration's business
 (see `evaluation`). So sums are added up in FP32 and rounded once; a device may add in FP16, or in another order. For
-`add`, `mul`, `real_div` and `sqrt` of FP16 values this is FP16 arithmetic itself: 24 bits are enough that rounding
+`add`, `mul` and `real_div` of FP16 values this is FP16 arithmetic itself: 24 bits are enough that rounding
 twice changes nothing (Figueroa, "When is double rounding innocuous?", 1995).
 
 Values are tensors (float32; int64 and bool for indices and flags; int8, uint8 for stored integers) or, for names, str.
@@ -96,13 +96,6 @@ def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.squeeze() if axes is None else x.squeeze(tuple(ints(axes)))
 
 
-def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
-    rank = x.dim() + len(ints(axes))  # axes count in the result's dimensions
-    for axis in sorted(axis % rank for axis in ints(axes)):
-        x = x.unsqueeze(axis)
-    return x
-
-
 def concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor | bool = False) -> Tensor:
     if interleave:
         dim = int(axis) % values[0].dim()
@@ -157,7 +150,7 @@ def _one(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 # fmt: off
 _NAMED = (
     linear, matmul, conv, scaled_dot_product_attention, layer_norm, gelu, softmax, reduce_mean, reshape, transpose,
-    squeeze, expand_dims, concat, split, slice_by_index, cast, quantize, dequantize, constexpr_blockwise_shift_scale,
+    squeeze, concat, split, slice_by_index, cast, quantize, dequantize, constexpr_blockwise_shift_scale,
 )
 # fmt: on
 OPERATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _NAMED}
@@ -166,7 +159,7 @@ OPERATIONS |= {
     "sub": _two(torch.sub),
     "mul": _two(torch.mul),
     "real_div": _two(torch.true_divide),
+    "relu": _one(torch.relu),
     "sigmoid": _one(torch.sigmoid),
     "silu": _one(functional.silu),
-    "tanh": _one(torch.tanh),
 }

@@ -13,7 +13,14 @@ from .program import Operation, Program, load_program
 
 def read(path: Path) -> Parts:
     """Return the parts of a package as edgepath writes it. Raises BundleError for a product in another form."""
-    program = load_program(path)
+    try:
+        return _parts(load_program(path))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        found = f"an operation lacks what one of its kind has ({error!r})"
+        raise BundleError(f"{path.name}: {found}; export it again") from None
+
+
+def _parts(program: Program) -> Parts:
     products = [_product(program, one) for one in program.operations if one.kind in ("linear", "conv")]
     norms = [_norm(program, one) for one in program.operations if one.kind == "layer_norm"]
     tables, scalars = [], []

@@ -6,7 +6,6 @@ beside it, and only their headers are coremltools' format (MILBlob/Blob/StorageF
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import struct
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BundleError
+from ...machine.tables import read_json
 
 # MIL.proto's DataType by number: our name, NumPy's dtype of one element (of its container where elements are packed),
 # bits of an element. The names are those MIL itself uses in `cast` and `quantize`.
@@ -56,6 +56,7 @@ _BLOB_TYPES = dict(
 _BLOB_HEADER = struct.Struct("<IIQQ")  # sentinel, type, bytes, offset of the data
 _BLOB_SENTINEL = 0xDEADBEEF
 _MODEL_PATH = "@model_path/"
+_LARGEST_MANIFEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -167,16 +168,16 @@ def _protobuf() -> Any:
 def _model_file(path: Path) -> Path:
     """Return the specification's file, as the package's manifest names it."""
     try:
-        manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(path / "Manifest.json", _LARGEST_MANIFEST)
         item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BundleError(f"{path.name}: is no Core ML package (Manifest.json: {error!r})") from error
     return _inside(path / "Data", str(item), path.name)
 
 
 def _inside(folder: Path, name: str, who: str) -> Path:
     plain = PurePosixPath(name)
-    if plain.is_absolute() or ".." in plain.parts:
+    if plain.is_absolute() or ".." in plain.parts or "\0" in name:
         raise BundleError(f"{who}: {name!r} leads out of the package")
     return folder / plain
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def _attention(graph: Graph, node: NodeProto, path: Path) -> tuple[int, float]:
 
     Raises BundleError for one that does more (a mask, say), or takes the parts of a product in another order.
     """
-    known: dict[str, Any] = {one.name: one for one in node.attribute}
+    known = {one.name: one for one in node.attribute}
     makers = [(name, graph.made_by.get(name)) for name in node.input]
     places = [list(one.output).index(name) for name, one in makers if one is not None and one.op_type == "Split"]
     if places != list(range(len(places))):
@@ -113,7 +113,7 @@ def _is_bias(graph: Graph, add: NodeProto, value: np.ndarray) -> bool:
 
 
 def _norm(graph: Graph, node: NodeProto, path: Path) -> Norm:
-    known: dict[str, Any] = {one.name: one.f for one in node.attribute}
+    known = {one.name: one.f for one in node.attribute}
     weight = _value(graph, node.input[1], path)
     bias = _value(graph, node.input[2], path) if len(node.input) > 2 else np.zeros_like(weight)
     return Norm(float(known.get("epsilon", 1e-5)), weight, bias)

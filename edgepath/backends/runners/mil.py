@@ -5,37 +5,49 @@ What this shows is that the package computes what it was lowered from; not how C
 
 from __future__ import annotations
 
+import functools
+import os
 from collections import Counter
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # Where each kind of product has its activation and its weights.
 _PRODUCTS = {"linear": ("x", "weight"), "conv": ("x", "weight"), "matmul": ("x", "y")}
 # Where operations that unpack weights keep what is on disk.
 _PACKED = ("data", "quantized_data", "indices", "source_val")
+# One call at a time, for torch's number of threads is everyone's; by process, for a fork copies locks that are held.
+_LOCKS: dict[int, Lock] = {}
+_STARTED_IN = os.getpid()
 
 
 class Runner:
     """Embeds tiles with a Core ML package: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block.
 
     Values are rounded to FP16 where the program declares them so; `fp32` leaves that out. `threads` is torch's number
-    of threads, 0 leaves it as it is. Raises BundleError for a package with an operation that is not known here.
+    of threads, 0 leaves it as it is. Threads may call it at the same time; they are served one after the other. Pickled
+    or copied, it opens the package again with the same options, by `reopen`. The child of a fork takes one thread, as
+    torch's others stay with the parent. Raises BundleError for a package with an operation that is not known here.
     """
 
     def __init__(self, artifact: Path, *, fp32: bool = False, threads: int = 0) -> None:
+        _check_threads(threads)
+        self.reopen: Callable[[], Runner] = functools.partial(
+            Runner, Path(artifact).absolute(), fp32=fp32, threads=threads
+        )
         import torch
 
         from ..mil_program.evaluation import Evaluator
         from ..mil_program.program import load_program
 
-        self._torch, self._threads = torch, threads
+        self._torch, self._threads = torch, int(threads)
         self._program = load_program(artifact)
-        self._evaluate = Evaluator(self._program, fp32=fp32)
+        self._evaluate: Any = Evaluator(self._program, fp32=fp32)
         self.size = self._program.size
         semantics = "FP32" if fp32 else "FP16 semantics"
         self.runtime = f"MIL evaluator (torch {torch.__version__.split('+')[0]}, {semantics}), not Core ML"
@@ -49,12 +61,16 @@ class Runner:
         The package takes one image a call, so the batch is a loop here.
         """
         _check(tiles, self.size)
-        before = self._torch.get_num_threads()
-        self._torch.set_num_threads(self._threads or before)
-        try:
-            rows = [self._evaluate({self._program.image: self._pixels(tile)}) for tile in tiles]
-        finally:
-            self._torch.set_num_threads(before)
+        if (evaluate := self._evaluate) is None:
+            raise RuntimeError("this runner is closed; open another")
+        threads = self._threads if os.getpid() == _STARTED_IN else 1
+        with _LOCKS.setdefault(os.getpid(), Lock()):
+            before = self._torch.get_num_threads()
+            self._torch.set_num_threads(threads or before)
+            try:
+                rows = [evaluate({self._program.image: self._pixels(tile)}) for tile in tiles]
+            finally:
+                self._torch.set_num_threads(before)
         return {name: np.concatenate([row[name].numpy() for row in rows]) for name in rows[0]}
 
     def weights(self) -> dict[str, int]:
@@ -96,11 +112,22 @@ class Runner:
         declared = maker.outputs if maker is not None else program.inputs
         return declared[name].dtype
 
+    def __reduce__(self) -> tuple[Callable[[], Runner], tuple[()]]:
+        return self.reopen, ()
+
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._evaluate
+        self._evaluate = None
+
+
+def _check_threads(threads: int) -> None:
+    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not whole or not 0 <= threads <= 1024:
+        raise ValueError(
+            f"threads is {threads!r}; a whole number from 0 to 1024 is needed, and 0 lets the runtime choose"
+        )
 
 
 def _check(tiles: np.ndarray, size: int) -> None:

@@ -7,10 +7,13 @@ it runs. It stands alone (NumPy, tensorrt and polygraphy): the same file is copi
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import os
 import re
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 STRONG_TYPING_COMPLETE = (10, 12)
 # The flags of trtexec that are settings of the builder in Python; `--stronglyTyped` is one of the network.
 BUILDER_FLAGS = {"--fp16": "FP16", "--int8": "INT8"}
+_HOUR = 3600
 BATCHES = {"min": 1, "opt": 1, "max": 16}
 
 
@@ -29,16 +33,21 @@ class Runner:
     """Embeds tiles on a Jetson: `uint8 (N, S, S, 3) -> float32 (N, D)`, as many at once as the plan allows.
 
     Builds the engine at first use (minutes) and keeps it in `cache`, by default `$EDGEPATH_CACHE/engines`, else
-    `~/.cache/edgepath/engines`. Use it in a `with` block. Not run by edgepath's own tests: they have no Jetson.
+    `~/.cache/edgepath/engines`. Use it in a `with` block. Threads may call it at the same time; they are served one
+    after the other. Pickled or copied, it loads the engine again, by `reopen`. Not run by edgepath's own tests: they
+    have no Jetson.
     """
 
     def __init__(self, artifact: Path, *, cache: Path | None = None) -> None:
+        self.reopen: Callable[[], Runner] = functools.partial(Runner, Path(artifact).absolute(), cache=cache)
         import tensorrt
         from polygraphy.backend.trt import TrtRunner, engine_from_bytes
 
         engine = prepare(tensorrt, artifact, cache=cache)
-        self._runner = TrtRunner(engine_from_bytes(engine.read_bytes()))
+        self._runner: Any = TrtRunner(engine_from_bytes(engine.read_bytes()))
         self._runner.activate()
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # a context computes one batch at a time, and its outputs lie in one place
         self._largest, self.size = read_plans(artifact)["shapes"]["max"][:2]
         self.runtime = f"TensorRT {tensorrt.__version__}, {gpu()}"
 
@@ -51,14 +60,26 @@ class Runner:
         parts = []
         for start in range(0, len(tiles), self._largest):
             feed = {"tiles": np.ascontiguousarray(tiles[start : start + self._largest])}
-            parts.append({name: np.array(value) for name, value in self._runner.infer(feed).items()})
+            if self._process != os.getpid():
+                raise RuntimeError("this runner was opened before a fork, which CUDA does not outlive; open one here")
+            with self._lock:
+                if self._runner is None:
+                    raise RuntimeError("this runner is closed; open another")
+                parts.append({name: np.array(value) for name, value in self._runner.infer(feed).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def __reduce__(self) -> tuple[Callable[[], Runner], tuple[()]]:
+        return self.reopen, ()
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.deactivate()
+        if self._process == os.getpid():
+            with self._lock:
+                if self._runner is not None:
+                    self._runner.deactivate()
+                self._runner = None
 
 
 def _check(tiles: np.ndarray, size: int) -> None:
@@ -136,16 +157,29 @@ def _network_flags(trt: Any, plan: Mapping[str, Any]) -> int:
 
 def engine_file(artifact: Path, version: str, gpu: str, cache: Path | None = None) -> Path:
     """Return where the engine is kept, named by all that it depends on: graph and plan, TensorRT, GPU."""
-    folder = cache or Path(os.environ.get("EDGEPATH_CACHE") or Path.home() / ".cache" / "edgepath") / "engines"
+    folder = cache or _engines()
     digest = hashlib.sha256(artifact.read_bytes())
     digest.update((artifact.parent / "plan.json").read_bytes())
     return folder / f"{digest.hexdigest()[:16]}-tensorrt{version}-{re.sub('[^0-9A-Za-z.]+', '-', gpu)}.engine"
 
 
+def _engines() -> Path:
+    """Return where engines are kept where no other place is named. OSError for a user without a home."""
+    if named := os.environ.get("EDGEPATH_CACHE"):
+        return Path(named) / "engines"
+    try:
+        return Path.home() / ".cache" / "edgepath" / "engines"
+    except RuntimeError:
+        raise OSError("no home folder to keep the engine in; set EDGEPATH_CACHE to a folder") from None
+
+
 def _write(path: Path, data: bytes) -> None:
     """Write beside `path`, then rename: a process that is killed leaves no half engine to be loaded."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        if left.stat().st_mtime < time.time() - _HOUR:  # of a process that was killed
+            left.unlink(missing_ok=True)
+    aside = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
         with open(aside, "wb") as file:
             file.write(data)

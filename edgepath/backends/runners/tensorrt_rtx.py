@@ -8,18 +8,22 @@ file is copied into a bundle's kit. The engine was not run by edgepath's own tes
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+_HOUR = 3600
 BATCHES = {"min": 1, "opt": 1, "max": 16}
 
 
@@ -35,10 +39,13 @@ class Runner:
     """Embeds tiles on an RTX GPU: `uint8 (N, S, S, 3) -> float32 (N, D)`, up to 16 at once. Use it in a `with` block.
 
     Takes the bundle's engine, or one that kit/build.py left in `cache`, by default `$EDGEPATH_CACHE/engines`, else
-    `~/.cache/edgepath/engines`. OSError without a driver, or where neither engine is for this GPU and TensorRT-RTX.
+    `~/.cache/edgepath/engines`. Threads may call it at the same time; they are served one after the other. Pickled
+    or copied, it loads the engine again, by `reopen`. OSError without a driver, or where neither engine is for this GPU
+    and TensorRT-RTX.
     """
 
     def __init__(self, artifact: Path, *, cache: Path | None = None) -> None:
+        self.reopen: Callable[[], Runner] = functools.partial(Runner, Path(artifact).absolute(), cache=cache)
         import tensorrt_rtx_bindings
 
         engine = find_engine(tensorrt_rtx_bindings, artifact, cache)
@@ -47,8 +54,10 @@ class Runner:
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"  # read when polygraphy is imported
         from polygraphy.backend.trt import TrtRunner, engine_from_bytes
 
-        self._runner = TrtRunner(engine_from_bytes(engine.read_bytes()))
+        self._runner: Any = TrtRunner(engine_from_bytes(engine.read_bytes()))
         self._runner.activate()
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # a context computes one batch at a time, and its outputs lie in one place
         self._largest, self.size = read_plan(artifact)["shapes"]["tiles"]["max"][:2]
         self.runtime = f"TensorRT-RTX {tensorrt_rtx_bindings.__version__}, {engine.name}"
 
@@ -61,14 +70,26 @@ class Runner:
         parts = []
         for start in range(0, len(tiles), self._largest):
             feed = {"tiles": np.ascontiguousarray(tiles[start : start + self._largest])}
-            parts.append({name: np.array(value) for name, value in self._runner.infer(feed).items()})
+            if self._process != os.getpid():
+                raise RuntimeError("this runner was opened before a fork, which CUDA does not outlive; open one here")
+            with self._lock:
+                if self._runner is None:
+                    raise RuntimeError("this runner is closed; open another")
+                parts.append({name: np.array(value) for name, value in self._runner.infer(feed).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def __reduce__(self) -> tuple[Callable[[], Runner], tuple[()]]:
+        return self.reopen, ()
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.deactivate()
+        if self._process == os.getpid():
+            with self._lock:
+                if self._runner is not None:
+                    self._runner.deactivate()
+                self._runner = None
 
 
 def _check(tiles: np.ndarray, size: int) -> None:
@@ -83,9 +104,10 @@ def find_engine(trt: Any, artifact: Path, cache: Path | None = None) -> Path:
     Raises OSError without a driver, or with the reason why neither fits and what to do.
     """
     require_driver()
-    shipped, built = artifact.with_suffix(".engine"), engine_file(trt, artifact, cache)
+    shipped = artifact.with_suffix(".engine")
     if not (why := unfit(trt, shipped)):
         return shipped
+    built = engine_file(trt, artifact, cache)
     if built.exists() and not unfit(trt, built):
         return built
     raise OSError(f"{shipped.name} does not fit this machine ({why}); build one from {artifact.name}: kit/build.py")
@@ -180,7 +202,7 @@ def read_plan(artifact: Path) -> dict[str, Any]:
 
 def engine_file(trt: Any, artifact: Path, cache: Path | None = None) -> Path:
     """Return where an engine built on this machine is kept, named by graph and TensorRT-RTX; the GPU is looked at."""
-    folder = cache or Path(os.environ.get("EDGEPATH_CACHE") or Path.home() / ".cache" / "edgepath") / "engines"
+    folder = cache or _engines()
     digest = hashlib.sha256(artifact.read_bytes()).hexdigest()[:16]
     return folder / f"{digest}-tensorrt-rtx{trt.__version__}.engine"
 
@@ -194,10 +216,23 @@ def require_driver() -> None:
         raise OSError(f"no NVIDIA driver on this machine ({error}); TensorRT-RTX runs beside an RTX GPU") from None
 
 
+def _engines() -> Path:
+    """Return where engines are kept where no other place is named. OSError for a user without a home."""
+    if named := os.environ.get("EDGEPATH_CACHE"):
+        return Path(named) / "engines"
+    try:
+        return Path.home() / ".cache" / "edgepath" / "engines"
+    except RuntimeError:
+        raise OSError("no home folder to keep the engine in; set EDGEPATH_CACHE to a folder") from None
+
+
 def _write(path: Path, data: bytes) -> None:
     """Write beside `path`, then rename: a process that is killed leaves no half engine to be loaded."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        if left.stat().st_mtime < time.time() - _HOUR:  # of a process that was killed
+            left.unlink(missing_ok=True)
+    aside = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
         with open(aside, "wb") as file:
             file.write(data)

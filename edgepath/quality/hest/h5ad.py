@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError, first_line
-from ..hdf5 import check_declared
+from ...machine.hdf5 import check_ends, dataset, inside, texts
 
-_BLOCK = 4096  # rows of a dense matrix held at once
+_BLOCK = 64 << 20  # bytes of a dense matrix held at once
 _SPARSE = ("csr_matrix", "csc_matrix")
 
 
@@ -28,10 +28,11 @@ def read_expression(path: Path, barcodes: Sequence[str], genes: Sequence[str]) -
     import h5py
 
     try:
+        check_ends(path, "obs", "var")
         with h5py.File(path, "r") as file:
-            spots, known = _names(file["obs"]), _names(file["var"])
+            spots, known = _names(inside(file, "obs")), _names(inside(file, "var"))
             rows, columns = _find(barcodes, spots, path, "barcode"), _find(genes, known, path, "gene")
-            return _matrix(file["X"], (len(spots), len(known)), rows, columns)
+            return _matrix(file, (len(spots), len(known)), rows, columns)
     except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise UsageError(f"HEST {path}: cannot be read as AnnData ({first_line(error)}); fetch it again") from None
 
@@ -40,10 +41,8 @@ def _names(table: Any) -> list[str]:
     """Return the index of a table: strings, or since anndata 0.11 strings with a mask of missing ones."""
     import h5py
 
-    index = table[table.attrs["_index"]]
-    values = index["values"] if isinstance(index, h5py.Group) else index
-    check_declared(values)
-    return [str(name) for name in values.asstr()[:]]
+    index = str(table.attrs["_index"])
+    return texts(dataset(table, f"{index}/values" if isinstance(inside(table, index), h5py.Group) else index))
 
 
 def _find(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) -> np.ndarray:
@@ -60,9 +59,10 @@ def _find(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) ->
     return np.array([places[name][0] for name in wanted])
 
 
-def _matrix(stored: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _matrix(file: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     import h5py
 
+    stored = inside(file, "X")
     dense = isinstance(stored, h5py.Dataset)
     kind = "dense" if dense else str(stored.attrs.get("encoding-type", "nothing that is known"))
     if not dense and kind not in _SPARSE:
@@ -71,13 +71,13 @@ def _matrix(stored: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.n
     if found != shape:
         raise ValueError(f"X is {found}; {shape[0]} rows of obs and {shape[1]} of var are named")
     if dense:
-        check_declared(stored)
-        blocks = [stored[start : start + _BLOCK][:, columns] for start in range(0, len(stored), _BLOCK)]
+        stored = dataset(file, "X")
+        rows_at_once = max(1, _BLOCK // (stored.dtype.itemsize * max(1, shape[1])))
+        blocks = [stored[start : start + rows_at_once][:, columns] for start in range(0, len(stored), rows_at_once)]
         return np.asarray(np.concatenate(blocks)[rows], np.float64)
     from scipy import sparse
 
-    parts = [stored[name] for name in ("data", "indices", "indptr")]
-    check_declared(*parts)
+    parts = [dataset(stored, name) for name in ("data", "indices", "indptr")]
     matrix = getattr(sparse, kind)(tuple(part[:] for part in parts), shape=shape)
     matrix.check_format(full_check=True)  # SciPy takes indices as they are, and reads wherever they point
     return np.asarray(matrix[rows][:, columns].toarray(), np.float64)

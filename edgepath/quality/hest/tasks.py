@@ -10,8 +10,7 @@ DIR may also be one task's folder.
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,16 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UsageError, did_you_mean, first_line
+from ...machine.hdf5 import check_ends, dataset, texts
+from ...machine.sheets import read_sheet
+from ...machine.tables import read_json
 from ...tiles.images import resize_tile
-from ..hdf5 import check_declared
 from .h5ad import read_expression
 
 GENES = "var_50genes.json"
 _COLUMNS = ("sample_id", "patches_path", "expr_path")
 _SPLIT = re.compile(r"(train|test)_(\d+)\.csv", re.ASCII)
+_LARGEST = 16 << 20  # bytes of a list of genes
 _AT_ONCE = 64  # patches read at once: their chunks may hold parts of many
 
 
@@ -45,11 +47,12 @@ class Sample:
 
         try:
             with h5py.File(self.patches, "r") as file:
+                patches = dataset(file, "img")
                 for start in range(0, len(self.barcodes), _AT_ONCE):
-                    pixels = np.asarray(file["img"][start : start + _AT_ONCE])
+                    pixels = np.asarray(patches[start : start + _AT_ONCE])
                     fits = pixels.shape[1] == size
                     yield pixels if fits else np.stack([resize_tile(tile, size, resize) for tile in pixels])
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"HEST {self.patches}: patches cannot be read ({first_line(error)}); fetch it again"
             ) from None
@@ -114,8 +117,8 @@ def _task(root: Path, size: int, resize: str) -> Task:
 
 def _genes(path: Path) -> tuple[str, ...]:
     try:
-        genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        genes = read_json(path, _LARGEST)["genes"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"HEST {path}: no list of genes can be read from it ({error!r}); fetch it again") from None
     if not isinstance(genes, list) or not genes or not all(isinstance(g, str) for g in genes):
         raise UsageError(f"HEST {path}: genes is {str(genes)[:40]}; a list of names is needed")
@@ -137,18 +140,17 @@ def _splits(folder: Path) -> list[tuple[Path, Path]]:
 def _samples(root: Path, table: Path, files: dict[str, tuple[Path, Path]]) -> tuple[str, ...]:
     """Return the samples of a split's half, and add their files (patches, expression) to `files`."""
     try:
-        with open(table, encoding="utf-8-sig", newline="") as opened:
-            rows = list(csv.DictReader(opened))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        columns, rows = read_sheet(table)
+    except (OSError, ValueError) as error:
         raise UsageError(f"HEST {table}: cannot be read ({error})") from None
-    if not rows or not set(_COLUMNS) <= rows[0].keys():
-        found = ", ".join(map(str, rows[0])) if rows else "no rows"
+    if not rows or not set(_COLUMNS) <= set(columns):
+        found = ", ".join(columns) if rows else "no rows"
         raise UsageError(f"HEST {table}: needs columns {', '.join(_COLUMNS)}; found {found}")
     names = []
     for row in rows:
-        name, *paths = (row[column] or "" for column in _COLUMNS)
+        name, *paths = (row[column] for column in _COLUMNS)
         places = (root / paths[0], root / paths[1])
-        if missing := [path for path in places if not path.is_file()]:
+        if missing := [path for path in places if not os.path.isfile(path)]:
             raise UsageError(f"HEST {table}: {missing[0]} of sample {name} is not there; fetch the task again")
         if files.setdefault(name, places) != places or name in names:
             raise UsageError(f"HEST {table}: sample {name} stands in it twice, or with other files than before")
@@ -173,10 +175,11 @@ def _barcodes(path: Path, size: int, resize: str) -> tuple[str, ...]:
     import h5py
 
     try:
+        check_ends(path, "barcode")
         with h5py.File(path, "r") as file:
-            check_declared(file["img"], file["barcode"])
-            shape, kind = file["img"].shape, file["img"].dtype
-            barcodes = tuple(map(str, file["barcode"].asstr()[:].reshape(-1)))
+            patches = dataset(file, "img")
+            shape, kind = patches.shape, patches.dtype
+            barcodes = tuple(texts(dataset(file, "barcode")))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UsageError(
             f"HEST {path}: no patches and barcodes can be read from it ({first_line(error)}); fetch it again"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 from markupsafe import Markup
 
-from ...checks.results import Facts, Report
-from ..table import Table, table
-from ..tables.drift import DRIFT_LEGEND, drift_table, fact_table, gate_table
+from ...checks.results import Report
+from ...checks.verdicts import Verdict
+from ..table import Cell, Table, failed, table
+from ..tables.drift import DRIFT_LEGEND, GATE_LEGEND, drift_table, fact_table, gate_table
 from .rendering import render
 from .tilestrip import Picture
 
@@ -32,8 +32,9 @@ class Section:
 KINDS = {
     "robustness": ("Robustness", "edgepath robustness BUNDLE --json > r.json"),
     "curves": ("Perturbation curves", "edgepath curves BUNDLE --json > c.json"),
-    "tasks": ("Tasks", "edgepath probe BUNDLE --labelled DIR --json > p.json"),
-    "genes": ("Gene expression", "edgepath probe BUNDLE --hest DIR --json > h.json"),
+    "tasks": ("Tasks", "edgepath probe labels BUNDLE FOLDER --json > p.json"),
+    "genes": ("Gene expression", "edgepath probe hest BUNDLE FOLDER --json > h.json"),
+    "slides": ("Slides", "edgepath slides BUNDLE SLIDES --out FOLDER --picture --against fp32 --json > s.json"),
     "latency": ("Latency", "edgepath bench BUNDLE --json > bench.json"),
     "devices": (
         "Devices",
@@ -43,8 +44,7 @@ KINDS = {
 """What can be measured besides drift, in the page's order: the title, and the command that measures it."""
 
 
-_FAILED = ("failed gate", "of", "measured or lost", "asked for", "")
-_GATES = {"cosine_mean": "cosine mean", "cosine_p01": "cosine p01"}
+_HEADER = ("of", "measured or lost", "required", "95 % bounds", "n", "needed", "")
 
 
 def to_html(report: Report, shown: Sequence[Picture], sections: Sequence[Section] = (), digest: str = "") -> str:
@@ -53,35 +53,39 @@ def to_html(report: Report, shown: Sequence[Picture], sections: Sequence[Section
     `digest` is the sha256 of `bundle.json`, empty in the page that lies in the bundle (and is hashed there itself).
     """
     everything = [_drift(report), *sections]
-    gates = [row for one in everything for row in one.gates.rows]
+    gates = [row for section in everything for row in section.gates.rows]
     recipe = report["recipe"]
     page = render(
         "page.html.j2",
         name=report["name"],
         model=f"{report['model']['name']} for {recipe['target']}: {recipe['summary']}",
-        passed=passed(report, sections),
         gates=gates,
-        failed=table(_FAILED, [row for row in gates if not row[-1]]),
-        counted=Counter(_word(one) for one in everything for _ in one.gates.rows),
+        failed=table(("failed gate", *_HEADER), [row for row in gates if failed(row[-1])]),
+        unsure=table(("inconclusive gate", *_HEADER), [row for row in gates if row[-1] is Verdict.INCONCLUSIVE]),
+        counted=Counter(_word(section) for section in everything for _ in section.gates.rows),
         missing=[KINDS[kind][0].lower() for kind in unmeasured(everything)],
-        remarks=list(dict.fromkeys([*report["cautions"], *(note for one in everything for note in one.notes)])),
+        remarks=list(dict.fromkeys([*report["cautions"], *(note for section in everything for note in section.notes)])),
         contents=[part for kind in ("drift", *KINDS) for part in _parts(kind, everything)],
         pictures=shown,
         tiles=len(report["held_out"]["keys"]),
         worst_of=report["worst"]["of"] if shown else "",
-        **_provenance(report, digest),
+        **_provenance(report, digest, "latency" not in unmeasured(everything)),
     )
     return str(page)
 
 
-def passed(report: Report, sections: Sequence[Section]) -> bool:
-    """Tell whether every gate passed: the export's, and those of what else was measured."""
-    return bool(report["passed"]) and all(row[-1] for one in sections for row in one.gates.rows)
+def verdicts(report: Report, sections: Sequence[Section] = ()) -> list[Cell]:
+    """Return the verdict of every gate: the export's, and those of what else was measured.
+
+    An export that says it failed has failed, whatever its gates say.
+    """
+    cells = [row[-1] for section in (_drift(report), *sections) for row in section.gates.rows]
+    return cells if report["passed"] else [*cells, False]
 
 
 def unmeasured(sections: Sequence[Section]) -> list[str]:
     """Return the kinds of which nothing was given."""
-    return [kind for kind in KINDS if kind not in {one.kind for one in sections}]
+    return [kind for kind in KINDS if kind not in {section.kind for section in sections}]
 
 
 def _word(section: Section) -> str:
@@ -90,28 +94,30 @@ def _word(section: Section) -> str:
 
 
 def _drift(report: Report) -> Section:
-    gates = gate_table(report["gates"], _GATES)
-    shown = {"drift": drift_table(report["drift"]).turned(), "gates": gates, "legend": DRIFT_LEGEND}
+    gates = gate_table(report["gates"])
+    legends = [DRIFT_LEGEND, GATE_LEGEND]
+    shown = {"drift": drift_table(report["drift"]).turned(), "gates": gates, "legends": legends}
     return Section("drift", "Drift", render("drift.html.j2", **shown), gates, tuple(report["notes"]))
 
 
-def _parts(kind: str, everything: Sequence[Section]) -> list[dict[str, Any]]:
-    """A kind's sections; where there is none, the one that says how to get it."""
-    of = [one for one in everything if one.kind == kind]
+def _parts(kind: str, everything: Sequence[Section]) -> list[dict[str, object]]:
+    """A kind's sections; where there is none, the section that says how to get it."""
+    of = [section for section in everything if section.kind == kind]
     if not of:
         title, command = KINDS[kind]
         return [{"id": kind, "title": title, "section": None, "command": command}]
     names = [kind, *(f"{kind}-{number}" for number in range(2, len(of) + 1))]
-    return [{"id": name, "title": one.title, "section": one} for name, one in zip(names, of, strict=True)]
+    return [{"id": name, "title": section.title, "section": section} for name, section in zip(names, of, strict=True)]
 
 
-def _provenance(report: Report, digest: str) -> dict[str, Any]:
-    """Where everything came from: facts, machine, versions, hashes."""
+def _provenance(report: Report, digest: str, timed: bool) -> dict[str, object]:
+    """Where everything came from. The page has a section of its own for speed that was `timed`."""
+    facts = [row for row in fact_table(report).rows if row[0] != "speed" or report["speed"] or not timed]
     machine = report["machine"]
     features = ", ".join(machine["cpu_features"]) or "none named"
     here = f"{machine['cpu']} ({features}), {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
     return {
-        "facts": table(["", ""], [*fact_table(report).rows, ("exported on", here)]),
+        "facts": table(["", ""], [*facts, ("exported on", here)]),
         "skipped": table(["tile left out", "why"], report["skipped"]),
         "versions": [f"{name} {version}" for name, version in report["versions"].items()],
         "hashes": table(["", ""], _hashes(report, digest)),
@@ -120,10 +126,10 @@ def _provenance(report: Report, digest: str) -> dict[str, Any]:
 
 
 def _hashes(report: Report, digest: str) -> list[tuple[str, str]]:
-    files: Facts = cast(Facts, report).get("files", {})
+    files = report.get("files", {})
     hashes = {
         "weights": report["weights"]["sha256"],
-        "calibration tiles": (report["calibration"] or {}).get("sha256"),
+        "calibration tiles": calibration.get("sha256") if (calibration := report["calibration"]) else None,
         "golden tiles": report["held_out"].get("sha256"),
         "bundle.json": digest,
         **{name: files[name]["sha256"] for name in sorted(files) if not name.startswith("kit/")},

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ...quality.results import Figure, Pair
 from .colours import Scale, ink, shade, written
 
 
@@ -28,7 +28,7 @@ class Matrix:
         return [value for row in self.values for value in row if value is not None]
 
 
-def matrix(pairs: Sequence[Mapping[str, Any]], looks: Mapping[str, Sequence[str]], figure: str) -> Matrix:
+def matrix(pairs: Sequence[Pair], looks: Mapping[str, Sequence[str]], figure: Figure) -> Matrix:
     """Return a figure of pairs of slides (`of`, and the figure) by look; `looks` names staining and scanner of each."""
     stainings = sorted({staining for staining, _ in looks.values()})
     scanners = sorted({scanner for _, scanner in looks.values()})
@@ -38,7 +38,7 @@ def matrix(pairs: Sequence[Mapping[str, Any]], looks: Mapping[str, Sequence[str]
     for pair in pairs:
         one, other = pair["of"]
         for cell in (tuple(looks[one]), tuple(looks[other])) if by_look else ((one, other), (other, one)):
-            found.setdefault((cell[0], cell[1]), []).append(float(pair[figure]))
+            found.setdefault((cell[0], cell[1]), []).append(pair[figure])
     values = tuple(tuple(_mean(found.get((row, column), ())) for column in columns) for row in rows)
     return Matrix(tuple(rows), tuple(columns), values, by_look)
 

@@ -6,20 +6,23 @@ A bundle never changes, so the page lies beside it. Results name the bundle they
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, TypedDict, cast
 
 from jinja2 import UndefinedError
 
 from ...bundle.bundle import Bundle, open_bundle
 from ...bundle.device_reports import device_reports
 from ...checks.results import Report
+from ...checks.verdicts import Verdict, overall
 from ...errors import BundleError, UsageError
-from ...machine.writing import replacing
-from .document import Section, passed, to_html, unmeasured
+from ...machine.tables import read_json
+from ...machine.writing import check_output, write_text
+from ..table import Cell, failed, judged
+from .document import Section, to_html, unmeasured, verdicts
 from .measured import curves_section, devices_section, latency_section, probe_section, robustness_section
+from .slides import slides_section
 from .tilestrip import pictures
 
 _LARGEST = 256 << 20  # all 4,095 pairs of PLISM's slides, twice, are some 2 MB
@@ -30,9 +33,25 @@ _NEEDED: dict[str, dict[str, type]] = {
     "robustness": {**_OF_BUNDLE, "slides": dict, "figures": dict, "pairs": dict, "gates": list},
     "curves": {**_OF_BUNDLE, "source": dict, "curves": list},
     "probe": {**_OF_BUNDLE, "source": dict, "scores": dict, "flips": list, "gates": list},
-    "probe --hest": {**_OF_BUNDLE, "source": dict, "pearson": dict, "tasks": list, "gates": list},
+    "probe hest": {**_OF_BUNDLE, "source": dict, "pearson": dict, "tasks": list, "gates": list},
+    "slides": {"name": str, "bundle": str, "out": str, "notes": list, "ran_with": str, "slides": list},
     "bench": {"bundles": list, "results": list},
 }
+
+
+class Page(TypedDict):
+    """What `write_page` says: titles of sections, kinds of which nothing was given, and the verdict over all gates."""
+
+    schema: int
+    name: str
+    bundle: str
+    file: str
+    sections: list[str]
+    not_measured: list[str]
+    gates: int
+    inconclusive: int
+    verdict: str
+    passed: bool
 
 
 def write_page(
@@ -41,33 +60,34 @@ def write_page(
     robustness: Sequence[str | Path] = (),
     curves: Sequence[str | Path] = (),
     probe: Sequence[str | Path] = (),
+    slides: Sequence[str | Path] = (),
     latency: Sequence[str | Path] = (),
     out: str | Path | None = None,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Page:
     """Write `<bundle>.report.html` beside a bundle (or `out`): its report and the given results; return what it says.
 
-    `robustness`, `curves`, `probe` and `latency` are files of what those commands (and `bench`) print with `--json`.
+    `robustness`, `curves`, `probe`, `slides` and `latency` are files of what those commands (and `bench`) print with
+    `--json`; pictures of slides are looked for where `slides` wrote them.
     Reports of devices that were kept beside the bundle are in the page too. `result["passed"]` is the verdict over all
-    gates. `probe` takes results of `--labelled` and of `--hest`. Raises UsageError for a file that is no such result
+    gates. `probe` takes results of `probe labels` and `probe hest`. Raises UsageError for a file that is no such result
     or is of another bundle, or an output in the way.
     """
     bundle = open_bundle(bundle)
     folder = bundle.path.resolve()
     path = folder.with_name(f"{folder.name}.report.html") if out is None else Path(out)
     _check_out(path, folder, force)
-    given: list[tuple[str, str | Path, Callable[[Mapping[str, Any]], Section]]] = [
-        *(("robustness", file, robustness_section) for file in robustness),
-        *(("curves", file, curves_section) for file in curves),
-        *(("probe", file, probe_section) for file in probe),
-        *(("bench", file, latency_section) for file in latency),
+    sections = [
+        *(_section(bundle, "robustness", file, robustness_section) for file in robustness),
+        *(_section(bundle, "curves", file, curves_section) for file in curves),
+        *(_section(bundle, "probe", file, probe_section) for file in probe),
+        *(_section(bundle, "slides", file, slides_section) for file in slides),
+        *(_section(bundle, "bench", file, latency_section) for file in latency),
     ]
-    sections = [_section(bundle, command, Path(file), make) for command, file, make in given]
     if reports := device_reports(bundle):
         sections.append(devices_section(reports))
-    page = _page(bundle, sections)
-    with replacing(path, "page") as partial:
-        partial.write_text(page, encoding="utf-8")
+    page, cells = _page(bundle, sections)
+    write_text(path, page, "page")
     return {
         "schema": 1,
         "name": bundle.name,
@@ -75,22 +95,24 @@ def write_page(
         "file": str(path),
         "sections": [one.title for one in sections],
         "not_measured": unmeasured(sections),
-        "passed": passed(cast(Report, bundle.manifest), sections),
+        "gates": len(cells),
+        "inconclusive": cells.count(Verdict.INCONCLUSIVE),
+        "verdict": overall(map(judged, cells)).value,
+        "passed": not any(map(failed, cells)),
     }
 
 
 def _check_out(path: Path, bundle: Path, force: bool) -> None:
     final = path.resolve()
     if path.suffix != ".html" or not final.parent.is_dir() or final.is_dir():
-        raise UsageError(f"page {path}: give a file that ends in .html, in a folder that exists")
+        raise UsageError(f"--out {path}: give a file that ends in .html, in a folder that exists")
     if final.is_relative_to(bundle):
         raise UsageError(f"page {path} lies in the bundle, which never changes; write it elsewhere")
-    if final.exists() and not force:
-        raise UsageError(f"{path} exists; give --force to replace it, or another name")
+    check_output(path, force=force)
 
 
-def _section(bundle: Bundle, command: str, path: Path, make: Callable[[Mapping[str, Any]], Section]) -> Section:
-    found = _read(path, command)
+def _section(bundle: Bundle, command: str, path: str | Path, make: Callable[[Any], Section]) -> Section:
+    found = _read(Path(path), command)
     of = [found] if command != "bench" else [one for one in found["bundles"] if isinstance(one, dict)]
     if bundle.digest not in [one.get("bundle") for one in of]:
         measured = ", ".join(f"{one.get('name')} (bundle.json {str(one.get('bundle'))[:12]})" for one in of)
@@ -98,7 +120,7 @@ def _section(bundle: Bundle, command: str, path: Path, make: Callable[[Mapping[s
             f"results {path}: measured on {measured or 'no bundle'}, {bundle.path} is {bundle.digest[:12]}; run "
             f"edgepath {command} on this bundle"
         )
-    ran = "probe --hest" if command == "probe" and "tasks" in found else command
+    ran = "probe hest" if command == "probe" and "tasks" in found else command
     try:
         return make(found)
     except _NOT_WHOLE as error:
@@ -107,32 +129,26 @@ def _section(bundle: Bundle, command: str, path: Path, make: Callable[[Mapping[s
         ) from None
 
 
-def _read(path: Path, command: str) -> dict[str, Any]:
+def _read(path: Path, command: str) -> Any:
     give = f"give what edgepath {command} --json prints"
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not a figure")
-
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"more than {_LARGEST} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (OSError, ValueError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"results {path}: cannot be read ({why}); {give}") from None
-    form = "probe --hest" if command == "probe" and isinstance(found, dict) and "tasks" in found else command
+        found = read_json(path, _LARGEST)
+    except ValueError as error:
+        raise UsageError(f"results {path}: cannot be read ({error}); {give}") from None
+    form = "probe hest" if command == "probe" and isinstance(found, dict) and "tasks" in found else command
     for key, kind in _NEEDED[form].items():
         if not isinstance(found, dict) or type(found.get(key)) is not kind:
             raise UsageError(
                 f"results {path}: not of edgepath {form} (it lacks {key}, or holds another kind of it); {give}"
             )
-    return dict(found)
+    return found
 
 
-def _page(bundle: Bundle, sections: Sequence[Section]) -> str:
+def _page(bundle: Bundle, sections: Sequence[Section]) -> tuple[str, list[Cell]]:
+    """Return the page, and the verdict of every gate on it."""
     golden, _ = bundle.golden()
     try:
         report = cast(Report, bundle.manifest)
-        return to_html(report, pictures(report, golden), sections, bundle.digest)
+        return to_html(report, pictures(report, golden), sections, bundle.digest), verdicts(report, sections)
     except _NOT_WHOLE as error:  # a manifest is checked only for what running the artifact needs
         raise BundleError(f"bundle {bundle.path}: its report is not whole ({error!r}); export it again") from None

@@ -9,6 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ...checks.verdicts import Verdict
+
 _NUMBER = re.compile(r"([<>]=? ?)?[+-]?\d[\d,.]*(e[+-]?\d+)?( ± \d[\d.]*)?( ?(%|s|ms|MB|GiB))?|-|inf|nan")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -29,6 +31,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
         finalize=clean,
     )
+    found.tests["a_verdict"] = lambda value: isinstance(value, Verdict)
     found.tests["like_a_number"] = lambda value: isinstance(value, str) and bool(_NUMBER.fullmatch(value))
     return found
 

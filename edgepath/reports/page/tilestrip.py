@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from ...checks.results import Report
 
 QUALITY = 85  # of JPEG, for looking at; what was measured are the pixels in golden/tiles.npz
 
@@ -23,10 +23,10 @@ class Picture:
     uri: str
 
 
-def pictures(report: Mapping[str, Any], golden: np.ndarray) -> list[Picture]:
+def pictures(report: Report, golden: np.ndarray) -> list[Picture]:
     """Return the golden tiles, uint8 (N, S, S, 3), that a report names as the farthest, farthest first."""
-    worst = report.get("worst") or {"tiles": []}  # older bundles do not name them
-    return [Picture(one["tile"], one["cosine"], _uri(golden[one["golden"]])) for one in worst["tiles"]]
+    worst = report["worst"]["tiles"] if "worst" in report else []  # older bundles do not name them
+    return [Picture(one["tile"], one["cosine"], _uri(golden[one["golden"]])) for one in worst]
 
 
 def _uri(pixels: np.ndarray) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ...checks.lint import Finding
 from ...checks.results import Comparison, Debugging
-from ...searching import FIGURES
+from ...searching import FIGURES, Searched
 from ..table import Table, table
 
 
@@ -19,7 +18,7 @@ def pair_table(result: Comparison) -> Table:
         cosines = [f"{value:.6f}" for value in (pair["cosine_mean"], pair["cosine_p01"], pair["cosine_min"])]
         overlap = f"{pair['neighbour_overlap']:.3f}" if pair["neighbours"] == 10 else "-"
         rows.append([*pair["of"], *cosines, f"{pair['twins']:.3f}", overlap])
-    return table(["bundle", "and", "cosine mean", "1 %", "min", "finds its twin", "top-10"], rows)
+    return table(["bundle", "and", "cosine mean", "1 %", "min", "finds itself", "top-10"], rows)
 
 
 def layer_table(result: Debugging) -> Table:
@@ -52,10 +51,13 @@ def block_table(result: Debugging) -> Table:
             "-" if row["cls_cosine"] is None else f"{1 - row['cls_cosine']:.2e}",
             f"{row['max']:.3g}",
             f"{row['fp16_headroom']:.3g} x",
+            row["nearest"].removeprefix("vit."),
         ]
         for row in result["blocks"]
     ]
-    return table(["after block", "SQNR", "1 - cosine of class token", "largest", "FP16 headroom"], rows)
+    return table(
+        ["after block", "SQNR", "1 - cosine of class token", "largest", "FP16 headroom", "largest value inside"], rows
+    )
 
 
 def finding_table(findings: Sequence[Finding]) -> Table:
@@ -64,17 +66,17 @@ def finding_table(findings: Sequence[Finding]) -> Table:
     return table(["", "rule", "node", "found", "what to do"], rows)
 
 
-def point_table(result: Mapping[str, Any]) -> Table:
+def point_table(result: Searched) -> Table:
     """Return a row a program that a search measured."""
     rows = []
     for point in result["points"]:
         met = all(point[key] >= least for key, least in result["budget"].items())
         figures = [f"{point[key]:.6f}" for key in FIGURES]
         rows.append([str(point["kept"]), f"{point['int8_share']:.1%}", *figures, "met" if met else "missed"])
-    return table(["kept in floating point", "INT8 share of multiply-adds", "cosine mean", "1 %", "budget"], rows)
+    return table(["kept in floating point", "multiply-adds in INT8", "cosine mean", "1 %", "budget"], rows)
 
 
-def _proof_cells(proof: Mapping[str, Any] | None) -> list[str]:
+def _proof_cells(proof: Mapping[str, float] | None) -> list[str]:
     """Say what the artifact's own layer made of the program's input; steps are the smallest change of an output."""
     if proof is None:
         return ["-"] * 3

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...quality.both_models import ARTIFACT, FULL
 from ...quality.probing import METHODS
+from ...quality.results import FIGURES, Curves, Genes, Probed, Robustness
 from ..table import Table, table
+from .drift import unsigned_zero
 
 GROUPS = {"scanner": "scanner only", "staining": "staining only", "both": "both", "all": "either"}
 """What the slides of a pair differ in."""
+JUDGED = {f"{group}, mean over pairs": f"{word}, mean over pairs" for group, word in GROUPS.items()}
+"""What gates on these groups are of."""
 PROBES = {"balanced_accuracy": "balanced accuracy", **{str(method): name for method, name in METHODS.items()}}
 """Figures and methods of `probe`."""
 
 
-def robustness_table(result: Mapping[str, Any]) -> Table:
+def robustness_table(result: Robustness) -> Table:
     """Return the medians over pairs of slides, two rows a group: full precision and artifact."""
     rows = []
     groups = result["figures"][FULL]
@@ -25,12 +26,12 @@ def robustness_table(result: Mapping[str, Any]) -> Table:
         for name in (FULL, ARTIFACT):
             figures = result["figures"][name][group]
             first = [GROUPS[group], str(figures["pairs"])] if name == FULL else ["", ""]
-            cells = [f"{found['median']:.4f}" for figure, found in figures.items() if figure != "pairs"]
+            cells = [f"{figures[figure]['median']:.4f}" for figure in FIGURES]
             rows.append([*first, name, *cells])
     return table(["pairs that differ in", "pairs", "", "cosine", "top-1", "top-3", "top-5", "top-10"], rows)
 
 
-def curve_table(result: Mapping[str, Any]) -> Table:
+def curve_table(result: Curves) -> Table:
     """Return each perturbation's last degree: how far both models' embeddings moved."""
     header = ["perturbation", "most", "cosine, full precision", "artifact", "own nearest, full precision", "artifact"]
     rows = []
@@ -41,7 +42,7 @@ def curve_table(result: Mapping[str, Any]) -> Table:
     return table(header, rows)
 
 
-def score_table(result: Mapping[str, Any]) -> Table:
+def score_table(result: Probed) -> Table:
     """Return two rows a probe, full precision and artifact, each figure with its 95 % interval."""
     rows = []
     for method, of in result["scores"].items():
@@ -54,7 +55,7 @@ def score_table(result: Mapping[str, Any]) -> Table:
     return table(["probe", "", "balanced accuracy", "AUROC"], rows)
 
 
-def flip_table(result: Mapping[str, Any]) -> Table:
+def flip_table(result: Probed) -> Table:
     """Return the tiles whose prediction is another one on the artifact's embeddings."""
     rows = [
         [f["tile"], PROBES.get(f["method"], f["method"]), f["label"], f[FULL], f[ARTIFACT]] for f in result["flips"]
@@ -62,26 +63,26 @@ def flip_table(result: Mapping[str, Any]) -> Table:
     return table(["prediction changed", "probe", "label", FULL, ARTIFACT], rows)
 
 
-def task_table(result: Mapping[str, Any]) -> Table:
+def task_table(result: Genes) -> Table:
     """Return a row a task, its mean Pearson with the standard deviation over splits, and the mean over tasks."""
     rows = []
     for task in result["tasks"]:
         full, artifact = (task["scores"][name] for name in (FULL, ARTIFACT))
         cells = [f"{of['pearson']:.4f} ± {of['std']:.4f}" for of in (full, artifact)]
-        counts = [str(task[key]) for key in ("samples", "tiles", "splits")]
-        rows.append([task["task"], *counts, *cells, f"{full['pearson'] - artifact['pearson']:+.4f}"])
+        counts = [str(task["samples"]), str(task["tiles"]), str(task["splits"])]
+        rows.append([task["task"], *counts, *cells, unsigned_zero(f"{full['pearson'] - artifact['pearson']:+.4f}")])
     if len(rows) > 1:
-        full, artifact = (result["pearson"][name] for name in (FULL, ARTIFACT))
-        rows.append(["mean", "", "", "", f"{full:.4f}", f"{artifact:.4f}", f"{full - artifact:+.4f}"])
+        mean, lost = result["pearson"], result["pearson"][FULL] - result["pearson"][ARTIFACT]
+        rows.append(["mean", "", "", "", f"{mean[FULL]:.4f}", f"{mean[ARTIFACT]:.4f}", unsigned_zero(f"{lost:+.4f}")])
     return table(["task", "slides", "tiles", "splits", FULL, ARTIFACT, "lost"], rows)
 
 
-def gene_table(result: Mapping[str, Any], most: int = 10) -> Table:
+def gene_table(result: Genes, most: int = 10) -> Table:
     """Return the genes whose correlation, averaged over splits, fell most."""
     genes = [(task["task"], gene) for task in result["tasks"] for gene in task["genes"] if gene["lost"] > 0]
     genes.sort(key=lambda pair: -pair[1]["lost"])
     rows = [
-        [gene["gene"], task, f"{gene[FULL]:.4f}", f"{gene[ARTIFACT]:.4f}", f"{gene['lost']:+.4f}"]
+        [gene["gene"], task, f"{gene[FULL]:.4f}", f"{gene[ARTIFACT]:.4f}", unsigned_zero(f"{gene['lost']:+.4f}")]
         for task, gene in genes[:most]
     ]
     return table(["gene that lost most", "task", FULL, ARTIFACT, "lost"], rows)

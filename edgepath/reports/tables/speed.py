@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from ...speed.results import Bench, Compared, Operations, Ratio
+from ...checks.verdicts import Verdict
+from ...speed.results import Bench, Compared, Held, Operations, Ratio
 from ..table import Cell, Table, table
 
 _NONE = "-"
 
 
 def latency_table(result: Bench) -> Table:
-    """Return a row a contender and batch."""
+    """Return a row for each candidate and batch."""
     rows = [
         [
             str(row["batch"]),
@@ -25,7 +26,7 @@ def latency_table(result: Bench) -> Table:
 
 def ratio_table(result: Bench) -> Table:
     """Return a row a ratio to something that was timed beside it."""
-    rows = [[str(row["batch"]), row["name"], *_ratio(one)] for row in result["results"] for one in row["ratios"]]
+    rows = [[str(row["batch"]), row["name"], *_ratio(ratio)] for row in result["results"] for ratio in row["ratios"]]
     return table(["batch", "what", "times (median)", "of"], rows)
 
 
@@ -39,13 +40,15 @@ def stream_table(result: Bench) -> Table:
 
 
 def fresh_table(result: Bench) -> Table:
-    """Return a row a contender with a file: cold start, and memory at the largest batch."""
+    """Return a row for each candidate with a file: cold start, and memory at the largest batch."""
     header = ["what", "cold start s", "with model cache s", "peak memory MB", "of it before loading", "size MB"]
     rows = []
     for name, size in result["size_bytes"].items():
-        starts = {one["cache"]: f"{one['total_s']:.2f}" for one in result["cold_start"] if one["name"] == name}
-        memory = [one for one in result["memory"] if one["name"] == name]
-        largest = max(memory, key=lambda one: one["batch"], default=None)
+        starts = {
+            sample["cache"]: f"{sample['total_s']:.2f}" for sample in result["cold_start"] if sample["name"] == name
+        }
+        memory = [sample for sample in result["memory"] if sample["name"] == name]
+        largest = max(memory, key=lambda sample: sample["batch"], default=None)
         peak = [_NONE, _NONE]
         if largest is not None:
             peak = [f"{(largest['peak_bytes'] or 0) / 1e6:.0f} (batch {largest['batch']})"]
@@ -71,7 +74,7 @@ def device_table(result: Bench) -> Table:
 
 
 def baseline_table(compared: Compared) -> Table:
-    """Return a row a bundle and batch that was held against an earlier result."""
+    """Return a row a bundle and batch that was compared with an earlier result."""
     rows: list[list[Cell]] = [
         [
             row["name"],
@@ -81,22 +84,24 @@ def baseline_table(compared: Compared) -> Table:
             f"{row['now']:.3f}",
             f"{row['times']:.3f}",
             f"<= {compared['worse']}",
-            bool(row["passed"]),
+            *_sample(row),
         ]
         for row in compared["rows"]
     ]
-    return table(["bundle", "batch", "of", "baseline", "now", "times", "allowed", ""], rows)
+    header = ["bundle", "batch", "of", "baseline", "now", "times", "allowed", "95 % bounds", "rounds", ""]
+    return table(header, rows)
 
 
-def operation_table(found: Operations, shown: int = 12) -> Table:
+def operation_table(operations: Operations, shown: int = 12) -> Table:
     """Return a row a kind of operation, the longest first; the rest in one row."""
     rows = [
-        _cells(row["type"], row["precision"], row["count"], row["ms"], row["share"]) for row in found["rows"][:shown]
+        _cells(row["type"], row["precision"], row["count"], row["ms"], row["share"])
+        for row in operations["rows"][:shown]
     ]
-    if rest := found["rows"][shown:]:
+    if rest := operations["rows"][shown:]:
         ms, share = sum(row["ms"] for row in rest), sum(row["share"] for row in rest)
         rows.append(_cells(f"{len(rest)} other kinds", "", sum(row["count"] for row in rest), ms, share))
-    return table(["operation", "precision", "how many", "ms", "share"], rows)
+    return table(["operation", "precision", "how many", "ms", "fraction"], rows)
 
 
 def machine_line(result: Bench) -> str:
@@ -109,9 +114,16 @@ def machine_line(result: Bench) -> str:
     return f"{what}: {about['pinned']}; {result['tiles']}; warm-up {result['warm_up']}, in turn, all samples kept"
 
 
+def _sample(row: Held) -> list[Cell]:
+    if row["n"] is None or row["interval"] is None:
+        return [_NONE, _NONE, row["passed"]]
+    ends = ["?" if end is None else f"{end:.3f}" for end in row["interval"]]
+    return [" to ".join(ends), str(row["n"]), Verdict(row["verdict"])]
+
+
 def _cells(kind: str, precision: str, count: int, ms: float, share: float) -> list[str]:
     return [kind, precision, str(count), f"{ms:.2f}", f"{100 * share:.1f} %"]
 
 
-def _ratio(one: Ratio) -> list[str]:
-    return [f"{one['p50']:.3f}", one["against"] + ("" if one["same_run"] else " (another run)")]
+def _ratio(ratio: Ratio) -> list[str]:
+    return [f"{ratio['p50']:.3f}", ratio["against"] + ("" if ratio["same_run"] else " (another run)")]

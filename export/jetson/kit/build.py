@@ -6,23 +6,39 @@ Exit status: 0 the engine is there, 2 it could not be built.
 
 from __future__ import annotations
 
-import shlex
 import sys
+
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    del sys.path[0]  # this folder: what was planted beside this file is not to pass for a module of Python's
+
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-sys.dont_write_bytecode = True  # before the import: a `__pycache__` would be a file too many in the bundle
 
-from check import CannotRun, Parser, load_kit_module, open_bundle, say, vendor  # noqa: E402
+def _sibling() -> Any:
+    """Run check.py beside this file as a module: without its folder on the path, and without bytecode."""
+    path = Path(__file__).with_name("check.py")
+    module = ModuleType("check")
+    module.__file__ = str(path)
+    sys.modules["check"] = module
+    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+    return module
+
+
+check = _sibling()
+CannotRun = check.CannotRun
 
 
 def build(root: Path, cache: Path | None) -> None:
     """Check the bundle in `root`, print its plan for the TensorRT installed here, and build the engine if need be."""
-    manifest, _ = open_bundle(root)
+    manifest, _, seen = check.open_bundle(root)
     artifact = root / manifest["artifact"]["file"]
-    with vendor("cannot build the engine"):
-        runner = load_kit_module(root, "runner")
+    with check.vendor("cannot build the engine"):
+        runner = check.load_kit_module(root, manifest, "runner")
         import tensorrt
 
         plan = runner.pick_plan(runner.read_plans(artifact)["plans"], tensorrt.__version__)
@@ -32,10 +48,11 @@ def build(root: Path, cache: Path | None) -> None:
     if path.exists():
         print(f"already built: {path}")
         return
-    say("building, which takes minutes")
+    check.say("building, which takes minutes")
     start = time.perf_counter()
-    with vendor("cannot build the engine"):
+    with check.vendor("cannot build the engine"):
         runner.prepare(tensorrt, artifact, cache=cache)
+    check.check_unchanged(root, seen, manifest["artifact"]["file"])
     print(f"built in {time.perf_counter() - start:.0f} s: {path}")
 
 
@@ -47,7 +64,7 @@ def _trtexec(command: str, artifact: Path, engine: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = Parser(prog="build.py", description="Build this bundle's TensorRT engine on this Jetson.")
+    parser = check.Parser(prog="build.py", description="Build this bundle's TensorRT engine on this Jetson.")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where engines are kept (check.py: --set cache=DIR)")
     try:
         build(Path(__file__).absolute().parent.parent, parser.parse_args(arguments).cache)

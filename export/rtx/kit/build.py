@@ -7,32 +7,51 @@ kit/runner.py find it. Exit status: 0 there is an engine that fits, 2 it could n
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    del sys.path[0]  # this folder: what was planted beside this file is not to pass for a module of Python's
+
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-sys.dont_write_bytecode = True  # before the import: a `__pycache__` would be a file too many in the bundle
 
-from check import CannotRun, Parser, load_kit_module, open_bundle, say, vendor  # noqa: E402
+def _sibling() -> Any:
+    """Run check.py beside this file as a module: without its folder on the path, and without bytecode."""
+    path = Path(__file__).with_name("check.py")
+    module = ModuleType("check")
+    module.__file__ = str(path)
+    sys.modules["check"] = module
+    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+    return module
+
+
+check = _sibling()
+CannotRun = check.CannotRun
 
 
 def build(root: Path, cache: Path | None, capabilities: Sequence[str]) -> None:
     """Check the bundle in `root`, and build an engine for `capabilities`, or where none fits for this machine's GPU."""
-    manifest, _ = open_bundle(root)
+    manifest, _, seen = check.open_bundle(root)
     artifact = root / manifest["artifact"]["file"]
-    say("building, which takes up to a minute")
+    check.say("building, which takes up to a minute")
     start = time.perf_counter()
-    with vendor("cannot build the engine"):
-        runner = load_kit_module(root, "runner")
+    with check.vendor("cannot build the engine"):
+        runner = check.load_kit_module(root, manifest, "runner")
         import tensorrt_rtx_bindings
 
         path = runner.prepare(tensorrt_rtx_bindings, artifact, cache, capabilities)
+    check.check_unchanged(root, seen, manifest["artifact"]["file"])
     print(f"TensorRT-RTX {tensorrt_rtx_bindings.__version__}, {time.perf_counter() - start:.0f} s: {path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = Parser(prog="build.py", description="Build this bundle's TensorRT-RTX engine for this machine's GPU.")
+    parser = check.Parser(
+        prog="build.py", description="Build this bundle's TensorRT-RTX engine for this machine's GPU."
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where engines are kept (check.py: --set cache=DIR)")
     parser.add_argument(
         "--for",

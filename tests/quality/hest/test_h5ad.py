@@ -103,3 +103,11 @@ def test_a_size_that_the_file_does_not_hold_is_refused_before_memory_is_taken(
         )
     with pytest.raises(UsageError, match=rf"/{name} declares \d+ bytes, of which the file holds 0\); fetch it again"):
         read_expression(path, SPOTS, GENES)
+
+
+def test_a_file_that_hdf5_does_not_come_to_an_end_with_is_refused(tmp_path: Path) -> None:
+    # Damaged by a seed of tests/fuzz: its library (2.0) loops in the heap of an attribute's text.
+    path = tmp_path / "sample.h5ad"
+    path.write_bytes(gzip.decompress((WRITTEN / "endless.h5.gz").read_bytes()))
+    with pytest.raises(UsageError, match=r"cannot be read as AnnData \(HDF5's library ends with signal"):
+        read_expression(path, SPOTS, GENES)

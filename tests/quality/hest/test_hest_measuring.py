@@ -12,6 +12,7 @@ from benchmark_folder import GENES, TASKS, TILES, by_the_benchmark, write_benchm
 
 from edgepath.bundle.bundle import Bundle
 from edgepath.bundle.running import BATCH
+from edgepath.checks.verdicts import Verdict
 from edgepath.cli import main
 from edgepath.errors import EdgepathError, MissingRuntime, UsageError
 from edgepath.exporting import Exported
@@ -115,19 +116,31 @@ def test_an_artifact_equal_to_its_model_loses_nothing(exports: Exports, folder: 
         assert abs(gene["lost"]) < 1e-3
 
 
+def task(name: str, lost: list[float]) -> dict[str, object]:
+    splits = {FULL: [0.5 + value for value in lost], ARTIFACT: [0.5] * len(lost)}
+    return {"task": name, "scores": {model: {"splits": of} for model, of in splits.items()}}
+
+
 def test_gates_hold_the_mean_and_the_worst_task() -> None:
     recipe = find_recipe("onnx-int8")
-
-    def task(name: str, full: float, artifact: float) -> dict[str, object]:
-        return {"task": name, "scores": {FULL: {"pearson": full}, ARTIFACT: {"pearson": artifact}}}
-
-    tasks = [task("A", 0.5, 0.52), task("B", 0.4, 0.37)]
-    found = gates(recipe, {FULL: 0.45, ARTIFACT: 0.445}, tasks)
-    assert [(gate.of, gate.passed) for gate in found] == [
-        ("mean over tasks", True),
-        ("task B, the worst", False),
-    ]
+    tasks = [task("A", [-0.02] * 2), task("B", [0.02, 0.04, 0.03, 0.03])]
+    found = gates(recipe, tasks)
+    assert [(gate.of, gate.n) for gate in found] == [("mean over tasks", 6), ("task B, the worst of 2", 4)]
+    assert found[0].measured == pytest.approx(0.005)  # tasks count alike, not splits
     assert found[1].measured == pytest.approx(0.03)
+    assert {gate.unit for gate in found} == {"splits"}
+    assert {gate.verdict for gate in found} == {Verdict.INCONCLUSIVE}
+
+
+def test_few_splits_say_little_and_many_or_large_losses_do() -> None:
+    recipe = find_recipe("onnx-int8")
+    for lost, verdict in (
+        ([0.0] * 3, Verdict.INCONCLUSIVE),
+        ([0.001, -0.001] * 15, Verdict.NON_INFERIOR),
+        ([0.3, 0.31, 0.29], Verdict.INFERIOR),
+    ):
+        (gate,) = gates(recipe, [task("A", lost)])
+        assert (gate.verdict, gate.of) == (verdict, "task A")
 
 
 def test_embeddings_that_are_not_finite_are_named(
@@ -162,19 +175,26 @@ def test_command(
     exports: Exports, folder: tuple[Path, Made], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = exports("onnx-fp32").bundle.path
-    words = ("probe", bundle, "--hest", folder[0], "--task", "SKCM", "--components", COMPONENTS, "--device", "cpu")
+    words = ("probe", "hest", bundle, folder[0], "--task", "SKCM", "--components", COMPONENTS, "--device", "cpu")
     code, out, _ = run(capsys, monkeypatch, *words)
     assert code == 0
     assert "36 patches of hest" in out
     assert "SKCM" in out
-    assert out.rstrip().endswith("passed")
+    assert "passed, with caution: 1 of 1 gates inconclusive, n is too small to tell" in " ".join(out.split())
+    assert "2 splits" in out
+    assert run(capsys, monkeypatch, *words, "--strict")[0] == 1
     code, out, _ = run(capsys, monkeypatch, *words, "--json")
     assert (code, json.loads(out)["tasks"][0]["task"]) == (0, "SKCM")
     for more, said in (
-        ((), "probe: give --labelled or --hest, one of them; neither was given"),
-        (("--hest", "x", "--labelled", "y"), "probe: give --labelled or --hest, one of them; both was given"),
-        (("--hest", "x", "--folds", 3), "probe: --folds is for --labelled; leave it out with --hest"),
-        (("--labelled", "x", "--task", "IDC"), "probe: --task is for --hest; leave it out with --labelled"),
+        ((), "probe: give `edgepath probe labels BUNDLE FOLDER` or `edgepath probe hest BUNDLE FOLDER`"),
+        (("--hest", "x", "--labelled", "y"), "probe: give `edgepath probe labels BUNDLE FOLDER` or"),
+        (("--hest", "x", "--folds", 3), "No such option: --folds"),
+        (("--labelled", "x", "--task", "IDC"), "No such option: --task"),
+        (("--hest=absent",), "HEST absent: no such folder"),
+        (
+            ("--hest=absent",),
+            "edgepath probe BUNDLE --hest FOLDER is deprecated; use edgepath probe hest BUNDLE FOLDER",
+        ),
     ):
         code, out, err = run(capsys, monkeypatch, "probe", bundle, *more)
         assert (code, out) == (2, "")

@@ -12,15 +12,16 @@ from markupsafe import Markup
 from test_rendering import EVIL, Tags
 
 from edgepath.bundle.bundle import Bundle
+from edgepath.checks.verdicts import Verdict
 from edgepath.exporting import Exported
-from edgepath.reports.page.document import KINDS, Section, passed, to_html, unmeasured
+from edgepath.reports.page.document import KINDS, Section, to_html, unmeasured, verdicts
 from edgepath.reports.page.tilestrip import Picture, pictures
-from edgepath.reports.table import table
+from edgepath.reports.table import Cell, failed, table
 
 Exports = Callable[[str], Exported]
-HEADER = ("gate", "of", "lost", "allowed", "")
-HELD = table(HEADER, [("cosine", "all", "+0.001", "<= 0.01", True)])
-MISSED = table(HEADER, [("auroc", "linear", "+0.2", "<= 0.01", False)])
+HEADER = ("gate", "of", "lost", "allowed", "95 % bounds", "n", "needed", "")
+HELD = table(HEADER, [("cosine", "all", "+0.001", "<= 0.01", "", "", "", True)])
+MISSED = table(HEADER, [("auroc", "linear", "+0.2", "<= 0.01", "", "", "", False)])
 GOOD = Section("robustness", "Robustness", Markup("<p>good</p>"), HELD, ("a note",))
 BAD = Section("tasks", "Tasks", Markup("<p>bad</p>"), MISSED)
 
@@ -45,7 +46,7 @@ def test_page_lies_in_the_bundle_and_is_hashed(done: Exported) -> None:
 def test_verdict_comes_first_and_says_what_it_stands_on(done: Exported) -> None:
     text = Tags(to_html(done.report, [], [GOOD])).text
     order = (
-        "Passed: 4 of 4 gates",
+        "Inconclusive: 1 of 4 gates have too small a sample to tell; none failed",
         "Gates applied: drift 3, robustness 1.",
         "Not measured: perturbation curves, tasks",
     )
@@ -62,17 +63,34 @@ def test_one_failed_gate_fails_the_page_and_stands_on_top(done: Exported) -> Non
     assert "Passed" not in text
     assert text.index("auroc") < text.index("quantization")
     assert f"<title>{done.report['name']}: FAILED</title>" in page
-    assert not passed(done.report, [GOOD, BAD])
-    assert passed(done.report, [GOOD])
-    assert not passed(done.report | {"passed": False}, [GOOD])
+    assert any(map(failed, verdicts(done.report, [GOOD, BAD])))
+    assert not any(map(failed, verdicts(done.report, [GOOD])))
+    assert any(map(failed, verdicts(done.report | {"passed": False}, [GOOD])))
 
 
-@pytest.mark.parametrize("verdict", [True, False])
-def test_a_verdict_is_the_gates_value_whatever_its_words(verdict: bool, done: Exported) -> None:
-    gates = table(HEADER, [("FAILED", "ok", "FAILED", "ok", verdict)])
+@pytest.mark.parametrize("verdict", [True, False, *Verdict])
+def test_a_verdict_is_the_gates_value_whatever_its_words(verdict: Cell, done: Exported) -> None:
+    gates = table(HEADER, [("FAILED", "ok", "FAILED", "ok", *[""] * 3, verdict)])
     section = Section("tasks", "Tasks", Markup(""), gates)
-    assert passed(done.report, [section]) is verdict
-    assert ("FAILED: 1 of 4 gates" in Tags(to_html(done.report, [], [section])).text) is not verdict
+    missed = verdict in (False, Verdict.INFERIOR)
+    assert any(map(failed, verdicts(done.report, [section]))) is missed
+    assert ("FAILED: 1 of 4 gates" in Tags(to_html(done.report, [], [section])).text) is missed
+
+
+def test_a_page_says_passed_where_every_sample_is_large_enough(done: Exported) -> None:
+    enough = [gate | {"verdict": "non-inferior"} for gate in done.report["gates"]]
+    page = to_html(done.report | {"gates": enough}, [], [GOOD])
+    assert "Passed: 4 of 4 gates" in Tags(page).text
+    assert f"<title>{done.report['name']}: passed</title>" in page
+    assert f"<title>{done.report['name']}: inconclusive</title>" in to_html(done.report, [], [GOOD])
+
+
+def test_gates_of_older_bundles_are_shown_as_they_were_judged(done: Exported) -> None:
+    bare = ("kind", "gate", "of", "measured", "required", "at_most", "passed")
+    older = [{key: gate[key] for key in bare} for gate in done.report["gates"]]
+    text = Tags(to_html(done.report | {"gates": older}, [])).text
+    assert "Passed: 3 of 3 gates" in text
+    assert text.count("✓ ok") == 3
 
 
 def test_what_was_not_measured_says_how_it_is(done: Exported) -> None:

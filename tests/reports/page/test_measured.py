@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from test_rendering import EVIL, Tags
 
-from edgepath.checks.gates import loss_gate
+from edgepath.checks.gates import Gate
+from edgepath.checks.verdicts import Verdict
 from edgepath.reports.page.measured import (
     curves_section,
     devices_section,
@@ -27,13 +28,15 @@ def test_robustness_shows_medians_maps_and_every_gate(measured: Measured) -> Non
     result = measured["robustness"]
     made = robustness_section(result)
     text = Tags(made.body).text
-    assert "3 places on 4 slides" in text
+    assert "3 locations on 4 slides" in text
     for model in ("full precision", "artifact"):
         for group in result["figures"][model].values():
             assert f"{group['top10']['median']:.4f}" in text
     assert made.body.count('<table class="heat">') == 6
     assert len(made.gates.rows) == len(result["gates"])
-    assert [row[-1] for row in made.gates.rows] == [gate["passed"] for gate in result["gates"]]
+    assert [row[-1] for row in made.gates.rows] == [Verdict(gate["verdict"]) for gate in result["gates"]]
+    assert "3 locations" in text  # of three places, no loss can be said to be small
+    assert "? inconclusive" in text
     looks = result["slides"]["looks"]
     assert looks == {f"{a}_{b}": [a, b] for a in ("GMH", "KR") for b in ("AT2", "S60")}
 
@@ -81,7 +84,7 @@ def test_genes_show_both_models_by_task_and_every_gate(measured: Measured) -> No
         assert f"{full['pearson'] - artifact['pearson']:+.4f}" in read.text
     assert read.tags.count("circle") == 3 * len(result["tasks"])  # two models, and what was lost
     assert [row[1] for row in made.gates.rows] == [gate["of"] for gate in result["gates"]]
-    assert [row[-1] for row in made.gates.rows] == [gate["passed"] for gate in result["gates"]]
+    assert [row[-1] for row in made.gates.rows] == [Verdict(gate["verdict"]) for gate in result["gates"]]
     assert set(result["notes"]) == set(made.notes)
 
 
@@ -126,11 +129,12 @@ def test_latency_tells_what_bench_measured_and_its_gates(measured: Measured) -> 
     row = result["results"][0]
     assert f"{row['ratio']['p50']:.2f} of {row['ratio']['against']}" in text
     assert [row[0] for row in made.gates.rows] == [gate["gate"] for gate in result["gates"]]
-    for passed in (True, False):
-        gates = [gate | {"passed": passed} for gate in result["gates"]]
-        compared = {"baseline": "b.json", "worse": 1.1, "passed": passed, "rows": [{"times": 1.25}]}
+    for verdict in Verdict:
+        told = {"verdict": verdict.value, "passed": verdict is not Verdict.INFERIOR}
+        gates = [gate | told for gate in result["gates"]]
+        compared = {"baseline": "b.json", "worse": 1.1, "rows": [{"times": 1.25}], **told}
         made = latency_section(result | {"gates": gates, "compared": compared})
-        assert {row[-1] for row in made.gates.rows} == {passed}
+        assert {row[-1] for row in made.gates.rows} == {verdict}
         assert len(made.gates.rows) == 2
         assert "1.250" in Tags(made.body).text
 
@@ -166,7 +170,8 @@ def test_a_device_that_failed_is_a_failed_gate(passed: bool) -> None:
 @pytest.mark.parametrize(("top1", "top10", "shown"), [(0.05, 0.4, "Top-10"), (0.7, 1.0, "Top-1")])
 def test_the_share_that_tells_more_is_mapped(top1: float, top10: float, shown: str, measured: Measured) -> None:
     result = copy.deepcopy(measured["robustness"])
-    result["gates"].append(loss_gate("top10", "all", 0.0, 0.01).to_json())  # so few places have none
+    gate = Gate("loss", "top10", "all", 0.0, 0.01, True, Verdict.NON_INFERIOR)
+    result["gates"].append(gate.to_json())  # so few places have none
     for name, value in (("top1", top1), ("top10", top10)):
         result["figures"]["full precision"]["all"][name]["median"] = value
     assert re.findall(r"<h3>(\S+) by staining", robustness_section(result).body) == ["Cosine", shown]

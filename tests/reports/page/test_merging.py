@@ -24,6 +24,7 @@ OPTIONS = {
     "curves": "--curves",
     "probe": "--probe",
     "hest": "--probe",
+    "slides": "--slides",
     "bench": "--latency",
 }
 GIVEN = {"hest": "probe", "bench": "latency"}  # what `write_page` calls the others it is called itself
@@ -74,7 +75,7 @@ def test_a_failed_gate_anywhere_fails_the_page(bundle: Bundle, results: dict[str
     done = run(bundle.path, "--probe", results["probe"], "--out", tmp_path / "page.html")
     assert done.exit_code == 1
     assert "page.html: FAILED" in done.stdout
-    assert "not measured: robustness, curves, genes, latency, devices" in done.stdout
+    assert "not measured: robustness, curves, genes, slides, latency, devices" in done.stdout
     assert ": FAILED</title>" in (tmp_path / "page.html").read_text()
 
 
@@ -123,14 +124,15 @@ def test_what_is_no_such_result_is_refused(
 
 def spoiled(found: dict[str, Any]) -> dict[str, Any]:
     """A result with all its keys and nothing in those that hold the figures."""
-    return {key: type(found[key])() for key in ("figures", "curves", "scores", "tasks") if key in found}
+    emptied = {key: type(found[key])() for key in ("figures", "curves", "scores", "tasks") if key in found}
+    return emptied or {"slides": [{}]}
 
 
 def test_results_that_cannot_be_read_are_refused(bundle: Bundle, results: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         write_page(bundle, curves=[tmp_path / "nowhere.json"])
     results["curves"].write_text('{"a": NaN}')
-    with pytest.raises(UsageError, match="NaN is not a figure"):
+    with pytest.raises(UsageError, match="NaN is not JSON"):
         write_page(bundle, curves=[results["curves"]])
     results["curves"].write_bytes(b"\xff")
     with pytest.raises(UsageError, match="cannot be read"):
@@ -143,13 +145,13 @@ def test_a_failed_task_of_hest_fails_the_page(bundle: Bundle, results: dict[str,
     change(results["hest"], lambda found: found["gates"][-1].update(passed=False, measured=0.05))
     done = run(bundle.path, "--probe", results["hest"], "--out", tmp_path / "page.html")
     assert done.exit_code == 1
-    assert "not measured: robustness, curves, tasks, latency, devices" in done.stdout
+    assert "not measured: robustness, curves, tasks, slides, latency, devices" in done.stdout
     assert "gene expression 2" in Tags((tmp_path / "page.html").read_text()).text
 
 
 def test_results_of_hest_without_gates_are_refused(bundle: Bundle, results: dict[str, Path]) -> None:
     change(results["hest"], lambda found: found.pop("gates") and None)
-    with pytest.raises(UsageError, match="not of edgepath probe --hest"):
+    with pytest.raises(UsageError, match="not of edgepath probe hest"):
         write_page(bundle, probe=[results["hest"]])
 
 

@@ -28,7 +28,7 @@ def test_plot_shows_each_bundle_in_each_group(plot: Any, measured: dict[str, Any
     for group in ("scanner only", "staining only", "both"):
         assert names.count(f"{group}, full precision") == 1  # both panels share the names
         assert names.count(f"{group}, onnx-int8") == 2
-    assert any("3 places on 4 slides" in str(name) and "paired" in str(name) for name in names)
+    assert any("3 locations on 4 slides" in str(name) and "paired" in str(name) for name in names)
     for title in plot.FIGURES.values():
         assert title in names
     for group in ("scanner", "both"):

@@ -1,0 +1,229 @@
+"""Whole slides: reading hides behind the artifact, two workers do twice the work, and no kill loses anything.
+
+The slide is the real one beside the checkout where it is, else a procedural one; every result says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CHECKOUT, REAL, THREADS, Bundles, Record
+
+import edgepath
+from edgepath.bundle.running import open_runner
+from edgepath.slides.checking import check_slides
+from edgepath.slides.embedding import Job
+from edgepath.slides.listing import list_slides
+from edgepath.slides.many import embed_slides
+from edgepath.slides.streaming import Stream
+from edgepath.speed.pinning import pinned
+from edgepath.tiles.slides.cutting import CutSettings, cut
+from edgepath.tiles.slides.synthetic import write_synthetic_slide
+
+REAL_SLIDE = REAL.parent / "slides" / "CMU-1-Small-Region.svs"
+ROUNDS = 3
+KILLS = {"process": 20, "actor": 10, "node": 10}
+
+
+@pytest.fixture(scope="module")
+def procedural(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One slide of some hundred tiles; a scanner's have thousands."""
+    path = tmp_path_factory.mktemp("slide") / "procedural.tif"
+    return write_synthetic_slide(path, width=6144, height=5120, pieces=4)
+
+
+@pytest.fixture(scope="module")
+def slide(procedural: Path) -> Path:
+    """The real one, of 67 tiles, where it is here."""
+    return REAL_SLIDE if REAL_SLIDE.is_file() else procedural
+
+
+def test_reading_hides_behind_the_artifact(
+    bundles: Bundles, procedural: Path, slide: Path, tmp_path: Path, record: Record
+) -> None:
+    """Tiles a second from the slide to its file, all included, over those of the artifact alone on the same tiles.
+
+    What a slide costs once, however many tiles it has (tissue, opening), is a larger share of the small real one.
+    """
+    found = {}
+    for path in dict.fromkeys((procedural, slide)):
+        ratios, rates = _from_a_slide(bundles("openvino-int8"), path, tmp_path / path.stem)
+        found[path.stem] = statistics.median(ratios)
+        record(f"slides: from {path.stem}", {"tiles/s": rates, "over the artifact's alone": ratios})
+        record(f"slides: tiles/s from {path.stem} over the artifact's alone", round(found[path.stem], 3))
+    assert found[procedural.stem] >= 0.95
+
+
+def _from_a_slide(bundle: edgepath.Bundle, path: Path, out: Path) -> tuple[list[float], list[float]]:
+    with cut(path, CutSettings()) as cut_slide:
+        batches = [tiles for _, tiles in Stream(cut_slide)]
+    tiles = sum(map(len, batches))
+    with pinned(THREADS), open_runner(bundle, bundle.recipe, THREADS) as runner:
+        for batch in batches[:2]:
+            runner(batch)
+        ratios, rates = [], []
+        for number in range(ROUNDS):
+            start = time.perf_counter()
+            for batch in batches:
+                runner(batch)
+            alone = time.perf_counter() - start
+            # The bundle's runner is loaded in `embed_slides`, once for all slides: the slide's own seconds count.
+            job = Job(bundle, out / str(number), CutSettings())
+            job.out.mkdir(parents=True)
+            (row,) = embed_slides(job, list_slides([path]), threads=THREADS)["slides"]
+            assert (row["state"], row["tiles"]) == ("done", tiles)
+            ratios.append(round(alone / row["seconds"], 4))
+            rates.append(round(tiles / row["seconds"], 2))
+    return ratios, rates
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of this machine, of one CPU each."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'edgepath[ray]'")
+    with _cluster(1, 1) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _cluster(*cpus: int) -> Iterator[Any]:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": False})
+    for more in cpus[1:]:
+        made.add_node(num_cpus=more)
+    yield made
+    if ray.is_initialized():
+        ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
+def test_two_workers_do_twice_the_work(
+    bundles: Bundles, slide: Path, tmp_path: Path, cluster: Any, record: Record
+) -> None:
+    """Slides an hour of two actors of a thread each over one's, from the first slide's end to the last one's."""
+    from edgepath.slides.cluster import embed_on_cluster
+
+    bundle, folder = bundles("openvino-int8"), tmp_path / "slides"
+    folder.mkdir()
+    for number in range(8):
+        shutil.copy(slide, folder / f"{number}{slide.suffix}")
+    seconds = {}
+    for workers in (1, 2):
+        job = Job(bundle, tmp_path / str(workers), CutSettings(), readers=1)
+        job.out.mkdir()
+        ends: list[float] = []
+        embed_on_cluster(
+            job,
+            list_slides([folder]),
+            address=cluster.address,
+            workers=workers,
+            progress=lambda stage, done, total, ends=ends: ends.append(time.perf_counter()) if done else None,
+        )
+        # Actors start once for thousands of slides: the first slide of each is not counted.
+        seconds[workers] = (ends[-1] - ends[workers - 1]) / (len(ends) - workers)
+    record("slides: two Ray workers of a thread over one", round(seconds[1] / seconds[2], 2))
+    assert seconds[1] / seconds[2] >= 1.8
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("lost", KILLS)
+def test_no_kill_loses_anything(bundles: Bundles, tmp_path: Path, record: Record, lost: str) -> None:
+    """Kill -9 at a random moment; what is there afterwards, and after the same call again, is what no kill makes."""
+    bundle, folder = bundles("openvino-int8", model="demo", weights=None), tmp_path / "slides"
+    folder.mkdir()
+    for seed in range(6):
+        write_synthetic_slide(folder / f"{seed}.tif", seed=seed, width=1024, height=1024, pieces=1)
+    whole = Job(bundle, tmp_path / "whole", CutSettings())
+    embed_slides(whole, list_slides([folder]), threads=1)
+    names = _features(whole.out)
+    draw, in_work = random.Random(lost), 0
+    for number in range(KILLS[lost]):
+        job = Job(bundle, tmp_path / str(number), CutSettings())
+        job.out.mkdir()
+        {"process": _lose_process, "actor": _lose_actor, "node": _lose_node}[lost](job, folder, draw)
+        left = _features(job.out)
+        in_work += 0 < len(left) < len(names)
+        assert left.items() <= names.items()  # whole files only, and those that one process makes
+        embed_slides(job, list_slides([folder]), threads=1)
+        assert _features(job.out) == names
+        rows = check_slides(job.out)["slides"]
+        assert [row["id"] for row in rows] == [str(seed) for seed in range(6)]
+        assert {row["state"] for row in rows} == {"done"}
+    record(f"slides: kills of a {lost}", {"kills": KILLS[lost], "with some slides done": in_work, "lost": 0})
+
+
+def _features(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.rglob("*.h5"))}
+
+
+def _start(job: Job, folder: Path) -> subprocess.Popen[bytes]:
+    words = ["slides", str(job.bundle.path), str(folder), "--out", str(job.out), "--threads", "1"]
+    return subprocess.Popen([sys.executable, "-m", "edgepath", *words], cwd=CHECKOUT, stderr=subprocess.DEVNULL)
+
+
+def _lose_process(job: Job, folder: Path, draw: random.Random) -> None:
+    process = _start(job, folder)
+    while not (job.out / "slides").is_dir():
+        time.sleep(0.01)
+    time.sleep(draw.uniform(0, 4))
+    process.kill()
+    process.wait()
+
+
+def _lose_actor(job: Job, folder: Path, draw: random.Random) -> None:
+    with _cluster(2) as made:
+        _embed_while(job, folder, made, lambda: os.kill(_actors()[0], signal.SIGKILL), draw)
+
+
+def _lose_node(job: Job, folder: Path, draw: random.Random) -> None:
+    with _cluster(1, 1) as made:
+        node = next(iter(made.worker_nodes))
+        _embed_while(job, folder, made, lambda: made.remove_node(node, allow_graceful=False), draw)
+
+
+def _actors() -> list[int]:
+    """Return the processes of actors that hold a runner or are loading one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
+                found.append(int(process.name))
+    return found
+
+
+def _embed_while(job: Job, folder: Path, cluster: Any, kill: Callable[[], None], draw: random.Random) -> None:
+    from edgepath.slides.cluster import embed_on_cluster
+
+    killed = []
+
+    def at_a_random_moment() -> None:
+        while not _actors():
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 4))
+        kill()
+        killed.append(True)
+
+    thread = threading.Thread(target=at_a_random_moment, daemon=True)
+    thread.start()
+    done = embed_on_cluster(job, list_slides([folder]), address=cluster.address, workers=2)
+    thread.join()
+    assert killed
+    assert {row["state"] for row in done["slides"]} <= {"done", "kept"}

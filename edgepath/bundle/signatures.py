@@ -1,0 +1,104 @@
+"""A bundle's signature, `<bundle>.sig` beside it: OpenSSF's model signing (a Sigstore bundle of an in-toto statement).
+
+It lists the sha256 of every file. What is relied on is that of `bundle.json`, which has those of all others.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleError, MissingRuntime, UsageError, first_line
+from ..machine.packages import pip_install
+from ..machine.tables import parse_json, read_json
+from ..machine.writing import replacing
+from .manifest import MANIFEST
+
+_LARGEST = 16 << 20
+
+
+def signature_file(bundle: Path) -> Path:
+    """Return where a bundle's signature lies unless said otherwise."""
+    folder = bundle.resolve()
+    return folder.with_name(f"{folder.name}.sig")
+
+
+def write_signature(
+    bundle: Path,
+    out: Path,
+    *,
+    key: Path | None,
+    password: str | None,
+    certificate: Path | None,
+    chain: Sequence[Path],
+    pkcs11: str,
+) -> None:
+    """Sign the files of a bundle, whose hashes were checked. Raises UsageError for a key that cannot sign."""
+    config = _library().signing.Config()
+    try:
+        if pkcs11 and certificate is not None:
+            config.use_pkcs11_certificate_signer(
+                pkcs11_uri=pkcs11, signing_certificate=certificate, certificate_chain=chain
+            )
+        elif pkcs11:
+            config.use_pkcs11_signer(pkcs11_uri=pkcs11)
+        elif certificate is not None:
+            config.use_certificate_signer(private_key=key, signing_certificate=certificate, certificate_chain=chain)
+        else:
+            # The library hands the password to `cryptography`, which takes bytes.
+            config.use_elliptic_key_signer(private_key=key, password=password.encode() if password else None)
+        with replacing(out, "signature") as partial:
+            config.sign(bundle, partial)
+    except ImportError as error:
+        raise MissingRuntime(f"sign {bundle}: {error}; pip install 'model-signing[pkcs11]'") from None
+    except Exception as error:  # of cryptography, OpenSSL, PKCS#11 and the library
+        if isinstance(error, UsageError):
+            raise
+        found = f"the key cannot sign ({first_line(error)})"
+        raise UsageError(f"sign {bundle}: {found}; give one as `edgepath sign --help` says") from None
+
+
+def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | None = None) -> None:
+    """See that whoever has the private key of `trust`, a public key or certificate (PEM), signed this `bundle.json`.
+
+    `digest` is its sha256. Raises BundleError for a bundle that is not signed, or by another key, or was changed.
+    """
+    who, path = f"bundle {bundle}", signature or signature_file(bundle)
+    config = _library().verifying.Config()
+    if not path.is_file():
+        raise BundleError(f"{who}: it is not signed ({path} is not there); get its signature, or leave out the key")
+    try:
+        kind = trust.read_bytes()
+        if b"CERTIFICATE" in kind:
+            config.use_certificate_verifier(certificate_chain=[trust])
+        else:
+            config.use_elliptic_key_verifier(public_key=trust)
+    except Exception as error:  # of cryptography and OpenSSL
+        raise UsageError(f"key {trust}: no public key or certificate in PEM ({first_line(error)})") from None
+    try:
+        signed = _signed_manifest(path)
+        config.set_ignore_unsigned_files(True).verify(bundle, path)
+    except Exception as error:  # whatever a file that is no signature leads the library to
+        found = f"{type(error).__name__}: {first_line(error)}"[:200]
+        raise BundleError(f"{who}: its signature is not by {trust.name}, or of another bundle ({found})") from None
+    if signed != digest:
+        raise BundleError(f"{who}: its signature is of another {MANIFEST} ({signed[:12]}, this is {digest[:12]})")
+
+
+def _signed_manifest(path: Path) -> str:
+    """Return the sha256 of `bundle.json` that a signature lists; to be believed once the signature was verified."""
+    envelope = read_json(path, _LARGEST)["dsseEnvelope"]
+    statement = parse_json(base64.b64decode(envelope["payload"], validate=True))
+    return next(str(one["digest"]) for one in statement["predicate"]["resources"] if one["name"] == MANIFEST)
+
+
+def _library() -> Any:
+    try:
+        import model_signing
+        import model_signing.signing
+        import model_signing.verifying
+    except ImportError as error:
+        raise MissingRuntime(f"signatures need model-signing ({error}); {pip_install('sign')}") from None
+    return model_signing

@@ -1,0 +1,100 @@
+"""HDF5 files from strangers: what a dataset declares is held against the file before memory is taken for it.
+
+A file can name others: links and datasets that lie in other files would read whatever the user may read, so they are
+refused.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_DEFLATE = 1032  # bytes that one byte of a deflated chunk holds at most (zlib's technical details)
+_USUAL, _MUCH = 100, 64 << 20  # what is larger than the second and packed more tightly than the first is a bomb
+_TEXT = 64 << 20  # bytes of all names in a dataset
+_CHUNK = 256 << 20
+
+
+def dataset(parent: Any, path: str) -> Any:
+    """Return a dataset of h5py's by its path below a group, held against the file.
+
+    Raises KeyError where there is none, TypeError for what is no dataset, OSError for one that lies in another file or
+    declares more than its bytes in this one can hold.
+    """
+    import h5py
+
+    found = inside(parent, path)
+    if not isinstance(found, h5py.Dataset):
+        raise TypeError(f"{found.name} is a group, a dataset is needed")
+    if found.external or found.is_virtual:
+        raise OSError(f"{found.name} lies in other files than its own")
+    stored = min(found.id.get_storage_size(), found.file.id.get_filesize())
+    declared, chunk = found.size * found.dtype.itemsize, math.prod(found.chunks or ()) * found.dtype.itemsize
+    if declared > _DEFLATE * stored or declared > max(_MUCH, _USUAL * stored):
+        raise OSError(f"{found.name} declares {declared} bytes, of which the file holds {stored}")
+    if chunk > max(_CHUNK, declared):
+        raise OSError(f"{found.name} declares {declared} bytes in chunks of {chunk}")
+    return found
+
+
+def inside(parent: Any, path: str) -> Any:
+    """Return a group or dataset by its path. KeyError where there is none, OSError for a link to another file."""
+    import h5py
+
+    found = parent
+    for name in filter(None, path.split("/")):
+        if isinstance(found.get(name, getlink=True), h5py.ExternalLink):
+            raise OSError(f"{name} is a link to another file")
+        found = found[name]
+        if found.file.filename != parent.file.filename:  # a soft link through one
+            raise OSError(f"{name} is a link to another file")
+    return found
+
+
+def texts(values: Any) -> list[str]:
+    """Return a dataset's strings, flat. Raises OSError for more text than names have, TypeError for no strings."""
+    found: list[str] = []
+    flat, total, step = values.asstr(), 0, 64  # many may be one long text: a few at a time
+    for start in range(0, len(values), step):
+        part = [str(name) for name in flat[start : start + step].reshape(-1)]
+        total += sum(map(len, part))
+        if total > _TEXT:
+            raise OSError(f"{values.name} holds more than {_TEXT} letters")
+        found += part
+    return found
+
+
+_LOOK = """
+import resource, sys
+import h5py
+resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
+with h5py.File(sys.argv[1], "r") as file:
+    for name in sys.argv[2:]:
+        found = file.get(name)
+        if found is None:
+            continue
+        index = [dict(found.attrs).get("_index")] if isinstance(found, h5py.Group) else []
+        for values in [found[str(one)] for one in index if one] or [found]:
+            values = values["values"] if isinstance(values, h5py.Group) and "values" in values else values
+            if not isinstance(values, h5py.Dataset) or not values.dtype.hasobject:
+                continue
+            if values.size * values.dtype.itemsize <= 1032 * values.id.get_storage_size():  # else it is refused anyway
+                for start in range(0, len(values), 64):
+                    values[start : start + 64]
+"""
+
+
+def check_ends(path: Path, *names: str) -> None:
+    """Let another process read texts of a file first: HDF5's library loops for ever in some damaged ones.
+
+    `names` are data sets of text, or tables with an attribute `_index`. Raises OSError where that process had to be
+    stopped, or crashed; what else is wrong with the file, its reader says.
+    """
+    if sys.platform == "win32":
+        return
+    done = subprocess.run([sys.executable, "-c", _LOOK, str(path), *names], capture_output=True)
+    if done.returncode < 0:
+        raise OSError(f"HDF5's library ends with signal {-done.returncode} in it")

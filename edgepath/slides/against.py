@@ -1,0 +1,48 @@
+"""The full-precision model on a slide's tiles, beside its artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.bundle import open_bundle
+from ..bundle.running import BATCH
+from ..machine.packages import require
+from ..program.rebuilding import same_weights
+from ..tiles.slides.cutting import CutSlide
+
+
+class FullPrecision:
+    """Embeds tiles with the model that a bundle was made from; it is loaded at the first use, wherever that is."""
+
+    def __init__(self, bundle: Path, weights: str | None = None) -> None:
+        require("torch", "export")
+        self._bundle, self._weights = bundle.resolve(), weights
+        self._net: Any = None
+
+    def __call__(self, cut: CutSlide, which: np.ndarray) -> np.ndarray:
+        """Return embeddings, float32 (N, D), of the tiles `which`, int64 (N,)."""
+        import torch
+
+        if self._net is None:
+            self._net = self._load()
+        rows = []
+        for start in range(0, len(which), BATCH):
+            tiles = np.stack([cut.tile(int(index)) for index in which[start : start + BATCH]])
+            with torch.inference_mode():
+                found = self._net(torch.from_numpy(tiles))
+            rows.append((found[0] if isinstance(found, tuple) else found).numpy())
+        embeddings: np.ndarray = np.concatenate(rows)
+        return embeddings
+
+    def _load(self) -> Any:
+        from ..program.fold import fold
+
+        bundle = open_bundle(self._bundle)
+        vit, spec, _ = same_weights(bundle, self._weights)
+        return fold(vit, spec, embedding=bundle.contract.embedding, tokens=bundle.contract.tokens)
+
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | {"_net": None}

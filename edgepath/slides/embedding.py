@@ -1,0 +1,209 @@
+"""One slide, from reading to its file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.bundle import Bundle, Runner
+from ..errors import EdgepathError, UsageError
+from ..machine.packages import require_all, versions
+from ..machine.writing import disk_full, disk_full_message
+from ..tiles.slides.cutting import CutSettings, CutSlide, cut
+from ..tiles.slides.reader import open_slide
+from . import sidecar
+from .layouts import LAYOUTS, Features
+from .layouts.geojson import write_geojson
+from .listing import Entry
+from .results import Finished, SlideRow, row
+from .streaming import Stream
+
+Advance = Callable[[int, int], None]
+"""Is told how many of a slide's tiles are done, and how many there are."""
+Finish = Callable[[Entry, CutSlide, np.ndarray, np.ndarray], Finished]
+"""Takes a slide, how it was cut, embeddings (N, D) and which tiles they are of (N,); returns more for its row."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with every slide: an artifact, a way to cut, and where and how files are written.
+
+    `bad_tiles` is the share of a slide's tiles that may be undecodable; with more, it failed.
+    """
+
+    bundle: Bundle
+    out: Path
+    settings: CutSettings
+    layout: str = "trident"
+    geojson: bool = False
+    bad_tiles: float = 0.01
+    batch: int = 8
+    readers: int = 2
+
+    def facts(self) -> dict[str, Any]:
+        """Return what all files have in common, JSON-able."""
+        settings = self.settings.to_json()
+        del settings["mpp_of_slide"]  # a slide's own, from a manifest
+        contract = self.bundle.manifest["contract"]
+        return {
+            "bundle": self.bundle.digest,
+            "name": self.bundle.name,
+            "weights": self.bundle.manifest["weights"]["sha256"],
+            "recipe": self.bundle.target,
+            "embedding": contract["embedding"],
+            "dim": self.bundle.dim,
+            "layout": self.layout,
+            "settings": settings | {"bad_tiles": self.bad_tiles},
+        }
+
+    def check(self) -> None:
+        """Raise UsageError for a layout that is not known, MissingRuntime without what writing it takes."""
+        if self.layout not in LAYOUTS:
+            raise UsageError(f"slides: layout {self.layout} is not known; known: {', '.join(LAYOUTS)}")
+        if not 0 <= self.bad_tiles <= 1:
+            raise UsageError(f"slides: --bad-tiles {self.bad_tiles}; give a share from 0 to 1")
+        require_all(LAYOUTS[self.layout].needs, "slides")
+
+
+def embed_slide(
+    entry: Entry, job: Job, key: str, runner: Runner, say: Advance, finish: Finish | None = None
+) -> SlideRow:
+    """Embed a slide and write its files, unless they are there and current; return what became of it.
+
+    What is wrong with a slide is said in its row, and in its record; a full disk raises, as does a bug.
+    """
+    start = time.perf_counter()
+    try:
+        return _embed(entry, job, key, runner, say, finish, start)
+    except EdgepathError as error:
+        failed = row(entry.id, "failed", str(error), seconds=round(time.perf_counter() - start, 3))
+    except OSError as error:
+        if disk_full(error, job.out):
+            raise UsageError(disk_full_message(job.out / entry.id, 0)) from error
+        raise
+    sidecar.write(job.out, entry.id, {"job": key, "state": "failed", "message": failed["message"]})
+    return failed
+
+
+def _embed(
+    entry: Entry, job: Job, key: str, runner: Runner, say: Advance, finish: Finish | None, start: float
+) -> SlideRow:
+    settings = _settings(entry, job)
+    with open_slide(entry.path) as slide:
+        identity = slide.identity() | {"mpp_of_slide": settings.mpp_of_slide, "mask": _mask_sha256(settings)}
+    known = sidecar.is_current(job.out, entry.id, key, identity)
+    if known is not None and finish is None:
+        kept = row(entry.id, "kept", tiles=known["tiles"], bad=known["bad"])
+        kept["mpp"], kept["cautions"] = known["mpp"]["found"][0], known["cautions"]
+        return kept
+    with cut(entry.path, settings) as slide_cut:
+        stream = Stream(slide_cut, job.batch, job.readers)
+        embeddings, which, sampled = _run(stream, runner, entry.id, say)
+        found = _row(entry, slide_cut, stream, job, len(which))
+        record: dict[str, Any] = {
+            "job": key,
+            "slide": identity,
+            "state": found["state"],
+            "tiles": found["tiles"],
+            "bad": found["bad"],
+            "message": found["message"],
+            "cautions": found["cautions"],
+            "mpp": _scale_facts(slide_cut),
+            "pixels_sha256": sidecar.pixels_sha256(sampled),
+            "ran_with": runner.runtime,
+            "versions": versions(),
+            "files": {},
+        }
+        if len(which) and found["state"] != "failed":
+            record["files"] = _write(entry, job, slide_cut, embeddings, which)
+            if finish is not None:
+                found.update(finish(entry, slide_cut, embeddings, which))  # type: ignore[typeddict-item]
+    found["seconds"] = round(time.perf_counter() - start, 3)
+    sidecar.write(job.out, entry.id, record | {"seconds": found["seconds"]})
+    return found
+
+
+def _settings(entry: Entry, job: Job) -> CutSettings:
+    settings = job.settings if entry.mpp is None else replace(job.settings, mpp_of_slide=entry.mpp)
+    return settings if entry.mask is None else replace(settings, tissue=entry.mask)
+
+
+def _mask_sha256(settings: CutSettings) -> str | None:
+    return None if settings.tissue in ("otsu", "none") else sidecar.file_sha256(Path(settings.tissue))
+
+
+def _run(stream: Stream, runner: Runner, id: str, say: Advance) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
+    """Return embeddings, which tiles they are of, and the pixels of a few that stand for the slide."""
+    rows, which, total = [], [], len(stream.cut)
+    wanted = {total * i // sidecar.SAMPLED for i in range(sidecar.SAMPLED)} if total else set()
+    sampled: dict[int, np.ndarray] = {}
+    say(0, total)
+    for indices, tiles in stream:
+        rows.append(runner(tiles))
+        which += indices
+        sampled |= {index: tiles[place].copy() for place, index in enumerate(indices) if index in wanted}
+        say(len(which) + len(stream.bad), total)
+    embeddings = np.concatenate(rows).astype(np.float32) if rows else np.empty((0, 0), np.float32)
+    if not np.isfinite(embeddings).all():
+        raise EdgepathError(f"slide {id}: an embedding is not finite; check the bundle with `edgepath verify`")
+    return embeddings, np.array(which, np.int64), sampled
+
+
+def _row(entry: Entry, slide: CutSlide, stream: Stream, job: Job, good: int) -> SlideRow:
+    found = row(entry.id, "done", tiles=good, bad=len(stream.bad))
+    found["mpp"], found["cautions"] = slide.scale.found[0], list(slide.scale.cautions)
+    if slide.tissue.unread:
+        found["cautions"].append(f"{slide.tissue.unread} regions could not be decoded while tissue was looked for")
+    total = good + len(stream.bad)
+    if not total:
+        found["state"] = "no tissue"
+        found["message"] = "no tile holds enough tissue"
+    elif len(stream.bad) > job.bad_tiles * total:
+        found["state"] = "failed"
+        first = next(iter(stream.bad.values()))
+        found["message"] = f"{len(stream.bad)} of {total} tiles cannot be decoded, {job.bad_tiles:.1%} may be: {first}"
+    elif stream.bad:
+        found["state"] = "partial"
+        found["message"] = f"{len(stream.bad)} of {total} tiles cannot be decoded"
+    return found
+
+
+def _scale_facts(slide: CutSlide) -> dict[str, Any]:
+    scale = slide.scale
+    return {
+        "asked": scale.mpp,
+        "found": list(scale.found),
+        "source": scale.source,
+        "level": scale.level,
+        "downsample": scale.downsample,
+        "resampling": scale.resampling,
+        "tile_level0": [scale.width, scale.height],
+    }
+
+
+def _write(entry: Entry, job: Job, slide: CutSlide, embeddings: np.ndarray, which: np.ndarray) -> dict[str, str]:
+    """Write a slide's files; return their hashes by name below the output."""
+    layout, coords = LAYOUTS[job.layout], slide.coords[which]
+    found = Features(
+        entry.id,
+        job.bundle.name,
+        embeddings,
+        coords,
+        slide.scale,
+        job.settings.overlap,
+        slide.slide.width,
+        slide.slide.height,
+    )
+    paths = [job.out / layout.folder(found) / f"{entry.id}{layout.suffix}"]
+    with sidecar.aside(paths[0]) as partial:
+        layout.write(partial, found)
+    if job.geojson:
+        paths.append(job.out / "geojson" / f"{entry.id}.geojson")
+        with sidecar.aside(paths[1]) as partial:
+            write_geojson(partial, slide, coords)
+    return {path.relative_to(job.out).as_posix(): str(sidecar.file_sha256(path)) for path in paths}

@@ -1,0 +1,27 @@
+"""As scanpy, squidpy and LazySlide's users read it: `<id>.h5ad`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .features import Features
+
+
+def write(path: Path, found: Features) -> None:
+    """Write embeddings as `X`, float32 (N, D), and places as `obsm["spatial"]`, int64 (N, 2), finest level's pixels."""
+    import anndata
+
+    names = [f"{found.id}_{x}_{y}" for x, y in found.coords.tolist()]
+    table = anndata.AnnData(found.embeddings.astype(np.float32))
+    table.obs_names = names
+    table.obsm["spatial"] = found.coords.astype(np.int64)
+    table.uns["edgepath"] = {
+        "encoder": found.encoder,
+        "slide": found.id,
+        "tile_size": found.scale.size,
+        "mpp": found.scale.mpp,
+        "tile_size_level0": found.scale.width,
+    }
+    table.write_h5ad(path)

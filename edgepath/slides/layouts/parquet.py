@@ -1,0 +1,28 @@
+"""A table for pandas, polars and DuckDB: `<id>.parquet`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .features import Features
+
+
+def write(path: Path, found: Features) -> None:
+    """Write columns `slide`, `x`, `y` (pixels of the finest level) and `features`, a list of D float32."""
+    import pyarrow
+    import pyarrow.parquet
+
+    dim = found.embeddings.shape[1]
+    flat = pyarrow.array(found.embeddings.astype(np.float32).reshape(-1))
+    about = {"encoder": found.encoder, "tile_size": found.scale.size, "mpp": found.scale.mpp, "overlap": found.overlap}
+    columns = {
+        "slide": pyarrow.array([found.id] * len(found.coords), pyarrow.string()),
+        "x": pyarrow.array(found.coords[:, 0]),
+        "y": pyarrow.array(found.coords[:, 1]),
+        "features": pyarrow.FixedSizeListArray.from_arrays(flat, dim),
+    }
+    table = pyarrow.table(columns).replace_schema_metadata({"edgepath": json.dumps(about)})
+    pyarrow.parquet.write_table(table, path, use_dictionary=False)

@@ -1,0 +1,25 @@
+"""As STAMP's data sets read it: `<id>.h5` with coordinates in um."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .features import Features
+
+
+def write(path: Path, found: Features) -> None:
+    """Write `feats`, float16 (N, D), and `coords`, float32 (N, 2), in um."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.create_dataset("feats", data=found.embeddings.astype(np.float16))
+        file.create_dataset("coords", data=(found.coords * np.array(found.scale.found)).astype(np.float32))
+        file.attrs.update(
+            extractor=found.encoder,
+            unit="um",
+            tile_size_um=found.scale.size * found.scale.mpp,
+            tile_size_px=found.scale.size,
+            feat_type="tile",
+        )

@@ -1,0 +1,189 @@
+"""A slide's features are those of its tiles, whole, resumed by content, in the files that other tools read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgepath.bundle.embedding import embed
+from edgepath.errors import UsageError
+from edgepath.exporting import Exported
+from edgepath.slides.checking import check_slides
+from edgepath.slides.embedding import Job
+from edgepath.slides.listing import Entry, list_slides, shard
+from edgepath.slides.many import embed_slides
+from edgepath.tiles.slides.cutting import CutSettings, cut
+
+FOLDER = "20x_224px_0px_overlap/features_tiny-openvino-int8"
+
+
+@pytest.fixture
+def job(exports: Callable[[str], Exported], tmp_path: Path) -> Job:
+    return Job(exports("openvino-int8").bundle, tmp_path / "out", CutSettings())
+
+
+def states(result: Any) -> dict[str, str]:
+    return {row["id"]: row["state"] for row in result["slides"]}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.h5"))}
+
+
+def test_features_are_those_of_the_tiles_as_png(job: Job, slides: Path, tmp_path: Path) -> None:
+    import h5py
+
+    assert states(embed_slides(job, list_slides([slides]))) == {"a": "done", "deeper__b": "done"}
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    with cut(slides / "a.tif", job.settings) as slide:
+        for index in range(len(slide)):
+            Image.fromarray(slide.tile(index)).save(tiles / f"{index:05d}.png")
+        coords = slide.coords
+    embed(job.bundle, tiles, out=tmp_path / "tiles.npz", batch=job.batch)
+    with h5py.File(job.out / FOLDER / "a.h5") as file, np.load(tmp_path / "tiles.npz") as wanted:
+        assert np.array_equal(file["features"][:], wanted["embeddings"])
+        assert np.array_equal(file["coords"][:], coords)
+        assert file["features"].dtype == np.float32
+        assert file["coords"].dtype == np.int64
+        assert file["coords"].attrs["patch_size_level0"] == 224
+        assert file["coords"].attrs["target_magnification"] == 20
+
+
+def test_a_second_run_keeps_what_is_whole_and_makes_the_rest_again(job: Job, slides: Path) -> None:
+    entries = list_slides([slides])
+    embed_slides(job, entries)
+    before = files(job.out)
+    assert set(states(embed_slides(job, entries)).values()) == {"kept"}
+    cut_off = job.out / FOLDER / "a.h5"
+    cut_off.write_bytes(cut_off.read_bytes()[:-100])
+    (job.out / FOLDER / "deeper__b.h5").unlink()
+    assert states(check_slides(job.out)) == {"a": "failed", "deeper__b": "failed"}
+    assert set(states(embed_slides(job, entries)).values()) == {"done"}
+    assert files(job.out) == before
+    assert set(states(check_slides(job.out)).values()) == {"done"}
+
+
+def test_another_slide_of_the_same_name_is_made_again(job: Job, slides: Path) -> None:
+    embed_slides(job, [Entry("x", slides / "a.tif")])
+    assert states(embed_slides(job, [Entry("x", slides / "deeper" / "b.tif")])) == {"x": "done"}
+    assert states(embed_slides(job, [Entry("x", slides / "deeper" / "b.tif", mpp=0.25)])) == {"x": "done"}
+
+
+def test_a_folder_of_another_job_is_refused(job: Job, slides: Path) -> None:
+    entries = list_slides([slides / "a.tif"])
+    embed_slides(job, entries)
+    with pytest.raises(UsageError, match=r"holds features of another job \(settings differ\); give another --out"):
+        embed_slides(replace(job, settings=CutSettings(mpp=0.6)), entries)
+
+
+def test_shards_joined_are_one_run_byte_for_byte(job: Job, slides: Path, tmp_path: Path) -> None:
+    entries = list_slides([slides])
+    embed_slides(job, entries)
+    joined = replace(job, out=tmp_path / "joined")
+    for part in ("1/2", "2/2"):
+        embed_slides(joined, shard(entries, part))
+    assert files(joined.out) == files(job.out)
+
+
+def test_a_corrupt_tile_costs_itself(job: Job, broken: Path) -> None:
+    lenient = replace(job, bad_tiles=0.9)
+    (row,) = embed_slides(lenient, [Entry("broken", broken)])["slides"]
+    assert row["state"] == "partial"
+    assert row["bad"] > 0
+    assert row["tiles"] > 0
+    (row,) = embed_slides(replace(job, out=job.out / "strict"), [Entry("broken", broken)])["slides"]
+    assert row["state"] == "failed"
+    assert "tiles cannot be decoded, 1.0% may be" in row["message"]
+    assert not files(job.out / "strict")
+
+
+def test_glass_is_a_state_of_its_own(job: Job, tmp_path: Path) -> None:
+    from edgepath.tiles.slides.synthetic import write_synthetic_slide
+
+    glass = write_synthetic_slide(tmp_path / "glass.tif", width=1024, height=1024, pieces=0)
+    (row,) = embed_slides(job, [Entry("glass", glass)])["slides"]
+    assert (row["state"], row["tiles"]) == ("no tissue", 0)
+    assert states(embed_slides(job, [Entry("glass", glass)])) == {"glass": "kept"}
+
+
+def test_what_is_no_slide_fails_alone_and_is_said(job: Job, slides: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.svs"
+    text.write_text("no slide")
+    found = embed_slides(job, [Entry("text", text), Entry("a", slides / "a.tif")])
+    assert states(found) == {"a": "done", "text": "failed"}
+    assert "cannot be opened as a whole slide" in next(row["message"] for row in found["slides"] if row["id"] == "text")
+    assert states(check_slides(job.out, [Entry("later", tmp_path)])) == {
+        "a": "done",
+        "later": "failed",
+        "text": "failed",
+    }
+
+
+@pytest.mark.parametrize("layout", ["trident", "clam", "stamp", "parquet", "anndata"])
+def test_every_layout_holds_the_same_numbers(job: Job, slides: Path, layout: str) -> None:
+    embed_slides(replace(job, layout=layout), list_slides([slides / "a.tif"]))
+    embed_slides(replace(job, out=job.out / "plain"), list_slides([slides / "a.tif"]))
+    import h5py
+
+    with h5py.File(job.out / "plain" / FOLDER / "a.h5") as file:
+        features, coords = file["features"][:], file["coords"][:]
+    found, places = read_layout(job.out, layout)
+    assert np.allclose(found, features.astype(found.dtype))
+    assert np.allclose(places, coords * (0.5 if layout == "stamp" else 1))
+
+
+def read_layout(out: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read a file with the library that its own tool reads it with."""
+    import h5py
+
+    if layout == "parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(out / "a.parquet").to_pydict()
+        return np.array(table["features"], np.float32), np.stack([table["x"], table["y"]], 1)
+    if layout == "anndata":
+        import anndata
+
+        table = anndata.read_h5ad(out / "a.h5ad")
+        return np.asarray(table.X), table.obsm["spatial"]
+    if layout == "stamp":
+        with h5py.File(out / "a.h5") as file:
+            assert file.attrs["unit"] == "um"
+            assert file.attrs["tile_size_um"] == 112
+            assert file["feats"].dtype == np.float16
+            return file["feats"][:], file["coords"][:]
+    if layout == "clam":
+        import torch
+
+        with h5py.File(out / "h5_files" / "a.h5") as file:
+            assert file["coords"].dtype == np.int32
+            assert np.array_equal(torch.load(out / "pt_files" / "a.pt").numpy(), file["features"][:])
+            return file["features"][:], file["coords"][:]
+    with h5py.File(out / FOLDER / "a.h5") as file:
+        return file["features"][:], file["coords"][:]
+
+
+def test_geojson_has_tissue_with_its_holes_and_every_tile(job: Job, slides: Path) -> None:
+    (row,) = embed_slides(replace(job, geojson=True), list_slides([slides / "a.tif"]))["slides"]
+    found = json.loads((job.out / "geojson" / "a.geojson").read_text())["features"]
+    kinds = [one["properties"]["objectType"] for one in found]
+    assert kinds.count("detection") == row["tiles"]
+    assert kinds.count("annotation") >= 1
+    for one in found:
+        for ring in one["geometry"]["coordinates"]:
+            assert ring[0] == ring[-1]
+
+
+def test_nothing_names_the_machine(job: Job, slides: Path) -> None:
+    embed_slides(job, list_slides([slides]))
+    for path in job.out.rglob("*"):
+        if path.is_file():
+            assert str(slides).encode() not in path.read_bytes()
