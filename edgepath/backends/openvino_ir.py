@@ -39,7 +39,6 @@ def read(path: Path) -> Parts:
 
 def open_model(path: Path) -> Any:
     """Read an IR as an OpenVINO model. Raises BundleError for what OpenVINO does not read."""
-    import openvino
 
     try:
         return core().read_model(path)
