@@ -26,22 +26,25 @@ def write_kit(folder: Path, recipe: Recipe, name: str, size: int, dim: int) -> N
     """Copy what runs on the device: the very runner that edgepath uses, a self-test and how to start it.
 
     Where the backend's kit has a folder `serving`, what a model server takes goes there, filled in with the
-    bundle's name, the tile's size in pixels and the embedding's dimension.
+    bundle's name, the tile's size in pixels and the embedding's dimension; `web`, what a browser takes, is copied.
     """
     folder.mkdir()
     backend, own = backends.find(recipe.backend), backends.builds_of(recipe.backend).kit
     shutil.copyfile(backend.runner_file(), folder / "runner.py")
     kits = [data_folder("export") / kit for kit in (("kit", f"{own}/kit") if own else ("kit",))]
-    for source in _files(kits):
-        shutil.copyfile(source, folder / source.name)
+    _copy(kits, folder)
     if (kits[-1] / "serving").is_dir():
         (folder / "serving").mkdir()
-        for source in _files([kit / "serving" for kit in kits]):
-            text = source.read_text(encoding="utf-8")
-            if source.suffix != ".py":
-                text = Template(text).substitute(name=name, size=size, dim=dim)
-            (folder / "serving" / source.name).write_text(text, encoding="utf-8")
+        _copy([kit / "serving" for kit in kits], folder / "serving")
+        for path in [path for path in (folder / "serving").iterdir() if path.suffix != ".py"]:
+            filled = Template(path.read_text(encoding="utf-8")).substitute(name=name, size=size, dim=dim)
+            path.write_text(filled, encoding="utf-8")
+    if (kits[-1] / "web").is_dir():
+        (folder / "web").mkdir()
+        _copy([kits[-1] / "web"], folder / "web")
 
 
-def _files(folders: Iterable[Path]) -> list[Path]:
-    return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+def _copy(folders: Iterable[Path], to: Path) -> None:
+    """Copy the files of folders, not what lies deeper, into one."""
+    for source in [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]:
+        shutil.copyfile(source, to / source.name)
