@@ -1,6 +1,7 @@
 """Make a page that embeds tiles in a browser: `python3 kit/web/prepare.py OUT`, from the bundle's folder.
 
-The bundle stays as it was hashed; the page, the artifact and the golden tiles go to OUT, a new folder. Needs Python 3.10 and NumPy.
+The bundle stays as it was hashed; the page, the artifact and the golden tiles go to OUT, a new folder. It takes Python
+3.10 and NumPy.
 """
 
 from __future__ import annotations
