@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..errors import UsageError, first_line
 from ..machine.packages import pip_install
 from ..machine.quiet import quiet
 from ..machine.tables import quoted
@@ -36,23 +39,25 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
         converter.register_torch_lowering("aten::linear.default")(_linear)
         table = coreai_torch.get_decomp_table()
         table.pop(torch.ops.aten.linear.default)
-        converter.add_exported_program(
-            exported.run_decompositions(table),
-            input_names=["tiles"],
-            output_names=list(program.outputs),
-        )
+        try:
+            converter.add_exported_program(
+                exported.run_decompositions(table), input_names=["tiles"], output_names=list(program.outputs)
+            )
+        except ValueError as error:  # it names the operations that it cannot convert
+            raise UsageError(f"export {recipe.target}: {first_line(error)}") from None
         converted = converter.to_coreai()
     path = folder / "model.aimodel"
     converted.save_asset(path, _metadata(program, recipe))
     return path
 
 
-def _linear(values: Any, node: Any, location: Any) -> Any:
+def _linear(values: Any, node: Any, loc: Any) -> Any:
     """Lower a linear to one product: taken apart by torch, that of a cut of the tokens copies its weights per tile."""
     from coreai._compiler.dialects import coreai
 
     x, weight, *bias = (values[one.name] for one in node.args if one is not None)
-    product = coreai.broadcasting_batch_matmul(x, coreai.transpose(weight, [1, 0]))
+    turned = coreai.transpose(weight, np.array([1, 0], np.uint32))
+    product = coreai.broadcasting_batch_matmul(x, turned)
     return coreai.broadcasting_add(product, bias[0]) if bias else product
 
 
