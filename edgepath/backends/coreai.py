@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ _SYSTEMS = ("iOS27", "macOS27")
 
 
 def _build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Convert the program, with values in the recipe's precision throughout, and write `model.aimodel`; return its path.
+    """Convert the program, all values in the recipe's precision, and write `model.aimodel`; return its path.
 
     The number of tiles stays open. Of the way here nothing is kept: no stack traces, no paths.
     """
@@ -31,7 +29,7 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
         import coreai_torch
         import coreai_torch._compression.custom_layers  # registers `torch.ops.coreai`
 
-        model = _as_module(program.lowered, half=recipe.precision.other == "fp16")
+        model = _as_module(program, half=recipe.precision.other == "fp16")
         example = torch.zeros(2, program.model.size, program.model.size, 3, dtype=torch.uint8)
         with torch.no_grad():
             exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -61,18 +59,17 @@ def _linear(values: Any, node: Any, loc: Any) -> Any:
     return coreai.broadcasting_add(product, bias[0]) if bias else product
 
 
-def _as_module(model: Any, *, half: bool) -> Any:
-    """Return the folded model as a module of Core AI's own operations: uint8 (N, S, S, 3) -> float32 outputs."""
+def _as_module(program: Any, *, half: bool) -> Any:
+    """Return the program as a module of Core AI's own operations: uint8 (N, S, S, 3) -> float32 outputs.
+
+    Integers and scales are the program's: FP16 can hold them.
+    """
     import torch
     from torch import nn
 
-    from ..program.linear import QuantizedLinear, replace_layer
-
-    kind = torch.float16 if half else torch.float32
+    kind, names = torch.float16 if half else torch.float32, torch.ops.coreai
 
     class Linear(nn.Module):
-        """Integers and scales are the program's, which FP16 can hold."""
-
         def __init__(self, layer: Any) -> None:
             super().__init__()
             for name in ("weight", "weight_scale", "bias"):
@@ -80,25 +77,21 @@ def _as_module(model: Any, *, half: bool) -> Any:
             self.register_buffer("input_scale", torch.tensor(layer.input_scale, dtype=torch.float32))
 
         def forward(self, x: Any) -> Any:
-            names = torch.ops.coreai
-            rounded = names.dequantize(names.quantize(x, self.input_scale, torch.int8), self.input_scale)
-            weight = names.dequantize(self.weight, self.weight_scale, axis=0)
-            return nn.functional.linear(rounded, weight, self.bias)
+            numbers: Any = self
+            integers = names.quantize(x, numbers.input_scale, torch.int8)
+            weight = names.dequantize(numbers.weight, numbers.weight_scale, axis=0)
+            return nn.functional.linear(names.dequantize(integers, numbers.input_scale), weight, numbers.bias)
 
     class Whole(nn.Module):
-        def __init__(self, folded: Any) -> None:
+        def __init__(self, model: Any) -> None:
             super().__init__()
-            self.folded = folded
+            self.model = model
 
         def forward(self, tiles: Any) -> Any:
-            found = self.folded.encode(tiles.to(kind).permute(0, 3, 1, 2))
+            found = self.model.encode(tiles.to(kind).permute(0, 3, 1, 2))
             return tuple(one.float() for one in found) if isinstance(found, tuple) else found.float()
 
-    folded = copy.deepcopy(model)
-    for name, layer in list(folded.named_modules()):
-        if isinstance(layer, QuantizedLinear):
-            replace_layer(folded, name, Linear(layer))
-    return Whole(folded.to(kind)).eval()
+    return Whole(program.with_linears(Linear).to(kind)).eval()
 
 
 def _metadata(program: Any, recipe: Any) -> Any:
@@ -120,7 +113,7 @@ def _check(recipe: Any) -> str:
 def _look() -> Found:
     if BACKEND.version is None:
         return Found(False, "not installed", pip_install("coreai"))
-    if sys.platform != "darwin" or int(platform.mac_ver()[0].partition(".")[0]) < 27:
+    if int(platform.mac_ver()[0].partition(".")[0] or 0) < 27:
         return Found(False, f"coreai-core {BACKEND.version}: builds and checks here", "runs only on macOS 27 or later")
     return Found(True, f"coreai-core {BACKEND.version}", "")
 
@@ -144,8 +137,7 @@ BACKEND = Backend(
         layers=layers,
         reads_with=("coreai", "coreai"),
         check=_check,
-        stand_in="The artifact was run by the interpreter in Apple's coreai-core, with matmuls that add up in FP32, not "
-        "by a device: one may round and sum in another way. How long it took says nothing of a device's speed. Run "
-        "kit/check.py on one.",
+        stand_in="The artifact was run by the interpreter in Apple's coreai-core, with matmuls that add up in FP32: a "
+        "device may round and sum in another way, and takes another time. Run kit/check.py on one.",
     ),
 )

@@ -239,9 +239,7 @@ def _cut(source: Source, products: dict[int, Any]) -> Callable[[int, np.ndarray]
             given = before.operands[0].type
             wide = RankedTensorType.get(given.shape, F32Type.get())
             with InsertionPoint(module.body):
-                graph = coreai.GraphOp(
-                    name=f"layer_{place}", input_types=[wide], result_types=[], input_names=["x"]
-                )
+                graph = coreai.GraphOp(name=f"layer_{place}", input_types=[wide], result_types=[], input_names=["x"])
             with graph.block:
                 known = {before.operands[0]: coreai.cast(graph.arguments[0], given.element_type)}
                 output = coreai.cast(_copied(last.results[0], known), F32Type.get())

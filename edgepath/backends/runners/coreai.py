@@ -42,13 +42,12 @@ class Runner:
     `reopen`; it does not outlive a fork. Raises OSError where that cannot run here, RuntimeError for a damaged program.
     """
 
-    def __init__(
-        self, artifact: Path, *, interpreter: bool = False, fp16_sums: bool = False, threads: int = 0
-    ) -> None:
+    def __init__(self, artifact: Path, *, interpreter: bool = False, fp16_sums: bool = False, threads: int = 0) -> None:
         _check_threads(threads)
         artifact = Path(artifact)
-        options = {"interpreter": interpreter, "fp16_sums": fp16_sums, "threads": threads}
-        self.reopen: Callable[[], Runner] = functools.partial(Runner, artifact.absolute(), **options)
+        self.reopen: Callable[[], Runner] = functools.partial(
+            Runner, artifact.absolute(), interpreter=interpreter, fp16_sums=fp16_sums, threads=threads
+        )
         _require(interpreter)
         check_whole(artifact)
         self._process, self._threads = os.getpid(), int(threads) or len(_cores())
@@ -64,7 +63,7 @@ class Runner:
         return self.outputs(tiles)["embedding"]
 
     def outputs(self, tiles: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return every output by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
+        """Return outputs by name: `embedding` float32 (N, D) and, where exported, `tokens` float32 (N, P, width)."""
         _check(tiles, self.size)
         if self._process != os.getpid():
             raise RuntimeError("this runner was opened before a fork, which Core AI does not outlive; open one here")
