@@ -14,6 +14,7 @@ import platform
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ VERSION = "1.0.0b3"
 """The release of coreai-core whose ways this file knows. It is a beta: the next may have others."""
 _MACOS = 27  # the first with Core AI
 _MATMUL = "coreai.decomposable.broadcasting_batch_matmul"
+_PATIENCE_MS = 5000
 _quiet = threading.Lock()
 
 
@@ -71,7 +73,7 @@ class Runner:
             raise RuntimeError("this runner is closed; open another")
         parts = [tiles[i : i + 1] for i in range(len(tiles))] if self._interpreted else [tiles]
         rows = list(self._calls.map(functools.partial(_called, self._function), parts))
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        return {name: np.concatenate([row[name] for row in rows]) for name in self._function.desc.output_names}
 
     def __reduce__(self) -> tuple[Callable[[], Runner], tuple[()]]:
         return self.reopen, ()
@@ -158,7 +160,16 @@ def _awaited(function: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
         found: Mapping[str, Any] = await function(given)
         return found
 
-    return {name: np.array(value.numpy()) for name, value in asyncio.run(outputs()).items()}
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        before = sys.getrefcount(loop)
+        found = loop.run_until_complete(outputs())
+        # One of Core AI's threads has yet to let go of what is Python's. One that wants to when Python has ended ends
+        # the process with an error. It keeps two references for good.
+        for _ in range(_PATIENCE_MS):
+            if sys.getrefcount(loop) <= before + 2:
+                break
+            time.sleep(0.001)
+    return {name: np.array(value.numpy()) for name, value in found.items()}
 
 
 def _in_thread(work: Callable[..., Any], *given: Any) -> Any:
