@@ -155,9 +155,7 @@ def other_epsilon(source: Any) -> None:
 
 DAMAGE = {
     "one integer": (
-        altered_operation(
-            "coreai.dequantize", 0, lambda w: w + (np.arange(w.size).reshape(w.shape) == 5)
-        ),
+        altered_operation("coreai.dequantize", 0, lambda w: w + (np.arange(w.size).reshape(w.shape) == 5)),
         "1 of .* integers differ",
     ),
     "scale of an input": (altered_operation("coreai.quantize", 1, lambda s: s * 1.5), "its input is quantized with"),
@@ -393,9 +391,7 @@ def test_kits_runner_alone_says_what_is_wrong(artifact: Path, tmp_path: Path, ti
 
 def test_another_release_is_named(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners, "version", lambda name: "1.0.0b4")
-    with pytest.raises(
-        OSError, match=r"^this runs coreai-core 1\.0\.0b3, 1\.0\.0b4 is installed: pip install"
-    ):
+    with pytest.raises(OSError, match=r"^this runs coreai-core 1\.0\.0b3, 1\.0\.0b4 is installed: pip install"):
         runners.Runner(artifact, interpreter=True)
 
 
