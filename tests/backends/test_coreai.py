@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgepath.backends import builds_of, find, ran_by
 from edgepath.backends.runners import coreai as runners
 from edgepath.backends.runners import coreai_interpreter, mil
 from edgepath.bundle.bundle import Bundle, load_artifact
+from edgepath.bundle.embedding import embed
 from edgepath.bundle.running import open_runner
 from edgepath.checks.debugging import debug
 from edgepath.checks.drift import measure
@@ -204,7 +206,7 @@ def test_layer_that_computes_something_else_is_found(
         prove(net, other, tiles[:1], backend="coreai")
 
 
-def test_bundle_is_verified_debugged_and_embeds(exports: Exports, tiles: np.ndarray) -> None:
+def test_bundle_is_verified_debugged_and_embeds(exports: Exports, tiles: np.ndarray, tmp_path: Path) -> None:
     bundle = exports("coreai-int8").bundle
     result = verify(bundle)
     assert result["passed"]
@@ -212,8 +214,12 @@ def test_bundle_is_verified_debugged_and_embeds(exports: Exports, tiles: np.ndar
     found = debug(bundle, weights="random")
     assert found["parts"]["differences"] == []
     assert found["unproved"] == []
+    Image.fromarray(tiles[0]).save(tmp_path / "a.png")
+    embed(bundle, tmp_path, out=tmp_path / "found.npz")
+    with np.load(tmp_path / "found.npz") as found_rows:
+        assert found_rows["embeddings"].shape == (1, bundle.dim)
     with open_runner(bundle, bundle.recipe) as runner:
-        assert measure(bundle.golden_embeddings("program")[:2], runner(bundle.golden[0][:2])).cosine_mean > 0.999
+        assert measure(bundle.golden_embeddings("program")[:2], runner(bundle.golden()[0][:2])).cosine_mean > 0.999
 
 
 # --- how Apple's interpreter computes
@@ -294,7 +300,6 @@ def test_both_lowerings_have_the_same_layers(artifact: Path, package: Path, net:
         assert (np.abs(output - expected) <= step).all()
         equal, total = equal + int((output == expected).sum()), total + output.size
     assert equal / total > 0.5
-    print("EQ", equal / total)
 
 
 def test_evaluator_embeds_as_apples_interpreter_does(
