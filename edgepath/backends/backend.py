@@ -173,8 +173,8 @@ def find(name: str) -> Backend:
 def ran_by(runner: Any) -> Runtime:
     """Return what a runner runs artifacts with; of one that is no backend's, its module's name and what it says."""
     modules = [kind.__module__ for kind in type(runner).__mro__]
-    for backend in _KNOWN.values():
-        if backend.runner in modules:
+    for module, backend in ((module, backend) for module in modules for backend in _KNOWN.values()):
+        if backend.runner == module:
             return Runtime(backend.name, backend.title, backend.version or "", runner.runtime)
     return Runtime(modules[0], type(runner).__qualname__, "", runner.runtime)
 

@@ -16,6 +16,7 @@ from ..tiles.origins import origins
 from ..tiles.source import TileSource
 from .bundle import Bundle, open_bundle
 from .features import HDF5, check_features_path, write_features
+from .running import open_runner
 
 if TYPE_CHECKING:
     from ..models.weights import WeightsFacts
@@ -66,6 +67,8 @@ def embed(
 ) -> Embedded:
     """Embed tiles with a bundle's artifact, and write the embeddings to a file.
 
+    Where its own runtime cannot run, the one that its recipe checks it with does; the file says so as `ran_with`.
+
     The file holds `embeddings`, float32 (N, D), and `paths`, N strings relative to the folder, sorted by path.
 
     Args:
@@ -95,7 +98,7 @@ def embed(
     if anonymous:
         source = source.kept().anonymous()
     say = progress or silent
-    with bundle.runner(**({"threads": threads} if threads else {})) as runner:
+    with open_runner(bundle, bundle.recipe, threads) as runner:
 
         def rows() -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
             done = 0

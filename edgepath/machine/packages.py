@@ -20,6 +20,7 @@ EXTRAS = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
+    "coreai": ("coreai-torch", "coreai-core"),
     "tensorrt": ("polygraphy", "torch-tensorrt"),
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
     "features": ("h5py", "pyarrow"),
@@ -38,6 +39,7 @@ EXTRAS = {
 
 # Where the name to import is not the distribution's with `-` as `_`.
 _MODULES = {
+    "coreai-core": "coreai",
     "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
     "tensorrt-rtx-cu13-libs": "tensorrt_rtx_libs",
     "openslide-python": "openslide",

@@ -7,6 +7,7 @@ zero: with one constant for all layers, OpenVINO leaves half of the linears in F
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from ..machine.quiet import quiet
 from . import operations as operations  # registers what `torch.ops.edgepath` holds
 from .fused_attention import fuse
 from .headroom import Peaks
+from .linear import QuantizedLinear, replace_layer
 from .split_projections import cut
 
 if TYPE_CHECKING:
@@ -84,6 +86,14 @@ class Program:
     def image_program(self) -> torch.export.ExportedProgram:
         """Return the exported program behind an image input, float32 (1, 3, S, S) with values 0..255."""
         return capture_image(self.lowered)
+
+    def with_linears(self, make: Callable[[QuantizedLinear], nn.Module]) -> EdgeModel:
+        """Return a copy of `lowered`, its quantized linears replaced by what `make` makes of them."""
+        model = copy.deepcopy(self.lowered)
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, QuantizedLinear):
+                replace_layer(model, name, make(layer))
+        return model
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """Embed `tiles`, uint8 (N, S, S, 3), in PyTorch: what lowering drift is measured against."""

@@ -21,7 +21,7 @@ import onnx
 import pytest
 
 from edgepath.backends import builds_of
-from edgepath.backends.runners import coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from edgepath.backends.runners import coreai, coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
 from edgepath.checks.drift import measure
 from edgepath.errors import BundleError
 from edgepath.models import reference
@@ -35,7 +35,7 @@ from edgepath.program.smooth import smooth
 from edgepath.recipes.recipe import find_recipe
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
-BACKENDS |= {"tensorrt_rtx": tensorrt_rtx}
+BACKENDS |= {"tensorrt_rtx": tensorrt_rtx, "coreai": coreai}
 MODULES = {**BACKENDS, "reference": reference, "mil": mil}
 # The evaluator and the full-precision model go into no kit.
 ALONE = list(BACKENDS)
@@ -54,6 +54,8 @@ RUNNERS = {
     "coreml-int8": ("coreml-int8", "coreml"),
     "coreml-fp16 evaluated": ("coreml-fp16", "mil"),
     "coreml-int8 evaluated": ("coreml-int8", "mil"),
+    "coreai-fp16 interpreted": ("coreai-fp16", "coreai"),
+    "coreai-int8 interpreted": ("coreai-int8", "coreai"),
     "jetson-int8 on TensorRT": ("jetson-int8", "tensorrt"),
     "rtx-fp16 on ONNX Runtime": ("rtx-fp16", "onnxruntime"),
     "rtx-int8 on ONNX Runtime": ("rtx-int8", "onnxruntime"),
@@ -99,6 +101,8 @@ def without(backend: str) -> str:
     """Why a backend does not run here; empty where it does."""
     if backend == "coreml" and sys.platform != "darwin":
         return "Core ML runs only on macOS"
+    if backend == "coreai" and importlib.util.find_spec("coreai_torch") is None:
+        return "needs the extra coreai"
     if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
         return "TensorRT is not installed; it runs on a Jetson"
     if backend == "tensorrt_rtx" and shutil.which("nvidia-smi") is None:
@@ -114,6 +118,7 @@ def runner(request: pytest.FixtureRequest, artifact: Callable[[str], Path], tiny
     if backend == "reference":
         return reference.Runner(random_model(tiny), tiny.mean, tiny.std)
     options = {} if backend in ("coreml", "tensorrt", "tensorrt_rtx") else {"threads": 1}
+    options |= {"interpreter": True} if backend == "coreai" else {}
     return MODULES[backend].Runner(artifact(target), **options)
 
 

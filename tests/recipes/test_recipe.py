@@ -80,7 +80,7 @@ def test_shipped_recipe_says_what_its_file_says(path: Path) -> None:
 def test_recipes_are_found_by_target() -> None:
     found = recipes()
     assert sorted(found) == sorted(path.stem for path in FILES)
-    assert len(found) == 11
+    assert len(found) == 13
     assert {recipe.backend for recipe in found.values()} == set(backends.targets())
     for target, recipe in found.items():
         assert find_recipe(target) == recipe
@@ -126,7 +126,7 @@ def test_reading_leaves_the_values_alone() -> None:
 def test_unknown_target_names_the_nearest() -> None:
     with pytest.raises(UsageError, match='target "jetson-int4" is not known; did you mean "jetson-int8"'):
         find_recipe("jetson-int4")
-    with pytest.raises(UsageError, match="known: coreml-fp16, coreml-int8, jetson-fp16"):
+    with pytest.raises(UsageError, match="known: coreai-fp16, coreai-int8, coreml-fp16"):
         find_recipe("")
 
 
