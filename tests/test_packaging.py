@@ -204,9 +204,8 @@ def test_help_imports_nothing_heavy(package: str, checkout: Path) -> None:
 
 
 def requirements(project: dict[str, Any]) -> list[tuple[str, Requirement]]:
-    """Each direct dependency with the extra that asks for it; not the extra whose libraries only NVIDIA serves."""
+    """Each direct dependency with the extra that asks for it."""
     table = {"": project["project"]["dependencies"], **project["project"]["optional-dependencies"]}
-    del table["tensorrt"]
     parsed = [(extra, Requirement(line)) for extra, lines in table.items() for line in lines]
     return [(extra, need) for extra, need in parsed if need.name != "edgepath"]
 
@@ -239,7 +238,7 @@ def test_constraints_pin_every_direct_dependency(project: dict[str, Any], checko
 def test_all_is_every_extra_from_the_public_registry(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
     (everything,) = (Requirement(line) for line in extras["all"])
-    assert everything.extras == set(extras) - {"all", "dev", "docs", "tensorrt"}
+    assert everything.extras == set(extras) - {"all", "dev", "docs"}
 
 
 def test_no_tracked_file_names_a_machine_or_a_package_index(tracked: list[str], checkout: Path) -> None:

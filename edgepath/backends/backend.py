@@ -66,6 +66,7 @@ class Builds:
         split_projections: whether an INT8 program is built with queries, keys and values apart.
         float_class_token: whether the class token's activations may stay in floating point.
         stand_in: what a reader must know where another runtime ran the artifact.
+        int8_note: what nobody has shown of its INT8.
     """
 
     build: Callable[[Any, Path, Any], Path]
@@ -82,6 +83,7 @@ class Builds:
     split_projections: bool = False
     float_class_token: bool = False
     stand_in: str = ""
+    int8_note: str = ""
 
 
 @dataclass(frozen=True)

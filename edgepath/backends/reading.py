@@ -31,7 +31,7 @@ def read_layers(artifact: Path, backend: str = "") -> Mapping[int, Layer]:
 def missing_from_engine(artifact: Path, products: Mapping[str, Product]) -> list[str]:
     """Return the names of quantized products whose integers an engine beside `artifact` does not hold.
 
-    The format of TensorRT-RTX's engines is not documented; weights stand in it as bytes. TensorRT-RTX 1.7.1 keeps those
+    The format of TensorRT-RTX's engines is not documented; weights stand in it as bytes. TensorRT-RTX 1.6.1 and 1.7.1 keep those
     of INT8 products as the graph has them, (in, out) row by row, and rearranges some of FP16, so only integers are
     looked for. What the engine does with them, and all scales, are not seen: they are checked in the graph beside it.
     """

@@ -16,7 +16,7 @@ from . import onnxruntime
 from .backend import Backend, Builds
 from .runners.tensorrt_rtx import BATCHES, Refused, serialize
 
-# What TensorRT-RTX 1.7 builds for without a GPU.
+# What TensorRT-RTX 1.6 and 1.7 build for without a GPU.
 _CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 
 
@@ -46,6 +46,11 @@ def _check(recipe: Any) -> str:
     return f"deploy.compute_capabilities = {shown(list(asked))}; expected some of {', '.join(_CAPABILITIES)}"
 
 
+INT8_NOTE = (
+    "TensorRT-RTX built the INT8 engine, and it was not run. Torch-TensorRT's documents disagree on whether TensorRT-RTX "
+    "runs INT8 activations: its quantization page says no, its change 4156 says since 1.4."
+)
+
 BACKEND = Backend(
     name="tensorrt_rtx",
     title="TensorRT-RTX",
@@ -67,5 +72,6 @@ BACKEND = Backend(
         check=_check,
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node; its engine, built without a GPU, "
         "was not run: run kit/check.py on one.",
+        int8_note=INT8_NOTE,
     ),
 )

@@ -197,8 +197,8 @@ def notes(recipe: Recipe, runtime: Runtime | None) -> list[str]:
     if runtime is None:
         return ["The artifact was not run here; gates were applied to the program it was lowered from."]
     if runtime.kind != recipe.backend:
-        stand_in = builds_of(recipe.backend).stand_in
-        return [stand_in] if stand_in else []
+        builds = builds_of(recipe.backend)
+        return [note for note in (builds.stand_in, builds.int8_note * recipe.int8) if note]
     return [_NO_VNNI] if recipe.int8 and find(runtime.kind).on_cpu and _saturates(cpu_features()) else []
 
 

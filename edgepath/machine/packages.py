@@ -20,8 +20,9 @@ EXTRAS = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
-    "tensorrt": ("polygraphy", "torch-tensorrt"),
+    "tensorrt": ("polygraphy",),
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
+    "torchtrt": ("torch-tensorrt-rtx",),
     "features": ("h5py", "pyarrow"),
     "plots": ("matplotlib",),
     "probe": ("scikit-learn", "scipy"),
@@ -44,6 +45,7 @@ _MODULES = {
     "pyopenssl": "OpenSSL",
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
+    "torch-tensorrt-rtx": "torch_tensorrt",
 }
 
 
