@@ -5,30 +5,37 @@
     openvino       each
     tensorrt       a row,
     tensorrt_rtx   and how
-    coreml         its artifact is built
+    torchtrt       its artifact
+    coreml         is built
     mil            Core ML packages, evaluated where there is no Core ML
     onnx_fp16      FP16 graphs, evaluated where there is no TensorRT
+    exported       exported programs, evaluated where there is no TensorRT
     runners/       what runs on a device: each module stands alone, as bundles carry it
     contents       what an artifact's files hold, in terms that all share
     reading        a file -> its contents, whatever built it
     onnx/          ONNX files read back, and evaluated
     openvino_ir    OpenVINO's read back
     mil_program/   Core ML's read back, and evaluated
+    torchtrt_program     exported programs read back
+    torchtrt_process     Torch-TensorRT in a process of its own,
+    torchtrt_without_gpu and what it takes for a GPU there
+    tensorrt_network/    TensorRT's networks as values, evaluated and compared
     doctor         what of all this can run on this machine
 
 A new one is a module with a row of its own, `BACKEND`, that is registered below.
 """
 
-from . import coreml, mil, onnx_fp16, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from . import coreml, exported, mil, onnx_fp16, onnxruntime, openvino, tensorrt, tensorrt_rtx, torchtrt
 from .backend import Backend as Backend
 from .backend import Builds as Builds
 from .backend import Runtime as Runtime
 from .backend import builds_of as builds_of
 from .backend import every as every
 from .backend import find as find
+from .backend import module_file as module_file
 from .backend import ran_by as ran_by
 from .backend import register as register
 from .backend import targets as targets
 
-for _module in (openvino, onnxruntime, tensorrt, tensorrt_rtx, coreml, mil, onnx_fp16):
+for _module in (openvino, onnxruntime, tensorrt, tensorrt_rtx, torchtrt, coreml, mil, onnx_fp16, exported):
     register(_module.BACKEND)

@@ -55,6 +55,7 @@ class Builds:
             and returns its path. It raises UsageError, naming the node, for a graph that the vendor's builder refuses.
         needs: the package that building takes besides the extra `export`.
         kit: the folder of `export/` whose kit goes into the bundle, besides the one that all have.
+        kit_modules: modules of `runners` that go into the kit beside the runner, under their own names.
         precisions: what it can build, as (linears, everything else).
         checked_with: the backend that can run its artifact on a machine that edgepath runs on, itself or another.
         was_checked_with: the one that older recipes and bundles name in its place.
@@ -78,6 +79,7 @@ class Builds:
     layers: Callable[[Path], Mapping[int, Layer]]
     reads_with: tuple[str, str]
     kit: str = ""
+    kit_modules: tuple[str, ...] = ()
     was_checked_with: str = ""
     check: Callable[[Any], str] = lambda recipe: ""
     split_projections: bool = False
@@ -122,10 +124,7 @@ class Backend:
 
     def runner_file(self) -> Path:
         """Return the file of the runner's module, for kits."""
-        found = importlib.util.find_spec(self.runner)
-        assert found is not None
-        assert found.origin is not None
-        return Path(found.origin)
+        return module_file(self.runner)
 
     @property
     def version(self) -> str | None:
@@ -152,6 +151,14 @@ class Backend:
         """Raise MissingRuntime, with the command that installs it, unless what running takes besides it is here."""
         for package, extra in self.needs:
             require(package, extra)
+
+
+def module_file(name: str) -> Path:
+    """Return the file of a module of edgepath's, which need not be imported."""
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin)
 
 
 _KNOWN: dict[str, Backend] = {}

@@ -39,7 +39,8 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     return path
 
 
-def _check(recipe: Any) -> str:
+def check_capabilities(recipe: Any) -> str:
+    """Say what is wrong with the GPU architectures that a recipe names, "" for nothing."""
     asked = recipe.deploy.compute_capabilities
     if asked and sorted(asked) == sorted(set(asked) & set(_CAPABILITIES)):
         return ""
@@ -47,8 +48,8 @@ def _check(recipe: Any) -> str:
 
 
 INT8_NOTE = (
-    "TensorRT-RTX built the INT8 engine, and it was not run. Torch-TensorRT's documents disagree on whether TensorRT-RTX "
-    "runs INT8 activations: its quantization page says no, its change 4156 says since 1.4."
+    "TensorRT-RTX built the INT8 engine, and it was not run. Torch-TensorRT's documents disagree on whether INT8 "
+    "activations run there: its quantization page says no, its change 4156 says since 1.4."
 )
 
 BACKEND = Backend(
@@ -69,7 +70,7 @@ BACKEND = Backend(
         read=onnxruntime.read,
         layers=onnxruntime.layers,
         reads_with=("onnx", "export"),
-        check=_check,
+        check=check_capabilities,
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node; its engine, built without a GPU, "
         "was not run: run kit/check.py on one.",
         int8_note=INT8_NOTE,

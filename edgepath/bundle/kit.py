@@ -23,8 +23,12 @@ def write_golden(folder: Path, tiles: np.ndarray, embeddings: dict[str, np.ndarr
 def write_kit(folder: Path, recipe: Recipe) -> None:
     """Copy what runs on the device: the very runner that edgepath uses, a self-test and how to start it."""
     folder.mkdir()
-    backend, own = backends.find(recipe.backend), backends.builds_of(recipe.backend).kit
+    backend, builds = backends.find(recipe.backend), backends.builds_of(recipe.backend)
+    own = builds.kit
     shutil.copyfile(backend.runner_file(), folder / "runner.py")
+    for name in builds.kit_modules:
+        source = backends.module_file(name)
+        shutil.copyfile(source, folder / source.name)
     for kit in ("kit", f"{own}/kit") if own else ("kit",):
         for source in sorted(path for path in (data_folder("export") / kit).iterdir() if path.is_file()):
             shutil.copyfile(source, folder / source.name)
