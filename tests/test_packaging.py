@@ -39,11 +39,22 @@ OPTIONAL = (
 NEED_TORCH = (
     *(
         f"edgepath.program.{name}"
-        for name in ("calibrate", "fold", "forms", "fused_attention", "headroom", "linear", "operations", "qad")
+        for name in (
+            "calibrate",
+            "fold",
+            "forms",
+            "decomposed",
+            "fused_attention",
+            "headroom",
+            "linear",
+            "operations",
+            "qad",
+        )
     ),
     *(f"edgepath.program.{name}" for name in ("rescaling", "sensitivity", "smooth", "split_projections", "tune")),
     *(f"edgepath.models.{name}" for name in ("checkpoints", "fitting", "inert", "weightfiles", "weights")),
     *("edgepath.backends.mil_program", "edgepath.backends.onnx.evaluation", "edgepath.backends.onnx.ops"),
+    *(f"edgepath.backends.tensorrt_network.{name}" for name in ("evaluation", "ops")),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "loop", "losses", "networks")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "processes", "run", "runfolder", "training")),
     *("edgepath.adapters", "edgepath.quality.plism", "edgepath.quality.pairs"),

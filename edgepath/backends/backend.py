@@ -15,6 +15,7 @@ from ..machine.packages import EXTRAS, pip_install, require, require_all, versio
 
 if TYPE_CHECKING:
     from .contents import Layer, Parts
+    from .tensorrt_network.network import Network
 
 Calls = list[list[tuple[str, str, float]]]
 """Of every call of an artifact, its operations: kind, precision it was executed in, milliseconds."""
@@ -67,6 +68,8 @@ class Builds:
         split_projections: whether an INT8 program is built with queries, keys and values apart.
         float_class_token: whether the class token's activations may stay in floating point.
         stand_in: what a reader must know where another runtime ran the artifact.
+        network: the TensorRT network that an artifact becomes (`tensorrt_network.network.Network`), in memory.
+        network_needs: modules that making it takes.
         int8_note: what nobody has shown of its INT8.
     """
 
@@ -86,6 +89,8 @@ class Builds:
     float_class_token: bool = False
     stand_in: str = ""
     int8_note: str = ""
+    network: Callable[[Path], Network] | None = None
+    network_needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

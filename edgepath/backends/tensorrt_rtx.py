@@ -15,6 +15,7 @@ from ..machine.tables import shown
 from . import onnxruntime
 from .backend import Backend, Builds
 from .runners.tensorrt_rtx import BATCHES, Refused, serialize
+from .tensorrt_network.network import Network, parse_onnx
 
 # What TensorRT-RTX 1.6 and 1.7 build for without a GPU.
 _CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
@@ -47,6 +48,13 @@ def check_capabilities(recipe: Any) -> str:
     return f"deploy.compute_capabilities = {shown(list(asked))}; expected some of {', '.join(_CAPABILITIES)}"
 
 
+def parsed(artifact: Path) -> Network:
+    """Return the network that TensorRT's ONNX parser makes of a graph."""
+    import tensorrt_rtx_bindings
+
+    return parse_onnx(tensorrt_rtx_bindings, artifact)
+
+
 INT8_NOTE = (
     "TensorRT-RTX built the INT8 engine, and it was not run. Torch-TensorRT's documents disagree on whether INT8 "
     "activations run there: its quantization page says no, its change 4156 says since 1.4."
@@ -74,5 +82,7 @@ BACKEND = Backend(
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node; its engine, built without a GPU, "
         "was not run: run kit/check.py on one.",
         int8_note=INT8_NOTE,
+        network=parsed,
+        network_needs=("tensorrt_rtx_bindings",),
     ),
 )

@@ -15,6 +15,7 @@ from ..machine.packages import version_of
 from . import tensorrt_rtx, torchtrt_program
 from .backend import Backend, Builds, Found
 from .runners.tensorrt_rtx import BATCHES
+from .tensorrt_network.network import Network
 from .tensorrt_network.products import products
 from .torchtrt_process import convert_apart
 
@@ -39,6 +40,12 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     plan |= {"compute_capabilities": list(capabilities), "tensorrt_rtx": tensorrt_rtx_bindings.__version__}
     (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
     return path
+
+
+def _network(artifact: Path) -> Network:
+    """Return the network that Torch-TensorRT makes of a program, converted once more."""
+    plan = json.loads((artifact.parent / "plan.json").read_text(encoding="utf-8"))
+    return convert_apart(artifact, plan["shapes"]["tiles"], plan["outputs"], plan["compute_capabilities"]).network
 
 
 def _look() -> Found:
@@ -73,6 +80,8 @@ BACKEND = Backend(
         check=tensorrt_rtx.check_capabilities,
         stand_in="The program was run by PyTorch, rounded to FP16 after each operation; its engine, built without a "
         "GPU, was not run: run kit/check.py on one.",
+        network=_network,
+        network_needs=("torch_tensorrt", "tensorrt_rtx_bindings"),
         int8_note=tensorrt_rtx.INT8_NOTE,
     ),
 )

@@ -36,7 +36,7 @@ class Comparison:
 def compare_networks(one: Network, other: Network) -> Comparison:
     """Return what two networks have in common; biases and what is no product are the evaluator's business."""
     both = [products(network) for network in (one, other)]
-    keys = [Counter(_key(product) for product in found if product.scale is not None) for found in both]
+    keys = [Counter(key_of(product) for product in found if product.scale is not None) for found in both]
     int8 = tuple(sum(counted.values()) for counted in keys)
     floats = tuple(sum(product.scale is None for product in found) for found in both)
     contract = (one.inputs, one.outputs) == (other.inputs, other.outputs)
@@ -91,7 +91,8 @@ def _scale(layer: Layer, makers: Mapping[str, Layer]) -> float:
     return float(_constant(layer.inputs[1], makers).ravel()[0])
 
 
-def _key(product: Product) -> tuple[object, ...]:
+def key_of(product: Product) -> tuple[object, ...]:
+    """Return what of an INT8 product has to be equal to the bit."""
     assert product.scale is not None
     integers, scale = np.ascontiguousarray(product.weight), np.ascontiguousarray(product.scale)
     return integers.shape, integers.tobytes(), scale.tobytes(), product.input_scales
