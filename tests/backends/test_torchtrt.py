@@ -20,8 +20,10 @@ import edgepath.torchtrt
 from edgepath.backends import find
 from edgepath.backends.runners.exported import Runner, load_program
 from edgepath.backends.torchtrt_process import convert_apart
+from edgepath.bundle.bundle import Bundle
 from edgepath.checks.debugging import debug
 from edgepath.checks.layerwise import prove
+from edgepath.checks.parts import differences
 from edgepath.errors import BundleError, MissingRuntime, UsageError
 from edgepath.exporting import Exported
 from edgepath.models.catalogue import ModelSpec
@@ -29,7 +31,9 @@ from edgepath.models.weights import random_model
 from edgepath.program.calibrate import calibrate
 from edgepath.program.decomposed import capture_typed
 from edgepath.program.fold import EdgeModel, fold
+from edgepath.program.forms import Program
 from edgepath.program.linear import quantize
+from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.program.smooth import smooth
 
 needs_torchtrt = pytest.mark.skipif(
@@ -200,19 +204,60 @@ def test_one_engine_holds_every_integer(exports: Exports, tiles: np.ndarray) -> 
     assert (network["int8"], network["float"], network["differ"], network["finite"]) == (9, 0, 0, True)
     assert network["cosine_min"] is not None
     assert network["cosine_min"] > 0.999
-    proofs = prove(edgepath_program(bundle), bundle.artifact, bundle.golden()[0][:1])
+    proofs = prove(program_of(bundle), bundle.artifact, bundle.golden()[0][:1])
     assert len(proofs) == 9
     assert all(proof.holds for proof in proofs.values()), proofs
 
 
-def edgepath_program(bundle: object) -> EdgeModel:
-    from edgepath.bundle.bundle import Bundle
-    from edgepath.program.forms import Program
-    from edgepath.program.rebuilding import rebuild, same_weights
-
-    assert isinstance(bundle, Bundle)
+def program_of(bundle: Bundle) -> EdgeModel:
     vit, spec, _ = same_weights(bundle, None)
     return Program(rebuild(bundle, bundle.recipe, vit, spec), bundle.recipe).lowered
+
+
+def flipped(name: str, data: bytes) -> bytes:
+    """Change one of the largest INT8 weights in its last bit."""
+    if not name.endswith("weight_19"):
+        return data
+    return data[:17] + bytes([data[17] ^ 1]) + data[18:]
+
+
+def of_first(kind: str, old: float, new: float) -> Callable[[str, bytes], bytes]:
+    """Change a number among the inputs of the first operation of a kind."""
+
+    def change(name: str, data: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return data
+        model = json.loads(data)
+        node = next(one for one in model["graph_module"]["graph"]["nodes"] if f".{kind}." in one["target"])
+        (held,) = [one["arg"] for one in node["inputs"] if "as_float" in one["arg"]]
+        assert old == 0 or held["as_float"] == old
+        held["as_float"] = new or held["as_float"] * 1.01
+        return json.dumps(model).encode()
+
+    return change
+
+
+FAULTS: dict[str, tuple[Callable[[str, bytes], bytes], str]] = {
+    "integer": (flipped, "1 of "),
+    "epsilon": (of_first("layer_norm", 1e-6, 1e-5), "vit.blocks.0.norm1: epsilon 1e-05, the program's is 1e-06"),
+    "scale": (of_first("quantize_per_tensor", 0, 0), "vit.blocks.0.attn.qkv: its input is quantized with"),
+}
+
+
+@needs_torchtrt
+@pytest.mark.parametrize("how", FAULTS)
+def test_what_is_not_the_programs_is_named(
+    altered: Callable[[str, Callable[[Path], object]], Bundle], tmp_path: Path, how: str
+) -> None:
+    change, said = FAULTS[how]
+
+    def alter(folder: Path) -> None:
+        rewritten(folder / "model.pt2", tmp_path / "other.pt2", change).replace(folder / "model.pt2")
+
+    bundle = altered("torchtrt-int8", alter)
+    found = list(map(str, differences(program_of(bundle), bundle.artifact)))
+    assert len(found) == 1
+    assert said in found[0]
 
 
 @needs_torchtrt
