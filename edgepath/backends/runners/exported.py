@@ -7,6 +7,7 @@ the program with it.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -43,7 +44,7 @@ class Runner:
 
         program = load_program(artifact)
         self._torch, self._threads = torch, threads
-        self._program = _evaluator(program)
+        self._open = _evaluator(program)
         self.size = int(program.example_inputs[0][0].shape[1])
         self.runtime = f"exported program (torch {torch.__version__.split('+')[0]}, FP16 rounding), not TensorRT"
 
@@ -58,7 +59,7 @@ class Runner:
         try:
             with self._torch.inference_mode():
                 # A copy: torch takes neither negative strides nor, without a warning, arrays that are read-only.
-                found = self._program.run(self._torch.from_numpy(np.array(tiles, order="C")))
+                found = self._open().run(self._torch.from_numpy(np.array(tiles, order="C")))
         finally:
             self._torch.set_num_threads(before)
         every = found if isinstance(found, (tuple, list)) else (found,)
@@ -68,7 +69,7 @@ class Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._program
+        del self._open
 
 
 def _check(tiles: np.ndarray, size: int) -> None:
@@ -78,7 +79,7 @@ def _check(tiles: np.ndarray, size: int) -> None:
 
 
 def _evaluator(program: Any) -> Any:
-    """Return an interpreter of a program that keeps values in FP32, rounded to what their types can tell apart."""
+    """Return what makes an interpreter, for one call, that keeps values in FP32, rounded to what their types hold."""
     import torch
 
     weights = torch.ops.quantized_decomposed.dequantize_per_channel.default
@@ -97,7 +98,7 @@ def _evaluator(program: Any) -> Any:
             made = made.half().float() if half else made
             return kept.setdefault(node.name, made) if node.target == weights else made
 
-    return Evaluator(program.module(), garbage_collect_values=True)
+    return functools.partial(Evaluator, program.module(), garbage_collect_values=True)
 
 
 def load_program(path: Path) -> Any:
