@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from ..errors import MissingRuntime
+from ..errors import MissingRuntime, UsageError
 from ..machine.packages import version_of
 from .runners.torchtrt import name_bindings
 
@@ -23,26 +23,29 @@ def stand_in(capabilities: Sequence[str], look: Callable[[Any, Any, Any], object
     """Let torch_tensorrt convert in this process: its engines are for `capabilities` ("SM86").
 
     `look` is given the bindings, each network while its weights are there, and its optimization profile. Raises
-    MissingRuntime for another release than this is written for.
+    MissingRuntime for another release than this is written for, UsageError for a capability that is not built for.
     """
     found = version_of("torch-tensorrt-rtx") or "not installed"
     if not found.startswith(f"{RELEASE}."):
         raise MissingRuntime(f"torch-tensorrt-rtx {found}; without a GPU, {RELEASE}.* is needed")
-    _answer(capabilities[0])
     name_bindings()
+    bindings: Any = sys.modules["tensorrt_rtx"]
+    known = bindings.ComputeCapability.__members__
+    if odd := [name for name in capabilities if name not in known]:
+        raise UsageError(f"TensorRT-RTX {bindings.__version__} builds for no {odd[0]} here")
+    _answer(capabilities[0])
     import torch_tensorrt  # noqa: F401
     from torch_tensorrt.dynamo.conversion import _conversion
 
     class Interpreter(_conversion.TRTInterpreter):  # type: ignore[misc]
         def run(self, *args: Any, **options: Any) -> Any:
             self._construct_trt_network_def()
-            look(
-                sys.modules["tensorrt"],
-                self.ctx.net,
-                self.optimization_profiles[0] if self.optimization_profiles else None,
-            )
+            profiles = self.optimization_profiles
+            look(bindings, self.ctx.net, profiles[0] if profiles else None)
             config = self._populate_trt_builder_config()
-            aim(config, capabilities)
+            config.num_compute_capabilities = len(capabilities)
+            for index, capability in enumerate(capabilities):
+                config.set_compute_capability(known[capability], index)
             built = self.builder.build_serialized_network(self.ctx.net, config)
             if built is None:
                 raise RuntimeError("TensorRT-RTX built no engine")
@@ -51,17 +54,6 @@ def stand_in(capabilities: Sequence[str], look: Callable[[Any, Any, Any], object
             )
 
     _conversion.TRTInterpreter = Interpreter
-
-
-def aim(config: Any, capabilities: Sequence[str]) -> None:
-    """Have a builder's config build for `capabilities`, whatever GPU is here. Raises RuntimeError for another one."""
-    import tensorrt
-
-    known = tensorrt.ComputeCapability.__members__
-    config.num_compute_capabilities = len(capabilities)
-    for index, capability in enumerate(capabilities):
-        if capability not in known or not config.set_compute_capability(known[capability], index):
-            raise RuntimeError(f"{capability} cannot be built for here")
 
 
 def _answer(capability: str) -> None:

@@ -58,7 +58,6 @@ RUNNERS = {
     "rtx-fp16 on ONNX Runtime": ("rtx-fp16", "onnxruntime"),
     "rtx-int8 on ONNX Runtime": ("rtx-int8", "onnxruntime"),
     "rtx-int8 on TensorRT-RTX": ("rtx-int8", "tensorrt_rtx"),
-    "torchtrt-fp16 in PyTorch": ("torchtrt-fp16", "exported"),
     "torchtrt-int8 in PyTorch": ("torchtrt-int8", "exported"),
 }
 
