@@ -39,11 +39,22 @@ OPTIONAL = (
 NEED_TORCH = (
     *(
         f"edgepath.program.{name}"
-        for name in ("calibrate", "fold", "forms", "fused_attention", "headroom", "linear", "operations", "qad")
+        for name in (
+            "calibrate",
+            "fold",
+            "forms",
+            "decomposed",
+            "fused_attention",
+            "headroom",
+            "linear",
+            "operations",
+            "qad",
+        )
     ),
     *(f"edgepath.program.{name}" for name in ("rescaling", "sensitivity", "smooth", "split_projections", "tune")),
     *(f"edgepath.models.{name}" for name in ("checkpoints", "fitting", "inert", "weightfiles", "weights")),
     *("edgepath.backends.mil_program", "edgepath.backends.onnx.evaluation", "edgepath.backends.onnx.ops"),
+    *(f"edgepath.backends.tensorrt_network.{name}" for name in ("evaluation", "ops")),
     *(f"edgepath.distillation.{name}" for name in ("checkpoint", "heads", "loader", "loop", "losses", "networks")),
     *(f"edgepath.distillation.{name}" for name in ("dryrun", "processes", "run", "runfolder", "training")),
     *("edgepath.adapters", "edgepath.quality.plism", "edgepath.quality.pairs"),
@@ -204,9 +215,8 @@ def test_help_imports_nothing_heavy(package: str, checkout: Path) -> None:
 
 
 def requirements(project: dict[str, Any]) -> list[tuple[str, Requirement]]:
-    """Each direct dependency with the extra that asks for it; not the extra whose libraries only NVIDIA serves."""
+    """Each direct dependency with the extra that asks for it."""
     table = {"": project["project"]["dependencies"], **project["project"]["optional-dependencies"]}
-    del table["tensorrt"]
     parsed = [(extra, Requirement(line)) for extra, lines in table.items() for line in lines]
     return [(extra, need) for extra, need in parsed if need.name != "edgepath"]
 
@@ -239,7 +249,7 @@ def test_constraints_pin_every_direct_dependency(project: dict[str, Any], checko
 def test_all_is_every_extra_from_the_public_registry_but_betas(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
     (everything,) = (Requirement(line) for line in extras["all"])
-    assert everything.extras == set(extras) - {"all", "dev", "docs", "tensorrt", "coreai"}
+    assert everything.extras == set(extras) - {"all", "dev", "docs", "coreai"}
 
 
 def test_no_tracked_file_names_a_machine_or_a_package_index(tracked: list[str], checkout: Path) -> None:

@@ -15,6 +15,7 @@ from ..machine.packages import EXTRAS, pip_install, require, require_all, versio
 
 if TYPE_CHECKING:
     from .contents import Layer, Parts
+    from .tensorrt_network.network import Network
 
 Calls = list[list[tuple[str, str, float]]]
 """Of every call of an artifact, its operations: kind, precision it was executed in, milliseconds."""
@@ -55,6 +56,7 @@ class Builds:
             and returns its path. It raises UsageError, naming the node, for a graph that the vendor's builder refuses.
         needs: the package that building takes besides the extra `export`.
         kit: the folder of `export/` whose kit goes into the bundle, besides the one that all have.
+        kit_modules: modules of `runners` that go into the kit beside the runner, under their own names.
         precisions: what it can build, as (linears, everything else).
         checked_with: the backend that can run its artifact on a machine that edgepath runs on, itself or another.
         was_checked_with: the one that older recipes and bundles name in its place.
@@ -66,6 +68,9 @@ class Builds:
         split_projections: whether an INT8 program is built with queries, keys and values apart.
         float_class_token: whether the class token's activations may stay in floating point.
         stand_in: what a reader must know where another runtime ran the artifact.
+        network: the TensorRT network that an artifact becomes (`tensorrt_network.network.Network`), in memory.
+        network_needs: modules that making it takes.
+        int8_note: what nobody has shown of its INT8.
     """
 
     build: Callable[[Any, Path, Any], Path]
@@ -77,11 +82,15 @@ class Builds:
     layers: Callable[[Path], Mapping[int, Layer]]
     reads_with: tuple[str, str]
     kit: str = ""
+    kit_modules: tuple[str, ...] = ()
     was_checked_with: str = ""
     check: Callable[[Any], str] = lambda recipe: ""
     split_projections: bool = False
     float_class_token: bool = False
     stand_in: str = ""
+    int8_note: str = ""
+    network: Callable[[Path], Network] | None = None
+    network_needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,10 +129,7 @@ class Backend:
 
     def runner_file(self) -> Path:
         """Return the file of the runner's module, for kits."""
-        found = importlib.util.find_spec(self.runner)
-        assert found is not None
-        assert found.origin is not None
-        return Path(found.origin)
+        return module_file(self.runner)
 
     @property
     def version(self) -> str | None:
@@ -150,6 +156,14 @@ class Backend:
         """Raise MissingRuntime, with the command that installs it, unless what running takes besides it is here."""
         for package, extra in self.needs:
             require(package, extra)
+
+
+def module_file(name: str) -> Path:
+    """Return the file of a module of edgepath's, which need not be imported."""
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin)
 
 
 _KNOWN: dict[str, Backend] = {}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from ..machine.packages import require
 from .backend import Builds, builds_of, every
 from .contents import Layer, Parts, Product
@@ -31,9 +29,10 @@ def read_layers(artifact: Path, backend: str = "") -> Mapping[int, Layer]:
 def missing_from_engine(artifact: Path, products: Mapping[str, Product]) -> list[str]:
     """Return the names of quantized products whose integers an engine beside `artifact` does not hold.
 
-    The format of TensorRT-RTX's engines is not documented; weights stand in it as bytes. TensorRT-RTX 1.7.1 keeps those
-    of INT8 products as the graph has them, (in, out) row by row, and rearranges some of FP16, so only integers are
-    looked for. What the engine does with them, and all scales, are not seen: they are checked in the graph beside it.
+    The format of TensorRT-RTX's engines is not documented; weights stand in it as bytes. TensorRT-RTX 1.6.1 and 1.7.1
+    keep those of INT8 products as the graph has them, row by row, (in, out) in an ONNX graph and (out, in) in an
+    exported program, and rearrange some of FP16, so only integers are looked for. What the engine does with them, and
+    all scales, are not seen: they are checked in the graph beside it.
     """
     engine = artifact.with_suffix(".engine")
     if not engine.exists():
@@ -42,7 +41,7 @@ def missing_from_engine(artifact: Path, products: Mapping[str, Product]) -> list
     return [
         name
         for name, product in products.items()
-        if product.scale is not None and np.ascontiguousarray(product.weight.T).tobytes() not in data
+        if product.scale is not None and not any(rows.tobytes() in data for rows in (product.weight.T, product.weight))
     ]
 
 

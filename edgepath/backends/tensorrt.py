@@ -16,6 +16,7 @@ from ..machine.packages import pip_install, version_of
 from . import onnxruntime
 from .backend import Backend, Builds, Found
 from .runners.tensorrt import BATCHES, parse_version
+from .tensorrt_rtx import parsed
 
 
 def _build(program: Any, folder: Path, recipe: Any) -> Path:
@@ -74,6 +75,8 @@ BACKEND = Backend(
         read=onnxruntime.read,
         layers=onnxruntime.layers,
         reads_with=("onnx", "export"),
+        network=parsed,
+        network_needs=("tensorrt_rtx_bindings",),
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node, not run by TensorRT: run "
         "kit/check.py on the device.",
     ),

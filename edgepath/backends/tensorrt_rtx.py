@@ -15,8 +15,9 @@ from ..machine.tables import shown
 from . import onnxruntime
 from .backend import Backend, Builds
 from .runners.tensorrt_rtx import BATCHES, Refused, serialize
+from .tensorrt_network.network import Network, parse_onnx
 
-# What TensorRT-RTX 1.7 builds for without a GPU.
+# What TensorRT-RTX 1.6 and 1.7 build for without a GPU.
 _CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 
 
@@ -39,12 +40,25 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     return path
 
 
-def _check(recipe: Any) -> str:
+def check_capabilities(recipe: Any) -> str:
+    """Say what is wrong with the GPU architectures that a recipe names, "" for nothing."""
     asked = recipe.deploy.compute_capabilities
     if asked and sorted(asked) == sorted(set(asked) & set(_CAPABILITIES)):
         return ""
     return f"deploy.compute_capabilities = {shown(list(asked))}; expected some of {', '.join(_CAPABILITIES)}"
 
+
+def parsed(artifact: Path) -> Network:
+    """Return the network that TensorRT's ONNX parser makes of a graph."""
+    import tensorrt_rtx_bindings
+
+    return parse_onnx(tensorrt_rtx_bindings, artifact)
+
+
+INT8_NOTE = (
+    "TensorRT-RTX built the INT8 engine, and it was not run. Torch-TensorRT's documents disagree on whether INT8 "
+    "activations run there: its quantization page says no, its change 4156 says since 1.4."
+)
 
 BACKEND = Backend(
     name="tensorrt_rtx",
@@ -64,8 +78,11 @@ BACKEND = Backend(
         read=onnxruntime.read,
         layers=onnxruntime.layers,
         reads_with=("onnx", "export"),
-        check=_check,
+        check=check_capabilities,
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node; its engine, built without a GPU, "
         "was not run: run kit/check.py on one.",
+        int8_note=INT8_NOTE,
+        network=parsed,
+        network_needs=("tensorrt_rtx_bindings",),
     ),
 )

@@ -29,8 +29,12 @@ def write_kit(folder: Path, recipe: Recipe, name: str, size: int, dim: int) -> N
     bundle's name, the tile's size in pixels and the embedding's dimension; `web`, what a browser takes, is copied.
     """
     folder.mkdir()
-    backend, own = backends.find(recipe.backend), backends.builds_of(recipe.backend).kit
+    backend, builds = backends.find(recipe.backend), backends.builds_of(recipe.backend)
+    own = builds.kit
     shutil.copyfile(backend.runner_file(), folder / "runner.py")
+    for module in builds.kit_modules:
+        source = backends.module_file(module)
+        shutil.copyfile(source, folder / source.name)
     kits = [data_folder("export") / kit for kit in (("kit", f"{own}/kit") if own else ("kit",))]
     _copy(kits, folder)
     if (kits[-1] / "serving").is_dir():

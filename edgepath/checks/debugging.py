@@ -51,13 +51,15 @@ def debug(
     puts out, and `fp16_headroom`, 65,504 over the largest inside it, which `nearest` names. `parts` says in what the
     artifact's files are not the program (`checks.parts`), and of every quantized layer `proof` what it makes of what
     the program gives it, on the first tiles (`checks.layerwise`); `unproved` names the layers that compute something
-    else.
+    else. `network` is what TensorRT's own front end makes of the artifact, computed on the first tiles
+    (`checks.networks`); None for other runtimes, and without TensorRT-RTX's bindings.
 
     Raises what `verify` raises.
     """
     require("torch", "export")
     from ..program.forms import Program
     from .layerwise import prove
+    from .networks import check_network
     from .parts import differences, named_parts
 
     bundle, recipe = _opened(bundle)
@@ -66,7 +68,8 @@ def debug(
     twin = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True)
     program = rebuild(bundle, recipe, vit, spec) if recipe.int8 else None
     layers, blocks = _watch(twin, program, pixels, counter(progress, "layers", len(pixels)))
-    lowered = Program(program or twin, recipe).lowered
+    whole = Program(program or twin, recipe)
+    lowered = whole.lowered
     products, norms = named_parts(lowered)
     differing, proofs = differences(lowered, bundle.artifact, bundle.backend), {}
     if program is not None and not any(one.kind == "form" for one in differing):
@@ -82,6 +85,7 @@ def debug(
         "blocks": blocks,
         "parts": {"products": len(products), "norms": len(norms), "differences": list(map(str, differing))},
         "unproved": [name for name, proof in proofs.items() if not proof.holds],
+        "network": check_network(bundle, whole, pixels[:PROVED]),
     }
 
 

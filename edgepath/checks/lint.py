@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ..backends import builds_of
 from ..backends.onnx.graph import PRODUCTS, Graph, read_graph
+from ..bundle.manifest import MANIFEST, parse, read_manifest
 from ..errors import UsageError
+from ..recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -47,10 +50,11 @@ class Finding:
 def lint(path: str | Path) -> list[Finding]:
     """Check an ONNX file, or the one in a bundle folder, and return what was found, errors first.
 
-    Raises UsageError for what is no ONNX file, or one whose weights (external data) are missing.
+    Of a bundle also what nobody has shown of its target. Raises UsageError for what is no ONNX file, or one whose
+    weights (external data) are missing, BundleError for a bundle that cannot be read.
     """
     graph = read_graph(onnx_file(path))
-    found = [finding for rule in RULES for finding in rule(graph)]
+    found = [finding for rule in RULES for finding in rule(graph)] + _not_shown(Path(path))
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
@@ -59,7 +63,7 @@ def onnx_file(path: str | Path) -> Path:
     file = Path(path)
     if file.is_dir():
         file = file / "model.onnx"
-        if not file.is_file() and (Path(path) / "bundle.json").is_file():
+        if not file.is_file() and (Path(path) / MANIFEST).is_file():
             raise UsageError(
                 f"lint {path}: this bundle holds no ONNX graph; lint checks targets whose artifact is model.onnx "
                 "(`edgepath targets`); check others with edgepath verify"
@@ -67,6 +71,16 @@ def onnx_file(path: str | Path) -> Path:
     if not file.is_file():
         raise UsageError(f"lint {path}: no such ONNX file; give a .onnx file or a bundle that holds model.onnx")
     return file
+
+
+def _not_shown(path: Path) -> list[Finding]:
+    if not (path / MANIFEST).is_file():
+        return []
+    who = f"bundle {path}"
+    recipe = Recipe.from_json(parse(read_manifest(path), who).get("recipe", {}), who)
+    note = builds_of(recipe.backend).int8_note if recipe.int8 else ""
+    remedy = "run kit/check.py on the device"
+    return [Finding("warning", "not run", "graph", note, remedy, f"edgepath, target {recipe.target}")] if note else []
 
 
 def opset(graph: Graph) -> Iterator[Finding]:

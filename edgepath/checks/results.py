@@ -264,6 +264,23 @@ class Counts(TypedDict):
     count: int
 
 
+class NetworkFigures(TypedDict):
+    """The TensorRT network of an artifact, computed in torch beside its program (`checks.networks`).
+
+    Of its linears `int8` are INT8 and `float` are not; `differ` is how many INT8 ones of the program are not in it to
+    the bit. Cosines are to the program's embeddings; None where those of the network are not `finite`.
+    """
+
+    tiles: int
+    layers: int
+    int8: int
+    float: int
+    differ: int
+    finite: bool
+    cosine_mean: float | None
+    cosine_min: float | None
+
+
 class Debugging(TypedDict):
     """What `debug` returns."""
 
@@ -276,3 +293,4 @@ class Debugging(TypedDict):
     blocks: list[BlockFigures]
     parts: Counted
     unproved: list[str]
+    network: NetworkFigures | None

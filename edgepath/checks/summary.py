@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ..backends import Runtime, builds_of, find
+from ..backends import Runtime, builds_of, every, find
 from ..bundle.drift import DriftFigures
 from ..machine.hardware import cpu_features, machine
 from ..machine.packages import versions
@@ -196,9 +196,10 @@ def notes(recipe: Recipe, runtime: Runtime | None) -> list[str]:
     """What a reader must know of figures measured on this machine."""
     if runtime is None:
         return ["The artifact was not run here; gates were applied to the program it was lowered from."]
-    if runtime.kind != recipe.backend:
-        stand_in = builds_of(recipe.backend).stand_in
-        return [stand_in] if stand_in else []
+    own = find(recipe.backend).runner
+    if runtime.kind not in {one.name for one in every() if one.runner == own}:
+        builds = builds_of(recipe.backend)
+        return [note for note in (builds.stand_in, builds.int8_note * recipe.int8) if note]
     return [_NO_VNNI] if recipe.int8 and find(runtime.kind).on_cpu and _saturates(cpu_features()) else []
 
 

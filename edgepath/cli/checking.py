@@ -164,7 +164,9 @@ def debug(
 
         draw_debug(result, plot)
     print_result(result, print_debugging, as_json)
-    raise typer.Exit(1 if result["parts"]["differences"] or result["unproved"] else 0)
+    network = result["network"]
+    odd = network is not None and (network["differ"] or not network["finite"])
+    raise typer.Exit(1 if result["parts"]["differences"] or result["unproved"] or odd else 0)
 
 
 def add_report(

@@ -21,8 +21,9 @@ EXTRAS = {
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
     "coreai": ("coreai-torch", "coreai-core"),
-    "tensorrt": ("polygraphy", "torch-tensorrt"),
+    "tensorrt": ("polygraphy",),
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
+    "torchtrt": ("torch-tensorrt-rtx",),
     "features": ("h5py", "pyarrow"),
     "plots": ("matplotlib",),
     "probe": ("scikit-learn", "scipy"),
@@ -46,6 +47,7 @@ _MODULES = {
     "pyopenssl": "OpenSSL",
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
+    "torch-tensorrt-rtx": "torch_tensorrt",
 }
 
 

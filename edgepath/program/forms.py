@@ -22,6 +22,7 @@ from torch import nn
 from ..backends import builds_of
 from ..machine.quiet import quiet
 from . import operations as operations  # registers what `torch.ops.edgepath` holds
+from .decomposed import capture_typed
 from .fused_attention import fuse
 from .headroom import Peaks
 from .linear import QuantizedLinear, replace_layer
@@ -82,6 +83,10 @@ class Program:
         for key, value in self.facts.items():
             graph.metadata_props.add(key=key, value=value)
         return graph
+
+    def exported_fp16(self) -> torch.export.ExportedProgram:
+        """Return the exported program in FP16 and PyTorch's operations of 8 bits; input and outputs as in `onnx`."""
+        return capture_typed(self.lowered, torch.float16)
 
     def image_program(self) -> torch.export.ExportedProgram:
         """Return the exported program behind an image input, float32 (1, 3, S, S) with values 0..255."""

@@ -16,7 +16,7 @@ from ..errors import printable
 from .table import Table, words
 
 if TYPE_CHECKING:
-    from ..checks.results import Comparison, Debugging, GateRow, Judged, Report, Verification
+    from ..checks.results import Comparison, Debugging, GateRow, Judged, NetworkFigures, Report, Verification
     from ..quality.results import Curves, Genes, Probed, Robustness
     from ..slides.results import SlidesResult
     from ..speed.results import Bench, Held
@@ -195,9 +195,21 @@ def print_debugging(result: Debugging, shown: int = 12) -> None:
         say(f"not the program's: {line}")
     for name in result["unproved"]:
         say(f"{name}: given the program's input, it computes something else (--json has by how much)")
+    if (network := result["network"]) is not None:
+        say(network_line(network))
     count = f"{parts['products']} linear layers and {parts['norms']} norms"
     odd = len(parts["differences"]) or "none"
     say(f"{result['name']}: {count}, {odd} of them not as in the program")
+
+
+def network_line(network: NetworkFigures) -> str:
+    """Say what TensorRT's front end made of an artifact."""
+    linears = f"{network['int8']} linear layers in INT8, {network['float']} in floating point"
+    if network["differ"]:
+        linears += f"; {network['differ']} of the program's are not in it"
+    mean = network["cosine_mean"]
+    what = "an embedding is not finite" if mean is None else f"1 - cosine to the program {1 - mean:.1e}"
+    return f"TensorRT's network, computed here: {linears}; {what} ({network['tiles']} tiles)"
 
 
 def print_robustness(result: Robustness) -> None:

@@ -21,7 +21,7 @@ import onnx
 import pytest
 
 from edgepath.backends import builds_of
-from edgepath.backends.runners import coreai, coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from edgepath.backends.runners import coreai, coreml, exported, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
 from edgepath.checks.drift import measure
 from edgepath.errors import BundleError
 from edgepath.models import reference
@@ -36,9 +36,9 @@ from edgepath.recipes.recipe import find_recipe
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
 BACKENDS |= {"tensorrt_rtx": tensorrt_rtx, "coreai": coreai}
-MODULES = {**BACKENDS, "reference": reference, "mil": mil}
+MODULES = {**BACKENDS, "reference": reference, "mil": mil, "exported": exported}
 # The evaluator and the full-precision model go into no kit.
-ALONE = list(BACKENDS)
+ALONE = [*BACKENDS, "exported"]
 # Of two blocks. INT8 artifacts here keep the tokens, so their last block is whole.
 BLOCK_LINEARS, NORMS = 8, 5
 
@@ -60,6 +60,7 @@ RUNNERS = {
     "rtx-fp16 on ONNX Runtime": ("rtx-fp16", "onnxruntime"),
     "rtx-int8 on ONNX Runtime": ("rtx-int8", "onnxruntime"),
     "rtx-int8 on TensorRT-RTX": ("rtx-int8", "tensorrt_rtx"),
+    "torchtrt-int8 in PyTorch": ("torchtrt-int8", "exported"),
 }
 
 
@@ -105,6 +106,8 @@ def without(backend: str) -> str:
         return "needs the extra coreai"
     if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
         return "TensorRT is not installed; it runs on a Jetson"
+    if backend == "exported" and None in map(importlib.util.find_spec, ("torch_tensorrt", "tensorrt_rtx_bindings")):
+        return "needs the extra torchtrt"
     if backend == "tensorrt_rtx" and shutil.which("nvidia-smi") is None:
         return "TensorRT-RTX runs beside an NVIDIA GPU"
     return ""

@@ -28,7 +28,7 @@ from test_bundle import NOISE_FLOOR
 
 import edgepath
 from edgepath.backends import tensorrt as backend
-from edgepath.backends.runners import tensorrt, tensorrt_rtx
+from edgepath.backends.runners import exported, tensorrt, tensorrt_rtx, torchtrt
 from edgepath.bundle.bundle import open_bundle
 from edgepath.bundle.kit import write_kit
 from edgepath.bundle.writer import BundleWriter
@@ -43,7 +43,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FAMILIES = ("coreml", "jetson", "onnx", "openvino", "rtx")
+FAMILIES = ("coreml", "jetson", "onnx", "openvino", "rtx", "torchtrt")
 Export = Callable[[str], Path]
 
 
@@ -717,6 +717,21 @@ def test_rtx_kit_builds_without_a_gpu_and_runs_only_beside_one(export: Export, t
     assert state(bundle) == before
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU here")
+def test_torchtrt_kit_runs_and_builds_only_beside_a_gpu(export: Export, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX: pip install 'edgepath[rtx]'")
+    if importlib.util.find_spec("torch_tensorrt") is None:
+        pytest.skip("needs Torch-TensorRT: pip install 'edgepath[torchtrt]'")
+    bundle = export("torchtrt-int8")
+    before = state(bundle)
+    for script in ("check.py", "build.py"):
+        assert refused(bundle, tmp_path, script=script).startswith(f"{script}: no NVIDIA driver on this machine")
+    assert state(bundle) == before
+    for module in (exported, torchtrt):  # what builds there is what built here
+        name = Path(str(module.__file__)).name
+        assert (bundle / "kit" / name).read_bytes() == Path(str(module.__file__)).read_bytes()
+
+
 def test_rtx_kit_names_what_is_missing(export: Export, device_python: Path, tmp_path: Path) -> None:
     for script in ("check.py", "build.py"):
         said = refused(export("rtx-int8"), tmp_path, script=script, python=device_python)
@@ -751,7 +766,7 @@ def test_readme_names_every_file_and_only_these(kits: dict[str, Path], family: s
     assert {word.removeprefix("kit/") for word in commands} <= files
     assert 15 <= len(text.splitlines()) <= 32
     assert "python3 kit/check.py\n" in text
-    artifact = {"coreml": "model.mlpackage", "openvino": "model.xml"}.get(family, "model.onnx")
+    artifact = {"coreml": "model.mlpackage", "openvino": "model.xml", "torchtrt": "model.pt2"}.get(family, "model.onnx")
     (snippet,) = [block for block in blocks(kits[family] / "README.md") if block.startswith("import sys")]
     assert len(snippet.splitlines()) == 5
     assert f'Runner(Path("{artifact}"))' in compile_310(snippet)
@@ -762,7 +777,9 @@ def test_requirements_agree_with_the_package(kits: dict[str, Path], checkout: Pa
     project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     extra = {"onnx": "onnxruntime", "jetson": "tensorrt"}.get(family, family)
-    known = {Requirement(line).name: Requirement(line) for line in [*project["dependencies"], *extras[extra]]}
+    known = {
+        Requirement(line).name: Requirement(line) for line in [*project["dependencies"], *extras[extra], *extras["rtx"]]
+    }
     cuda = "nvidia-cuda-runtime-cu12"  # only where there is a GPU
     known[cuda] = Requirement(f"{cuda}>=12.9")
     lines = (kits[family] / "requirements.txt").read_text(encoding="utf-8").splitlines()
@@ -771,6 +788,7 @@ def test_requirements_agree_with_the_package(kits: dict[str, Path], checkout: Pa
         assert requirement.specifier == known[requirement.name].specifier
     runtimes = {"onnx": {"onnxruntime"}, "jetson": {"polygraphy"}, "coreml": {"coremltools"}}
     runtimes["rtx"] = {"polygraphy", cuda, "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
+    runtimes["torchtrt"] = {*runtimes["rtx"], "torch-tensorrt-rtx"}
     assert {requirement.name for requirement in named} - {"pillow"} == {"numpy", *runtimes.get(family, {family})}
     assert ("pillow" in {requirement.name for requirement in named}) == (family == "coreml")
 
@@ -784,6 +802,7 @@ def compile_310(source: str) -> str:
 def test_kit_needs_python_310_numpy_and_the_runtime(kits: dict[str, Path], family: str) -> None:
     runtime = {"onnx": {"onnxruntime"}, "jetson": {"tensorrt", "polygraphy"}, "coreml": {"coremltools", "PIL"}}
     runtime["rtx"] = {"tensorrt_rtx_bindings", "polygraphy"}
+    runtime["torchtrt"] = {*runtime["rtx"], "tensorrt", "torch", "torch_tensorrt"}
     allowed = {*sys.stdlib_module_names, "numpy", *runtime.get(family, {family})}
     for path in kits[family].glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))

@@ -41,6 +41,16 @@ def test_what_is_made_for_tensorrt_is_clean(exports: Exports, target: str) -> No
     assert lint(exports(target).bundle.path) == []
 
 
+def test_int8_on_tensorrt_rtx_is_said_to_be_built_and_not_run(exports: Exports, tmp_path: Path) -> None:
+    bundle = exports("rtx-int8").bundle
+    (finding,) = lint(bundle.path)
+    assert (finding.level, finding.rule) == ("warning", "not run")
+    assert "documents disagree" in finding.found
+    assert finding.source.endswith("rtx-int8")
+    assert lint(bundle.path / "model.onnx") == []  # the file alone does not say what it is for
+    assert lint(exports("rtx-fp16").bundle.path) == []
+
+
 def test_what_is_made_for_onnx_runtime_is_only_not_for_tensorrt(exports: Exports) -> None:
     assert [(f.level, f.rule) for f in lint(exports("onnx-int8").bundle.path)] == [("warning", "strong typing")]
 

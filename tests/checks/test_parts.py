@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,14 @@ from edgepath.recipes.recipe import Recipe
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
+NEEDS_TORCHTRT = pytest.mark.skipif(
+    None in map(importlib.util.find_spec, ("torch_tensorrt", "tensorrt_rtx_bindings")),
+    reason="needs the extra torchtrt",
+)
 TARGETS = (
     *("onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"),
     *("jetson-fp16", "jetson-int8", "rtx-fp16", "rtx-int8", "coreml-fp16", "coreml-int8"),
+    *(pytest.param(target, marks=NEEDS_TORCHTRT) for target in ("torchtrt-fp16", "torchtrt-int8")),
 )
 PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
 QKV = "vit.blocks.0.attn.qkv"

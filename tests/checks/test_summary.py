@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepath.backends import Runtime, find
+from edgepath.backends import Runtime, builds_of, find
 from edgepath.checks.drift import measure
 from edgepath.checks.parts import Difference
 from edgepath.checks.results import Report
@@ -221,8 +221,9 @@ def test_note_says_that_core_ml_itself_did_not_run() -> None:
 
 
 def test_note_says_that_an_engine_did_not_run() -> None:
-    (note,) = notes(recipes()["rtx-int8"], ran("onnxruntime"))
+    (note,) = notes(recipes()["rtx-fp16"], ran("onnxruntime"))
     assert "built without a GPU, was not run" in note
+    assert [*notes(recipes()["rtx-int8"], ran("onnxruntime"))][1:] == [builds_of("tensorrt_rtx").int8_note]
     assert notes(recipes()["rtx-int8"], ran("tensorrt_rtx")) == []
 
 

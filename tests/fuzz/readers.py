@@ -567,7 +567,20 @@ def _build_coreml(folder: Path) -> None:
     package.save(str(folder / "model.mlpackage"))
 
 
-_BUILD = {"onnx": _build_onnx, "openvino": _build_openvino, "coreml": _build_coreml}
+def _build_torchtrt(folder: Path) -> None:
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.Linear(4, 2)).eval()
+    torch.export.save(torch.export.export(model, (torch.ones(2, 4),)), folder / "model.pt2")
+
+
+_BUILD = {
+    "onnx": _build_onnx,
+    "openvino": _build_openvino,
+    "coreml": _build_coreml,
+    "torchtrt": _build_torchtrt,
+}
+_FILE = {"onnx": "model.onnx", "openvino": "model.xml", "coreml": "model.mlpackage", "torchtrt": "model.pt2"}
 
 
 def _read_artifact(kind: str) -> Callable[[Path, str, bytes], None]:
@@ -577,7 +590,7 @@ def _read_artifact(kind: str) -> Callable[[Path, str, bytes], None]:
         for file, data in (_artifact(kind) | {name: raw}).items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(data)
-        file = folder / {"onnx": "model.onnx", "openvino": "model.xml", "coreml": "model.mlpackage"}[kind]
+        file = folder / _FILE[kind]
         parts = read_parts(file)
         assert parts is not None
         if kind == "coreml":
@@ -618,6 +631,7 @@ READERS = (
     Reader("onnx", lambda: _artifact("onnx"), _read_artifact("onnx")),
     Reader("openvino", lambda: _artifact("openvino"), _read_artifact("openvino")),
     Reader("coreml", lambda: _artifact("coreml"), _read_artifact("coreml")),
+    Reader("torchtrt", lambda: _artifact("torchtrt"), _read_artifact("torchtrt")),
 )
 
 

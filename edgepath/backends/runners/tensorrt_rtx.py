@@ -124,8 +124,13 @@ def prepare(trt: Any, artifact: Path, cache: Path | None = None, capabilities: S
             return find_engine(trt, artifact, cache)
         except OSError:
             capabilities = ("CURRENT",)
+    return keep(trt, artifact, serialize(trt, artifact, read_plan(artifact)["shapes"], capabilities), cache)
+
+
+def keep(trt: Any, artifact: Path, engine: bytes, cache: Path | None = None) -> Path:
+    """Keep an engine of `artifact` where `find_engine` looks, and return its file."""
     path = engine_file(trt, artifact, cache)
-    _write(path, serialize(trt, artifact, read_plan(artifact)["shapes"], capabilities))
+    _write(path, engine)
     return path
 
 
