@@ -32,8 +32,9 @@ Exports = Callable[[str], Exported]
 @pytest.mark.slow
 @pytest.mark.parametrize("target", sorted(recipes()))
 def test_every_target_becomes_a_bundle_that_passes(exports: Exports, target: str) -> None:
-    if target.startswith("torchtrt") and importlib.util.find_spec("torch_tensorrt") is None:
-        pytest.skip("needs the extra torchtrt")
+    for family, package in {"torchtrt": "torch_tensorrt", "coreai": "coreai_torch"}.items():
+        if target.startswith(family) and importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs the extra {family}")
     done = exports(target)
     recipe = recipes()[target]
     bundle = edgepath.open_bundle(done.bundle.path)

@@ -51,7 +51,8 @@ Upsampled = Annotated[bool, typer.Option("--allow-upsampling", help="Enlarge sli
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    group = commands("Embed whole slides: `edgepath slides BUNDLE SLIDES --out FOLDER`.", default=EMBED)
+    usage = "`edgepath slides BUNDLE SLIDES --out FOLDER`; its options: `edgepath slides embed --help`"
+    group = commands(f"Embed whole slides: {usage}.", default=EMBED)
     group.command(EMBED)(embed)
     group.command("check")(check)
     app.add_typer(group, name="slides")

@@ -22,10 +22,8 @@ from torch import nn
 from ..backends import builds_of
 from ..machine.quiet import quiet
 from . import operations as operations  # registers what `torch.ops.edgepath` holds
-from .decomposed import capture_typed
 from .fused_attention import fuse
 from .headroom import Peaks
-from .linear import QuantizedLinear, replace_layer
 from .split_projections import cut
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..recipes.recipe import Recipe
     from .fold import EdgeModel
+    from .linear import QuantizedLinear
 
 OPSET = 20
 INPUT = "tiles"
@@ -86,6 +85,8 @@ class Program:
 
     def exported_fp16(self) -> torch.export.ExportedProgram:
         """Return the exported program in FP16 and PyTorch's operations of 8 bits; input and outputs as in `onnx`."""
+        from .decomposed import capture_typed  # what it registers is not needed for full precision
+
         return capture_typed(self.lowered, torch.float16)
 
     def image_program(self) -> torch.export.ExportedProgram:
@@ -94,6 +95,8 @@ class Program:
 
     def with_linears(self, make: Callable[[QuantizedLinear], nn.Module]) -> EdgeModel:
         """Return a copy of `lowered`, its quantized linears replaced by what `make` makes of them."""
+        from .linear import QuantizedLinear, replace_layer
+
         model = copy.deepcopy(self.lowered)
         for name, layer in list(model.named_modules()):
             if isinstance(layer, QuantizedLinear):

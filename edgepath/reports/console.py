@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 
 _Result = TypeVar("_Result", bound=Mapping[str, object])
+_SECONDS_A_LINE = 60.0  # of progress in a log
 
 
 @contextmanager
 def progress_bars() -> Iterator[Any]:
-    """Yield `progress(stage, done, total)`, which draws one bar a stage on stderr."""
+    """Yield `progress(stage, done, total)`, which draws one bar a stage on stderr; lines where that is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -47,7 +49,11 @@ def progress_bars() -> Iterator[Any]:
 
     times = (Rate(), TimeElapsedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description:20}"), BarColumn(), MofNCompleteColumn(), *times)
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _progress_lines()
+        return
+    with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -56,6 +62,19 @@ def progress_bars() -> Iterator[Any]:
             bars.update(tasks[stage], completed=done, total=total)
 
         yield progress
+
+
+def _progress_lines() -> Callable[[str, int, int], None]:
+    """Return progress as lines, as a log wants it: each stage as it begins, and how far it is once a minute."""
+    last: dict[str, float] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - last.get(stage, -_SECONDS_A_LINE) >= _SECONDS_A_LINE:
+            say(f"{stage} {done}/{total}", err=True)
+            last[stage] = now
+
+    return progress
 
 
 def print_json(value: Any) -> None:
@@ -86,7 +105,8 @@ def print_table(shown: Table) -> None:
         return
     console = Console()
     tight = _column_widths(shown, console.width - 3 * len(shown.header) - 1) is None  # of spaces between columns
-    widths = _column_widths(shown, console.width - (1 if tight else 2) * len(shown.header))
+    between = len(shown.header) if tight else 2 * len(shown.header) + 1  # spaces, and the edges of a loose table
+    widths = _column_widths(shown, console.width - between)
     columns = [
         Column(name, overflow="fold", width=widths[number] if widths else None)
         for number, name in enumerate(shown.header)

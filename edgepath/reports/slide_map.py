@@ -38,6 +38,12 @@ class Pictures:
     folder: Path | None
     against: FullPrecision | None = None
 
+    @property
+    def key(self) -> str:
+        """What is drawn and measured, for going on later."""
+        parts = ["picture" if self.folder is not None else "", "fp32" if self.against is not None else ""]
+        return "+".join(filter(None, parts))
+
     def __call__(self, entry: Entry, cut: CutSlide, embeddings: np.ndarray, which: np.ndarray) -> Finished:
         done: Finished = {}
         exact = None if self.against is None else self.against(cut, which)

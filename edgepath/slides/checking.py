@@ -46,4 +46,6 @@ def _row(out: Path, id: str, path: Path, key: str) -> SlideRow:
         state, message = "failed", "its file is missing, cut off or altered"
     found = row(id, state, message, tiles=int(record.get("tiles", 0)), bad=int(record.get("bad", 0)))
     found["seconds"] = float(record.get("seconds", 0.0))
+    if state in ("done", "partial"):
+        found["mpp"] = float(record["mpp"]["found"][0])
     return found

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,8 +26,16 @@ from .streaming import Stream
 _BESIDE_NUMBERS = 1 << 16  # bytes that a file takes for names and structure
 Advance = Callable[[int, int], None]
 """Is told how many of a slide's tiles are done, and how many there are."""
-Finish = Callable[[Entry, CutSlide, np.ndarray, np.ndarray], Finished]
-"""Takes a slide, how it was cut, embeddings (N, D) and which tiles they are of (N,); returns more for its row."""
+
+
+class Finish(Protocol):
+    """What is done with a slide once it is embedded; `key` tells apart what was asked for, for going on later."""
+
+    @property
+    def key(self) -> str: ...
+
+    def __call__(self, entry: Entry, cut: CutSlide, embeddings: np.ndarray, which: np.ndarray) -> Finished:
+        """Return more for a slide's row, from embeddings (N, D) and which of its tiles they are of (N,)."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +107,10 @@ def _embed(
     with open_slide(entry.path) as slide:
         identity = slide.identity() | {"mpp_of_slide": settings.mpp_of_slide, "mask": _mask_sha256(settings)}
     known = sidecar.is_current(job.out, entry.id, key, identity)
-    if known is not None and finish is None:
+    if known is not None and (finish is None or sidecar.is_finished(job.out, known, finish.key)):
         kept = row(entry.id, "kept", tiles=known["tiles"], bad=known["bad"])
         kept["mpp"], kept["cautions"] = known["mpp"]["found"][0], known["cautions"]
+        kept.update(known.get("finished", {}) if finish is not None else {})
         return kept
     with cut(entry.path, settings) as slide_cut:
         stream = Stream(slide_cut, job.batch, job.readers)
@@ -124,7 +133,9 @@ def _embed(
         if len(which) and found["state"] != "failed":
             record["files"] = _write(entry, job, slide_cut, embeddings, which)
             if finish is not None:
-                found.update(finish(entry, slide_cut, embeddings, which))  # type: ignore[typeddict-item]
+                record["finished"] = finish(entry, slide_cut, embeddings, which)
+                record["finished_key"] = finish.key
+                found.update(record["finished"])
     found["seconds"] = round(time.perf_counter() - start, 3)
     sidecar.write(job.out, entry.id, record | {"seconds": found["seconds"]})
     return found

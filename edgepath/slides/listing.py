@@ -58,7 +58,7 @@ def _of(source: str | Path) -> Iterator[Entry]:
     if text.split(":")[0] == "synthetic" and not path.exists():
         yield from _synthetic(text)
     elif not path.exists():
-        raise SlideError(f"slides {path}: no such file or folder")
+        raise SlideError(f"slides {path}: no such file or folder; give slides, a folder of them, or a manifest.csv")
     elif path.suffix.lower() == ".csv":
         yield from _manifest(path)
     elif path.is_dir() and not is_slide(path):

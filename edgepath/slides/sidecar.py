@@ -80,6 +80,20 @@ def is_current(out: Path, id: str, key: str, identity: Mapping[str, Any]) -> dic
     return known if state in ("done", "partial") and is_whole(out, known) else None
 
 
+def is_finished(out: Path, record: Mapping[str, Any], key: str) -> bool:
+    """Tell whether what is asked for beside a slide's features was done with it, and its picture is there.
+
+    A slide without tissue has none.
+    """
+    if record.get("state") == "no tissue":
+        return True
+    finished = record.get("finished")
+    if not isinstance(finished, dict) or record.get("finished_key") != key:
+        return False
+    picture = finished.get("picture")
+    return picture is None or (out / str(picture)).is_file()
+
+
 def is_whole(out: Path, record: Mapping[str, Any]) -> bool:
     """Tell whether a record's files hold what they did when it was written."""
     files = record.get("files")

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 SYNTHETIC = 160  # tiles of "synthetic": 128 to calibrate on and 32 held out
 MOST_SYNTHETIC = 1_000_000  # each tile has a key in memory
 
+_TAKEN = "give a folder of tiles or slides, a pack, tile files or synthetic"
+
 
 def open_tiles(
     source: str | Path | Sequence[str | Path],
@@ -68,7 +70,7 @@ def open_tiles(
         raise UsageError('tiles "": give a folder, a pack, tile files or synthetic')
     path = Path(source)
     if not path.exists():
-        raise TileError(f"tiles {path}: no such file or folder")
+        raise TileError(f"tiles {path}: no such file or folder; {_TAKEN}")
     if (path / "pack.toml").is_file():
         return _pack(path, size, resize)
     if path.is_dir():
@@ -124,7 +126,7 @@ def _files(paths: Sequence[Path], size: int, resize: str, skip_bad: bool) -> Til
     left_out: Counter[str] = Counter()
     for path in paths:
         if not path.exists() and not path.is_symlink():
-            raise TileError(f"tiles {path}: no such file or folder")
+            raise TileError(f"tiles {path}: no such file or folder; {_TAKEN}")
         if (path / "pack.toml").is_file():
             raise TileError(f"tiles {path}: a calibration pack, among other sources; give it alone")
         inside = _scan(path, left_out) if path.is_dir() else [""]

@@ -17,6 +17,7 @@ from PIL import Image
 from edgepath.bundle.embedding import embed
 from edgepath.errors import UsageError
 from edgepath.exporting import Exported
+from edgepath.reports.slide_map import Pictures
 from edgepath.slides.checking import check_slides
 from edgepath.slides.embedding import Job
 from edgepath.slides.layouts import LAYOUTS
@@ -72,6 +73,21 @@ def test_a_second_run_keeps_what_is_whole_and_makes_the_rest_again(job: Job, sli
     assert set(states(embed_slides(job, entries)).values()) == {"done"}
     assert files(job.out) == before
     assert set(states(check_slides(job.out)).values()) == {"done"}
+
+
+def test_pictures_and_comparisons_are_gone_on_with_too(job: Job, slides: Path) -> None:
+    entries, drawn = list_slides([slides]), Pictures(job.bundle.name, job.out / "pictures")
+    embed_slides(job, entries)
+    assert set(states(embed_slides(job, entries, finish=drawn)).values()) == {"done"}
+    again = embed_slides(job, entries, finish=drawn)
+    assert set(states(again).values()) == {"kept"}
+    assert [row["picture"] for row in again["slides"]] == ["pictures/a.png", "pictures/deeper__b.png"]
+    assert set(states(embed_slides(job, entries)).values()) == {"kept"}
+    (job.out / "pictures/a.png").unlink()
+    assert states(embed_slides(job, entries, finish=drawn)) == {"a": "done", "deeper__b": "kept"}
+    assert (job.out / "pictures/a.png").is_file()
+    checked = check_slides(job.out)["slides"]
+    assert [row["mpp"] for row in checked] == [0.5, 0.5]
 
 
 def test_another_slide_of_the_same_name_is_made_again(job: Job, slides: Path) -> None:

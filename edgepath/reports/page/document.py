@@ -44,7 +44,7 @@ KINDS = {
 """What can be measured besides drift, in the page's order: the title, and the command that measures it."""
 
 
-_HEADER = ("of", "measured or lost", "required", "95 % bounds", "n", "needed", "")
+_HEADER = ("of", "measured or lost", "required", "95 % bounds", "n", "n needed", "verdict")
 
 
 def to_html(report: Report, shown: Sequence[Picture], sections: Sequence[Section] = (), digest: str = "") -> str:

@@ -64,7 +64,7 @@ def gate_table(gates: Sequence[GateRow], words: Mapping[str, str] | None = None)
         for gate in parsed
     ]
     measured = ("lost", "allowed") if lost else ("measured", "required")
-    return table(["gate", "of", *measured, "95 % bounds", "n", "needed", ""], rows)
+    return table(["gate", "of", *measured, "95 % bounds", "n", "n needed", "verdict"], rows)
 
 
 def _sample(gate: Gate) -> tuple[str, str, str]:
