@@ -296,7 +296,7 @@ def print_slides(result: SlidesResult) -> None:
     print_table(slide_table(result))
     states = Counter(slide["state"] for slide in result["slides"])
     counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
-    say(f"{len(result['slides'])} slides: {counts}")
+    say(f"{len(result['slides'])} {'slide' if len(result['slides']) == 1 else 'slides'}: {counts}")
 
 
 def print_pack(info: Any, as_json: bool) -> None:
