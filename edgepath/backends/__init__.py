@@ -5,7 +5,8 @@
     openvino       each
     tensorrt       a row,
     tensorrt_rtx   and how
-    coreml         its artifact is built
+    coreml         its artifact
+    executorch     is built
     mil            Core ML packages, evaluated where there is no Core ML
     onnx_fp16      FP16 graphs, evaluated where there is no TensorRT
     runners/       what runs on a device: each module stands alone, as bundles carry it
@@ -14,12 +15,13 @@
     onnx/          ONNX files read back, and evaluated
     openvino_ir    OpenVINO's read back
     mil_program/   Core ML's read back, and evaluated
+    pte/           ExecuTorch's read back
     doctor         what of all this can run on this machine
 
 A new one is a module with a row of its own, `BACKEND`, that is registered below.
 """
 
-from . import coreml, mil, onnx_fp16, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from . import coreml, executorch, mil, onnx_fp16, onnxruntime, openvino, tensorrt, tensorrt_rtx
 from .backend import Backend as Backend
 from .backend import Builds as Builds
 from .backend import Runtime as Runtime
@@ -30,5 +32,5 @@ from .backend import ran_by as ran_by
 from .backend import register as register
 from .backend import targets as targets
 
-for _module in (openvino, onnxruntime, tensorrt, tensorrt_rtx, coreml, mil, onnx_fp16):
+for _module in (openvino, onnxruntime, tensorrt, tensorrt_rtx, coreml, executorch, mil, onnx_fp16):
     register(_module.BACKEND)

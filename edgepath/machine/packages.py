@@ -20,6 +20,7 @@ EXTRAS = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
+    "executorch": ("executorch",),
     "tensorrt": ("polygraphy", "torch-tensorrt"),
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
     "features": ("h5py", "pyarrow"),

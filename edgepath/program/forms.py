@@ -21,6 +21,7 @@ from torch import nn
 from ..backends import builds_of
 from ..machine.quiet import quiet
 from . import operations as operations  # registers what `torch.ops.edgepath` holds
+from .delegable import delegable
 from .fused_attention import fuse
 from .headroom import Peaks
 from .split_projections import cut
@@ -84,6 +85,12 @@ class Program:
     def image_program(self) -> torch.export.ExportedProgram:
         """Return the exported program behind an image input, float32 (1, 3, S, S) with values 0..255."""
         return capture_image(self.lowered)
+
+    def delegable(self) -> torch.export.ExportedProgram:
+        """Return the exported program of one tile, uint8 (1, S, S, 3), in the operations that XNNPACK takes."""
+        model = delegable(self.lowered)
+        with torch.no_grad():
+            return torch.export.export(model, (torch.zeros(1, model.size, model.size, 3, dtype=torch.uint8),))
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """Embed `tiles`, uint8 (N, S, S, 3), in PyTorch: what lowering drift is measured against."""
