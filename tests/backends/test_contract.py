@@ -21,7 +21,7 @@ import onnx
 import pytest
 
 from edgepath.backends import builds_of
-from edgepath.backends.runners import coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from edgepath.backends.runners import coreml, executorch, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
 from edgepath.checks.drift import measure
 from edgepath.errors import BundleError
 from edgepath.models import reference
@@ -35,7 +35,7 @@ from edgepath.program.smooth import smooth
 from edgepath.recipes.recipe import find_recipe
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
-BACKENDS |= {"tensorrt_rtx": tensorrt_rtx}
+BACKENDS |= {"tensorrt_rtx": tensorrt_rtx, "executorch": executorch}
 MODULES = {**BACKENDS, "reference": reference, "mil": mil}
 # The evaluator and the full-precision model go into no kit.
 ALONE = list(BACKENDS)
@@ -58,6 +58,8 @@ RUNNERS = {
     "rtx-fp16 on ONNX Runtime": ("rtx-fp16", "onnxruntime"),
     "rtx-int8 on ONNX Runtime": ("rtx-int8", "onnxruntime"),
     "rtx-int8 on TensorRT-RTX": ("rtx-int8", "tensorrt_rtx"),
+    "executorch-fp32": ("executorch-fp32", "executorch"),
+    "executorch-int8": ("executorch-int8", "executorch"),
 }
 
 
@@ -103,6 +105,8 @@ def without(backend: str) -> str:
         return "TensorRT is not installed; it runs on a Jetson"
     if backend == "tensorrt_rtx" and shutil.which("nvidia-smi") is None:
         return "TensorRT-RTX runs beside an NVIDIA GPU"
+    if backend == "executorch" and importlib.util.find_spec("executorch") is None:
+        return "needs the extra executorch"
     return ""
 
 

@@ -126,7 +126,7 @@ def test_reading_leaves_the_values_alone() -> None:
 def test_unknown_target_names_the_nearest() -> None:
     with pytest.raises(UsageError, match='target "jetson-int4" is not known; did you mean "jetson-int8"'):
         find_recipe("jetson-int4")
-    with pytest.raises(UsageError, match="known: coreml-fp16, coreml-int8, jetson-fp16"):
+    with pytest.raises(UsageError, match="known: coreml-fp16, coreml-int8, executorch-fp32"):
         find_recipe("")
 
 
