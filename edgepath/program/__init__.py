@@ -5,6 +5,6 @@ fold            exact rewrites: raw tiles in, embedding out
 headroom        how near values come to FP16's largest number;  rescaling  brings them down, exactly
 calibrating     tiles -> ranges and a plan: calibrate  looks, smooth  moves outliers, tune  chooses INT8's scales
 quantizing      ranges and plan -> the quantized program;  linear  an INT8 layer, qad  trains it
-operations      what a program is made of;  forms  what it is in ONNX and for other lowerings
+operations      what a program is made of;  forms  what it is in ONNX and for other lowerings, delegable  in ExecuTorch
 rebuilding      a bundle -> its program again
 """

@@ -93,11 +93,11 @@ class SlicedGlu(nn.Module):
     def __init__(self, mlp: Any) -> None:
         super().__init__()
         self.fc1, self.fc2, self.norm = mlp.fc1, mlp.fc2, mlp.norm
-        self.half, self.gate_last, self.act = mlp.fc1.out_features // 2, mlp.gate_last, mlp.act
+        self.width, self.gate_last, self.act = mlp.fc1.out_features // 2, mlp.gate_last, mlp.act
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        first, second = x[..., : self.half], x[..., self.half :]
+        first, second = x[..., : self.width], x[..., self.width :]
         x = first * self.act(second) if self.gate_last else self.act(first) * second
         return cast(Tensor, self.fc2(self.norm(x)))
 

@@ -22,7 +22,12 @@ from edgepath.errors import BundleError, UsageError
 from edgepath.exporting import Exported
 
 Exports = Callable[[str], Exported]
-BACKENDS = {"onnx-fp32": "onnxruntime", "openvino-int8": "openvino", "coreml-int8": "mil", "executorch-int8": "executorch"}
+BACKENDS = {
+    "onnx-fp32": "onnxruntime",
+    "openvino-int8": "openvino",
+    "coreml-int8": "mil",
+    "executorch-int8": "executorch",
+}
 
 
 def open_runner(bundle: Bundle, target: str, **options: Any) -> Any:

@@ -751,7 +751,9 @@ def test_readme_names_every_file_and_only_these(kits: dict[str, Path], family: s
     assert {word.removeprefix("kit/") for word in commands} <= files
     assert 15 <= len(text.splitlines()) <= 32
     assert "python3 kit/check.py\n" in text
-    artifact = {"coreml": "model.mlpackage", "openvino": "model.xml", "executorch": "model.pte"}.get(family, "model.onnx")
+    artifact = {"coreml": "model.mlpackage", "openvino": "model.xml", "executorch": "model.pte"}.get(
+        family, "model.onnx"
+    )
     (snippet,) = [block for block in blocks(kits[family] / "README.md") if block.startswith("import sys")]
     assert len(snippet.splitlines()) == 5
     assert f'Runner(Path("{artifact}"))' in compile_310(snippet)
@@ -762,7 +764,10 @@ def test_requirements_agree_with_the_package(kits: dict[str, Path], checkout: Pa
     project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     extra = {"onnx": "onnxruntime", "jetson": "tensorrt"}.get(family, family)
-    known = {Requirement(line).name: Requirement(line) for line in [*project["dependencies"], *extras["export"], *extras[extra]]}
+    known = {
+        Requirement(line).name: Requirement(line)
+        for line in [*project["dependencies"], *extras["export"], *extras[extra]]
+    }
     cuda = "nvidia-cuda-runtime-cu12"  # only where there is a GPU
     known[cuda] = Requirement(f"{cuda}>=12.9")
     lines = (kits[family] / "requirements.txt").read_text(encoding="utf-8").splitlines()

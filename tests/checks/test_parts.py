@@ -29,7 +29,16 @@ Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
 TARGETS = (
     *("onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"),
-    *("jetson-fp16", "jetson-int8", "rtx-fp16", "rtx-int8", "coreml-fp16", "coreml-int8", "executorch-fp32", "executorch-int8"),
+    *(
+        "jetson-fp16",
+        "jetson-int8",
+        "rtx-fp16",
+        "rtx-int8",
+        "coreml-fp16",
+        "coreml-int8",
+        "executorch-fp32",
+        "executorch-int8",
+    ),
 )
 PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
 QKV = "vit.blocks.0.attn.qkv"
@@ -262,7 +271,9 @@ TABLE_FAULTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 @pytest.mark.parametrize("fault", TABLE_FAULTS)
-@pytest.mark.parametrize("target", ["onnx-fp32", "jetson-int8", "openvino-fp16", "openvino-int8", "coreml-int8", "executorch-int8"])
+@pytest.mark.parametrize(
+    "target", ["onnx-fp32", "jetson-int8", "openvino-fp16", "openvino-int8", "coreml-int8", "executorch-int8"]
+)
 def test_a_fault_in_another_table_is_found(exports: Exports, altered: Altered, target: str, fault: str) -> None:
     bundle, program = exports(target).bundle, program_in(exports(target).bundle.path)
     name, change = TABLE_FAULTS[fault]

@@ -1,6 +1,6 @@
 """Embed a bundle's golden tiles by its own kit, one at a time; runs where the kit runs, on any machine.
 
-    python3 embed.py BUNDLE OUT.npy COUNT
+python3 embed.py BUNDLE OUT.npy COUNT
 """
 
 from __future__ import annotations

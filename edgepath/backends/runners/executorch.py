@@ -27,7 +27,7 @@ _LOCKS: dict[int, threading.Lock] = {}
 
 
 class Runner:
-    """Embeds tiles with a `.pte`: `uint8 (N, S, S, 3) -> float32 (N, D)`, one after the other. Use it in a `with` block.
+    """Embeds tiles with a `.pte`: `uint8 (N, S, S, 3) -> float32 (N, D)`, one by one. Use it in a `with` block.
 
     `threads` is the number of CPU threads; 0 takes the cores that this process may use. Threads may call it at the same
     time; they are served one after the other. Pickled or copied, it opens the artifact again with the same options, by
@@ -127,7 +127,9 @@ def _whole(artifact: Path, about: Mapping[str, Any]) -> bytes:
     except OSError as error:
         raise RuntimeError(f"{artifact.name}: {error.strerror}") from None
     if len(data) != about.get("size_bytes"):
-        raise RuntimeError(f"{artifact.name} has {len(data)} bytes, {about.get('size_bytes')} were built; copy it again")
+        raise RuntimeError(
+            f"{artifact.name} has {len(data)} bytes, {about.get('size_bytes')} were built; copy it again"
+        )
     if hashlib.sha256(data).hexdigest() != about.get("sha256"):
         raise RuntimeError(f"{artifact.name} is not the file that was built (its SHA-256 differs); copy it again")
     return data
