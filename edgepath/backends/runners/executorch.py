@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SCHEMA = 1
 # One call at a time: the threads are the process's, and so is their number. By process, as a fork copies a held lock.
 _LOCKS: dict[int, threading.Lock] = {}
+_POOLS: list[int] = []
 
 
 class Runner:
@@ -43,8 +44,11 @@ class Runner:
         data = _whole(artifact, about)
         self._threads = int(threads) or _allowed()
         self.size, self._names = int(about["tile"][1]), list(about["outputs"])
+        self._data = data
         try:
-            self._method: Any = load(data)
+            with _lock():
+                self._pool = _take(self._threads)
+                self._method: Any = load(data)
         except (RuntimeError, KeyError) as error:
             raise RuntimeError(f"{artifact.name}: ExecuTorch cannot load it ({_first_line(error)})") from None
         self.runtime = f"ExecuTorch {_version()}, XNNPACK, CPU"
@@ -58,7 +62,9 @@ class Runner:
         with _lock():
             if (method := self._method) is None:
                 raise RuntimeError("this runner is closed; open another")
-            _take(self._threads)
+            if (pool := _take(self._threads)) != self._pool:  # a method keeps the threads it was loaded with
+                self._pool, method = pool, load(self._data)
+                self._method = method
             rows = [method(tile[None]) for tile in tiles]
         parts = zip(self._names, zip(*rows, strict=True), strict=True)
         return {name: np.concatenate(part) for name, part in parts}
@@ -78,7 +84,7 @@ def load(data: bytes) -> Callable[[np.ndarray], list[np.ndarray]]:
 
     Raises RuntimeError for bytes that ExecuTorch refuses.
     """
-    with _silent(), _lock():
+    with _silent():
         import torch
         from executorch.runtime import Runtime
 
@@ -92,12 +98,18 @@ def load(data: bytes) -> Callable[[np.ndarray], list[np.ndarray]]:
     return run
 
 
-def _take(threads: int) -> None:
-    """Have ExecuTorch compute with so many threads."""
-    from executorch.extension.pybindings import portable_lib
+def _take(threads: int) -> int:
+    """Have ExecuTorch compute with so many threads; return which pool of threads that is.
 
-    if portable_lib._threadpool_get_thread_count() != threads:
-        portable_lib._unsafe_reset_threadpool(threads)
+    Another pool takes the place of the one before, which methods that were loaded with it must not be run with.
+    """
+    with _silent():
+        from executorch.extension.pybindings import portable_lib
+
+        if portable_lib._threadpool_get_thread_count() != threads:
+            portable_lib._unsafe_reset_threadpool(threads)
+            _POOLS.append(threads)
+    return len(_POOLS)
 
 
 def about_file(artifact: Path) -> Path:
