@@ -30,6 +30,7 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
             partitioner=[XnnpackPartitioner()],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),  # of ours, it was checked by torch.export
         )
+        _refuse_left(edge.exported_program().graph, recipe)
         data = bytes(edge.to_executorch().buffer)
     path = folder / "model.pte"
     path.write_bytes(data)
@@ -49,12 +50,17 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     return path
 
 
+def _refuse_left(graph: Any, recipe: Any) -> None:
+    """Raise UsageError for a product, or a step of its quantization, that the delegate leaves to other kernels."""
+    left = [str(node.target._op) for node in graph.nodes if hasattr(node.target, "_op")]
+    if odd := [name for name in left if any(word in name for word in ("linear", "mm.", "conv", "quantize_per"))]:
+        raise UsageError(f"export {recipe.target}: XNNPACK does not take {odd[0]}; another executorch may")
+
+
 def _refuse_float(nodes: dict[str, dict[str, int]], program: Any, recipe: Any) -> None:
-    """Raise UsageError unless every linear is the delegate's, and every quantized one computed in INT8."""
+    """Raise UsageError unless the delegate computes every quantized linear in INT8."""
     wanted = sum(hasattr(layer, "input_scale") for layer in program.lowered.modules())
     found = nodes["delegated"].get("XNNFullyConnected, INT8", 0)
-    if odd := [name for name in nodes["undelegated"] if any(word in name for word in ("linear", "mm", "conv"))]:
-        raise UsageError(f"export {recipe.target}: XNNPACK does not take {odd[0]}; another executorch may")
     if found != wanted:
         raise UsageError(
             f"export {recipe.target}: XNNPACK runs {found} linears in INT8, {wanted} are quantized; "

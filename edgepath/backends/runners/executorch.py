@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -103,13 +104,21 @@ def _take(threads: int) -> int:
 
     Another pool takes the place of the one before, which methods that were loaded with it must not be run with.
     """
+    library = _library()
+    if library._threadpool_get_thread_count() != threads:
+        with _silent():
+            library._unsafe_reset_threadpool(threads)
+        _POOLS.append(threads)
+    return len(_POOLS)
+
+
+@functools.cache
+def _library() -> Any:
     with _silent():
         from executorch.extension.pybindings import portable_lib
 
-        if portable_lib._threadpool_get_thread_count() != threads:
-            portable_lib._unsafe_reset_threadpool(threads)
-            _POOLS.append(threads)
-    return len(_POOLS)
+        portable_lib._threadpool_get_thread_count()  # asked first, it makes the threads
+    return portable_lib
 
 
 def about_file(artifact: Path) -> Path:
@@ -159,7 +168,8 @@ def _silent() -> Iterator[None]:
     try:
         os.dup2(empty, 2)
         logging.disable(logging.WARNING)
-        with warnings.catch_warnings():
+        # ExecuTorch writes to Python's stream, other libraries to the file.
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
