@@ -2,6 +2,7 @@
 
     EdgepathError            exit code 2; the message is one line: asked, found, what to do
     ├── UsageError           a name, option or combination that does not exist; an output that is in the way
+    │   └── DiskFull         there is no room for what is to be written
     ├── RecipeError          a recipe with an unknown key, a value out of range, a missing table
     ├── WeightsError         weights that are missing, gated, corrupt, of another shape, or not finite
     ├── TileError            a tile or folder of tiles that cannot be read as asked
@@ -28,6 +29,10 @@ class EdgepathError(Exception):
 
 class UsageError(EdgepathError):
     """The request names something that does not exist, contradicts itself, or would overwrite an output."""
+
+
+class DiskFull(UsageError):
+    """There is no room for what is to be written."""
 
 
 class RecipeError(EdgepathError):

@@ -106,6 +106,7 @@ def export(
     with BundleWriter(Path(out) / f"{spec.name.replace(':', '-')}-{recipe.target}", force=force) as writer:
         ready = fitted(recipe, prepare(spec, inputs, stages), stages)
         made, golden = _make(recipe, ready, writer.path, qad, speed, stages)
+        write_kit(writer.path / "kit", recipe, writer.final.name, ready.spec.size, ready.net.dim)
         report = build_report(writer.final.name, recipe, _origins(recipe, ready), made, stages.cost())
         _write(writer.path / "report.md", to_markdown(report))
         write_bom(writer.path, report)
@@ -199,7 +200,6 @@ def _lower(recipe: Recipe, net: EdgeModel, golden: np.ndarray, ready: Prepared, 
     with stages.stage("parts"):
         differing = differences(program.lowered, artifact, recipe.backend)
     write_golden(folder / "golden", golden, embeddings)
-    write_kit(folder / "kit", recipe)
     file: Artifact = {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)}
     return Made(file, embeddings, differing, runtime, scales(net), headroom=headroom)
 

@@ -39,7 +39,6 @@ def read(path: Path) -> Parts:
 
 def open_model(path: Path) -> Any:
     """Read an IR as an OpenVINO model. Raises BundleError for what OpenVINO does not read."""
-
     try:
         return core().read_model(path)
     except (RuntimeError, UnicodeDecodeError) as error:  # the second while it puts its own message together

@@ -25,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import EdgepathError, MissingRuntime, UsageError
+from ..machine.hdf5_writing import new_hdf5
 from ..machine.workspace import workspace
 from ..machine.writing import disk_full, disk_full_message
 
@@ -148,7 +149,7 @@ def _write_h5(
 
     rows = 0
     places: list[tuple[int, int]] | None = [] if coords else None
-    with _Sink(path) as sink, h5py.File(sink, "w") as file:
+    with new_hdf5(path) as (file, sink):
         chunk = max(1, min(256, _BLOCK_BYTES // (4 * dim)))
         embeddings = file.create_dataset("embeddings", (0, dim), "float32", maxshape=(None, dim), chunks=(chunk, dim))
         paths = file.create_dataset("paths", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(4096,))
@@ -166,68 +167,6 @@ def _write_h5(
         if places:
             file.create_dataset("coords", data=np.array(places, np.int64))
     return rows
-
-
-class _Sink:
-    """A file for HDF5 that hides from it that the disk is full: after a write that failed, its library crashes Python.
-
-    What could not be written is kept, so that HDF5 finds it again while it closes; `check` and leaving the `with` block
-    raise the error.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115, closed on leaving the `with` block
-        self._lost: list[tuple[int, bytes]] = []
-        self._error: OSError | None = None
-
-    def __enter__(self) -> _Sink:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self.check()
-
-    def check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def write(self, data: memoryview) -> int:
-        start, done = self._file.tell(), 0
-        try:
-            while self._error is None and done < len(data):
-                done += self._file.write(data[done:])
-        except OSError as error:
-            self._error = error
-        if done < len(data):
-            self._lost.append((start + done, bytes(data[done:])))
-            self._file.seek(start + len(data))
-        return len(data)
-
-    def readinto(self, buffer: memoryview) -> int:
-        start, size = self._file.tell(), len(buffer)
-        found = self._file.readinto(buffer)
-        for at, data in self._lost:
-            low, high = max(at, start), min(at + len(data), start + size)
-            if low < high:
-                buffer[low - start : high - start] = data[low - at : high - at]
-                found = max(found, high - start)
-        self._file.seek(start + found)
-        return found
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size) or b""
-
-    def truncate(self, size: int) -> int:
-        return size if self._error is not None else self._file.truncate(size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def flush(self) -> None:
-        """Nothing waits here."""
 
 
 def _write_parquet(path: Path, blocks: Iterator[Batch], dim: int, metadata: str) -> int:

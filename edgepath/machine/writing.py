@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import EdgepathError, UsageError
+from ..errors import DiskFull, EdgepathError, UsageError
 from .workspace import Workspace, workspace
 
 
@@ -119,12 +119,17 @@ def check_output(path: Path, *, force: bool) -> None:
 def replacing(path: Path, what: str) -> Iterator[Path]:
     """Yield a file's name to write under; it becomes `path` at the end, or is removed when something goes wrong.
 
-    Raises UsageError, naming `what` it is, where it cannot be written.
+    Raises UsageError, naming `what` it is, where it cannot be written; DiskFull where there is no room.
     """
     try:
         with workspace(path) as aside:
-            yield aside.new
-            os.replace(aside.new, path)
+            try:
+                yield aside.new
+                os.replace(aside.new, path)
+            except Exception as error:
+                if disk_full(error, path.parent):  # asked while what was written still takes its room
+                    raise DiskFull(f"{what} {path}: the disk is full; free some, or write elsewhere") from error
+                raise
     except OSError as error:
         raise UsageError(f"{what} {path}: cannot be written ({error.strerror or error})") from None
 
@@ -140,6 +145,8 @@ def disk_full(error: BaseException | None, folder: Path) -> bool:
     if not isinstance(error, Exception) or isinstance(error, EdgepathError):
         return False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    if os.strerror(errno.ENOSPC) in str(error):  # HDF5's, when it closes a file
         return True
     # NumPy gives no errno. OpenVINO gives no reason but a failed C++ stream, and has removed its file by now.
     return "iostream error" in str(error) or (folder.is_dir() and shutil.disk_usage(folder).free < 1 << 16)

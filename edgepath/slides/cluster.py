@@ -18,14 +18,14 @@ from typing import Any, cast
 
 from ..bundle.bundle import open_bundle
 from ..bundle.running import open_runner
-from ..errors import UsageError, first_line
+from ..errors import DiskFull, UsageError, first_line
 from ..machine.packages import require
 from ..machine.progress import Progress, silent
 from . import sidecar
 from .embedding import Finish, Job, embed_slide
 from .listing import Entry
 from .many import result
-from .results import SlideRow, SlidesResult
+from .results import SlideRow, SlidesResult, row
 
 _ANSWERS_WITHIN = 10.0  # seconds; Ray itself would go on asking for minutes
 LOCAL = "local"
@@ -99,8 +99,11 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         id, path, mpp, mask = json.loads(batch["entry"][0])
         entry = Entry(id, Path(path), mpp, mask)
-        row = embed_slide(entry, self._job, self._key, self._runner, lambda done, total: None, self._finish)
-        return {"row": [json.dumps(row)], "ran_with": [self._runner.runtime]}
+        try:
+            found = embed_slide(entry, self._job, self._key, self._runner, lambda done, total: None, self._finish)
+        except DiskFull as error:  # of this node: a slide that failed, on which the others do not depend
+            found = row(id, "failed", str(error))
+        return {"row": [json.dumps(found)], "ran_with": [self._runner.runtime]}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..bundle.bundle import Bundle, Runner
-from ..errors import EdgepathError, UsageError
+from ..errors import DiskFull, EdgepathError, UsageError
 from ..machine.packages import require_all, versions
-from ..machine.writing import disk_full, disk_full_message
 from ..tiles.slides.cutting import CutSettings, CutSlide, cut
 from ..tiles.slides.reader import open_slide
 from . import sidecar
@@ -23,6 +23,7 @@ from .listing import Entry
 from .results import Finished, SlideRow, row
 from .streaming import Stream
 
+_BESIDE_NUMBERS = 1 << 16  # bytes that a file takes for names and structure
 Advance = Callable[[int, int], None]
 """Is told how many of a slide's tiles are done, and how many there are."""
 Finish = Callable[[Entry, CutSlide, np.ndarray, np.ndarray], Finished]
@@ -80,12 +81,13 @@ def embed_slide(
     start = time.perf_counter()
     try:
         return _embed(entry, job, key, runner, say, finish, start)
+    except DiskFull as error:
+        raise DiskFull(
+            f"slides: the disk is full ({job.out}, slide {entry.id}); free some, and run the same command again: "
+            "finished slides are kept"
+        ) from error
     except EdgepathError as error:
         failed = row(entry.id, "failed", str(error), seconds=round(time.perf_counter() - start, 3))
-    except OSError as error:
-        if disk_full(error, job.out):
-            raise UsageError(disk_full_message(job.out / entry.id, 0)) from error
-        raise
     sidecar.write(job.out, entry.id, {"job": key, "state": "failed", "message": failed["message"]})
     return failed
 
@@ -187,7 +189,12 @@ def _scale_facts(slide: CutSlide) -> dict[str, Any]:
 
 
 def _write(entry: Entry, job: Job, slide: CutSlide, embeddings: np.ndarray, which: np.ndarray) -> dict[str, str]:
-    """Write a slide's files; return their hashes by name below the output."""
+    """Write a slide's files; return their hashes by name below the output.
+
+    Raises DiskFull, before anything is written where it is clear: HDF5 cannot close a file that it has no room for.
+    """
+    if shutil.disk_usage(job.out).free < embeddings.nbytes + _BESIDE_NUMBERS:
+        raise DiskFull(f"{job.out} has no room for {embeddings.nbytes / 1e6:.1f} MB")
     layout, coords = LAYOUTS[job.layout], slide.coords[which]
     found = Features(
         entry.id,

@@ -337,9 +337,17 @@ def time_runs(run: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray, runs: 
 
 
 def check(
-    root: Path, settings: Sequence[str], runs: int, trust: Path | None = None, signature: Path | None = None
+    root: Path,
+    settings: Sequence[str],
+    runs: int,
+    trust: Path | None = None,
+    signature: Path | None = None,
+    server: str | None = None,
 ) -> dict[str, Any]:
-    """Run the whole check on the bundle in `root` and return the device report, JSON-able."""
+    """Run the whole check on the bundle in `root` and return the device report, JSON-able.
+
+    With `server`, the address of one that serves this bundle's artifact, what it answers is checked.
+    """
     if str(root) != str(root).encode(errors="replace").decode():
         raise CannotRun(f"{str(root)!a} is no text in UTF-8, as runtimes need it; move it, or set PYTHONUTF8=1")
     say(f"hashing the files of {root.name}")
@@ -347,9 +355,10 @@ def check(
     if trust is not None:
         check_signature(root, digest, trust, signature)
     with vendor("cannot load kit/"):
-        system, runner_class = (load_kit_module(root, manifest, name) for name in ("device", "runner"))
+        names = ("device", "runner" if server is None else _client(manifest))
+        system, runner_class = (load_kit_module(root, manifest, name) for name in names)
     runner_class = runner_class.Runner
-    options = runner_options(runner_class, settings)
+    options = runner_options(runner_class, settings if server is None else [f"url={server}", *settings])
     data = golden(root, manifest)
     tiles = data.pop("tiles")
     keys = manifest["held_out"]["keys"]
@@ -382,6 +391,12 @@ def check(
         "versions": system.versions(),
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _client(manifest: Mapping[str, Any]) -> str:
+    if "kit/serving/client.py" not in manifest["files"]:
+        raise CannotRun("--server: this bundle's kit has nothing for servers; those of OpenVINO and ONNX Runtime have")
+    return "serving/client"
 
 
 def runner_options(runner_class: Any, settings: Sequence[str]) -> dict[str, Any]:
@@ -552,13 +567,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of kit/runner.py's Runner, such as threads=4",
+        help="an option of kit/runner.py's Runner, such as threads=4; with --server of kit/serving/client.py's",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help=f"where the report goes (default {REPORT} here, beside the bundle from within it)",
+    )
+    parser.add_argument(
+        "--server", metavar="URL", help="check the artifact as a model server serves it (kit/serving), not run here"
     )
     parser.add_argument(
         "--trust", type=Path, metavar="KEY", help="refuse a bundle that the owner of this public key did not sign"
@@ -574,7 +592,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         root = Path(__file__).absolute().parent.parent
         path = where_to(options.out, root, options.force)
-        report = check(root, options.set, options.runs, options.trust, options.signature)
+        report = check(root, options.set, options.runs, options.trust, options.signature, options.server)
         text = json.dumps(report, indent=2, allow_nan=False)
         try:
             write(path, text + "\n")

@@ -466,7 +466,7 @@ def test_core_ml_kit_names_macos(tmp_path: Path) -> None:
         np.savez(writer.path / "golden/tiles.npz", tiles=np.zeros((1, 8, 8, 3), np.uint8))
         for name in ("reference", "program"):
             np.savez(writer.path / f"golden/{name}.npz", embeddings=np.ones((1, 3), np.float32))
-        write_kit(writer.path / "kit", recipe)
+        write_kit(writer.path / "kit", recipe, "apple", 8, 3)
         contract = {"size": 8, "dim": 3, "tokens": False, "embedding": "cls"}
         parts = {"recipe": recipe.to_json(), "contract": contract, "artifact": {"file": "model.mlpackage"}}
         parts |= {"weights": {"source": "here", "sha256": "0" * 64, "random": True}, "cautions": []}
@@ -737,14 +737,14 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each family's kit folder as an export writes it."""
     folder = tmp_path_factory.mktemp("kits")
     for family in FAMILIES:
-        write_kit(folder / family, next(r for name, r in recipes().items() if name.startswith(family)))
+        write_kit(folder / family, next(r for name, r in recipes().items() if name.startswith(family)), "it", 224, 8)
     return {family: folder / family for family in FAMILIES}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_readme_names_every_file_and_only_these(kits: dict[str, Path], family: str) -> None:
     text = (kits[family] / "README.md").read_text(encoding="utf-8")
-    files = {path.name for path in kits[family].iterdir()} - {"README.md"}
+    files = {path.name for path in kits[family].iterdir() if path.is_file()} - {"README.md"}
     assert {word for word in text.split("`")[1::2] if word in files} == files
     commands = [word for block in blocks(kits[family] / "README.md") for word in block.split() if "kit/" in word]
     assert set(commands) >= {"kit/check.py", "kit/requirements.txt"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mutate import mutate
 from readers import READERS, Reader, damaged_zip, refusals
+
+from edgepath.machine.progress import peak_bytes
 
 SECONDS, BYTES = 5, 1 << 30
 
@@ -70,9 +71,8 @@ def work(name: str, first: int, seconds: float, count: int) -> None:
             print(json.dumps({"at": seed}), file=progress, flush=True)
             if wrong := case(Path(folder), reader, seeds, seed):
                 print(json.dumps({"seed": seed, "wrong": wrong}), file=progress, flush=True)
-            peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             seed += 1
-            if peak > BYTES:
+            if (peak := peak_bytes()) > BYTES:
                 print(json.dumps({"seed": seed - 1, "wrong": f"{peak} bytes"}), file=progress, flush=True)
                 break
     print(json.dumps({"next": seed}), file=progress, flush=True)

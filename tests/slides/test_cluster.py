@@ -103,3 +103,16 @@ def test_an_address_where_nothing_listens_is_one_line(
     with pytest.raises(UsageError, match=r"no Ray at 127\.0\.0\.1:1 .*give HOST:PORT of its head") as raised:
         embed_on_cluster(job, list_slides([many]), address="127.0.0.1:1", workers=1)
     assert "\n" not in str(raised.value)
+
+
+def test_a_full_disk_of_a_node_is_a_failed_slide(
+    exports: Callable[[str], Exported], many: Path, small_disk: Path, cluster: Any
+) -> None:
+    job, entries = Job(exports("openvino-int8").bundle, small_disk / "out", CutSettings()), list_slides([many])[:2]
+    (small_disk / "ballast").write_bytes(bytes((1 << 20) - (1 << 15)))
+    found = embed_on_cluster(job, entries, address=cluster.address, workers=1)["slides"]
+    assert [row["state"] for row in found] == ["failed", "failed"]
+    assert {row["message"].partition(" (")[0] for row in found} == {"slides: the disk is full"}
+    (small_disk / "ballast").unlink()
+    again = embed_on_cluster(job, entries, address=cluster.address, workers=1)["slides"]
+    assert [row["state"] for row in again] == ["done", "done"]

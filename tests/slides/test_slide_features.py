@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from edgepath.errors import UsageError
 from edgepath.exporting import Exported
 from edgepath.slides.checking import check_slides
 from edgepath.slides.embedding import Job
+from edgepath.slides.layouts import LAYOUTS
 from edgepath.slides.listing import Entry, list_slides, shard
 from edgepath.slides.many import embed_slides
 from edgepath.tiles.slides.cutting import CutSettings, cut
@@ -187,3 +190,44 @@ def test_nothing_names_the_machine(job: Job, slides: Path) -> None:
     for path in job.out.rglob("*"):
         if path.is_file():
             assert str(slides).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_full_disk_ends_in_one_line_and_the_same_call_goes_on(
+    job: Job, slides: Path, small_disk: Path, tmp_path: Path, layout: str
+) -> None:
+    entries, out = list_slides([slides]), small_disk / "out"
+    wanted = replace(job, layout=layout)
+    embed_slides(wanted, entries)
+    job = replace(job, layout=layout, out=out)
+    embed_slides(job, entries[:1])
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with open(small_disk / "ballast", "wb") as ballast:  # all but a page for the next record's folder
+        ballast.write(bytes(shutil.disk_usage(small_disk).free - (1 << 12)))
+    with pytest.raises(UsageError) as caught:
+        embed_slides(job, entries)
+    assert str(caught.value).startswith(f"slides: the disk is full ({out}, slide deeper__b); ")
+    assert str(caught.value).endswith("free some, and run the same command again: finished slides are kept")
+    assert "\n" not in str(caught.value)
+    assert kept == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (small_disk / "ballast").unlink()
+    assert states(embed_slides(job, entries)) == {"a": "kept", "deeper__b": "done"}
+    names = [path.relative_to(out) for path in out.rglob("*") if path.is_file() and "slides" not in path.parts]
+    assert len(names) >= 2
+    for name in names:
+        assert (out / name).read_bytes() == (wanted.out / name).read_bytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_disk_that_fills_while_a_file_is_written_ends_in_one_line(job: Job, slides: Path, layout: str) -> None:
+    job, limits = replace(job, layout=layout), resource.getrlimit(resource.RLIMIT_FSIZE)
+    entries = list_slides([slides])
+    embed_slides(job, entries[:1])
+    before = {path for path in job.out.rglob("*") if path.is_file()}
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 11, limits[1]))
+        with pytest.raises(UsageError, match=r"^slides: the disk is full .*: finished slides are kept$"):
+            embed_slides(job, entries)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path for path in job.out.rglob("*") if path.is_file()} == before

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...machine.hdf5_writing import new_hdf5
 from .features import Features
 
 
@@ -24,4 +25,5 @@ def write(path: Path, found: Features) -> None:
         "mpp": found.scale.mpp,
         "tile_size_level0": found.scale.width,
     }
-    table.write_h5ad(path)
+    with new_hdf5(path) as (file, _):
+        anndata.io.write_elem(file, "/", table)

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ...machine.hdf5_writing import new_hdf5
 from ...machine.writing import replacing
 from .features import Features
 
 
 def write(path: Path, found: Features) -> None:
     """Write `features`, float32 (N, D), and `coords`, int32 (N, 2), in pixels of the finest level; and the tensor."""
-    import h5py
     import torch
 
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as (file, _):
         file.create_dataset("features", data=found.embeddings.astype(np.float32))
         coords = file.create_dataset("coords", data=found.coords.astype(np.int32))
         coords.attrs.update(name=found.id, patch_size=round(found.scale.width), patch_level=0)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ...machine.hdf5_writing import new_hdf5
 from .features import Features
 
 
 def write(path: Path, found: Features) -> None:
     """Write `feats`, float16 (N, D), and `coords`, float32 (N, 2), in um."""
-    import h5py
-
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as (file, _):
         file.create_dataset("feats", data=found.embeddings.astype(np.float16))
         file.create_dataset("coords", data=(found.coords * np.array(found.scale.found)).astype(np.float32))
         file.attrs.update(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...machine.hdf5_writing import new_hdf5
 from .features import Features
 
 
@@ -16,9 +17,7 @@ def folder(found: Features) -> str:
 
 def write(path: Path, found: Features) -> None:
     """Write `features`, float32 (N, D), and `coords`, int64 (N, 2), in pixels of the finest level."""
-    import h5py
-
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as (file, _):
         features = file.create_dataset("features", data=found.embeddings.astype(np.float32))
         features.attrs.update(encoder=found.encoder, name=found.id)
         coords = file.create_dataset("coords", data=found.coords.astype(np.int64))

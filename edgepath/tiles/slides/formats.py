@@ -133,10 +133,11 @@ class _OpenSlide:
         self.found = Found(properties.get("openslide.vendor", "unknown"), levels, mpp, power, properties)
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
-        rgba = np.asarray(self._slide.read_region((x, y), level, (width, height)))
+        image = self._slide.read_region((x, y), level, (width, height))
+        if image.getchannel("A").getextrema()[0] == 255:
+            return np.asarray(image.convert("RGB"))
+        rgba = np.asarray(image)
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
-        if alpha.min() == 255:
-            return np.ascontiguousarray(rgb)
         if not alpha.any():  # where a scanner saw nothing, it wrote nothing
             return np.full(rgb.shape, 255, np.uint8)
         share = alpha.astype(np.float32) / 255

@@ -51,12 +51,12 @@ class Browser:
                 assert "error" not in answer, (method, answer["error"])
                 return dict(answer["result"])
 
-    def open(self, page: Path, width: int, scheme: str = "light") -> None:
-        """Load a file in a window of this width, and wait until it is loaded and still."""
+    def open(self, page: Path | str, width: int, scheme: str = "light") -> None:
+        """Load a file or an address in a window of this width, and wait until it is loaded and still."""
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._next()
         time.sleep(0.3)  # a request that a page makes late would still be seen
