@@ -116,6 +116,8 @@ def exports(known_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> 
 
     @functools.cache
     def exported(target: str) -> Exported:
+        if target.startswith("executorch-"):
+            pytest.importorskip("executorch", reason="needs the extra executorch")
         with FileLock(out / f"{target}.lock"):
             folder = out / f"{known_tiny.name}-{target}"
             if folder.is_dir():

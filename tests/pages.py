@@ -19,6 +19,7 @@ PAGES = [
     ROOT / "README.md",
     *SITE,
     *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "calibration/README.md", "benchmarks/README.md")),
+    ROOT / "tools" / "arm" / "README.md",
     *(ROOT / name for name in ("examples/README.md", "tools/demo_model/README.md", "edgepath/shipped/demo/README.md")),
 ]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))

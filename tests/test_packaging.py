@@ -44,6 +44,7 @@ NEED_TORCH = (
             "fold",
             "forms",
             "decomposed",
+            "delegable",
             "fused_attention",
             "headroom",
             "linear",
@@ -246,10 +247,10 @@ def test_constraints_pin_every_direct_dependency(project: dict[str, Any], checko
             assert pin in need.specifier, f"extra {extra!r}, Python {python}: {need} does not allow the tested {pin}"
 
 
-def test_all_is_every_extra_from_the_public_registry_but_betas(project: dict[str, Any]) -> None:
+def test_all_is_every_extra_from_the_public_registry_but_betas_and_large_ones(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
     (everything,) = (Requirement(line) for line in extras["all"])
-    assert everything.extras == set(extras) - {"all", "dev", "docs", "coreai"}
+    assert everything.extras == set(extras) - {"all", "dev", "docs", "coreai", "executorch"}
 
 
 def test_no_tracked_file_names_a_machine_or_a_package_index(tracked: list[str], checkout: Path) -> None:

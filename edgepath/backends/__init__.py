@@ -5,9 +5,10 @@
     openvino       each
     tensorrt       a row,
     tensorrt_rtx   and how
-    torchtrt       its artifact
-    coreml         is
-    coreai         built
+    torchtrt       its
+    coreml         artifact
+    coreai         is
+    executorch     built
     mil            Core ML packages, evaluated where there is no Core ML
     coreai_interpreter  Core AI programs, run by Apple's interpreter where there is no macOS 27
     onnx_fp16      FP16 graphs, evaluated where there is no TensorRT
@@ -23,6 +24,7 @@
     torchtrt_process     Torch-TensorRT in a process of its own,
     torchtrt_without_gpu and what it takes for a GPU there
     tensorrt_network/    TensorRT's networks as values, evaluated and compared
+    pte/           ExecuTorch's read back
     doctor         what of all this can run on this machine
 
 A new one is a module with a row of its own, `BACKEND`, that is registered below.
@@ -32,6 +34,7 @@ from . import (
     coreai,
     coreai_interpreter,
     coreml,
+    executorch,
     exported,
     mil,
     onnx_fp16,
@@ -60,6 +63,7 @@ _MODULES = (
     torchtrt,
     coreml,
     coreai,
+    executorch,
     mil,
     coreai_interpreter,
     onnx_fp16,

@@ -21,6 +21,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
     "coreai": ("coreai-torch", "coreai-core"),
+    "executorch": ("executorch",),
     "tensorrt": ("polygraphy",),
     "rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "polygraphy"),
     "torchtrt": ("torch-tensorrt-rtx",),

@@ -103,6 +103,14 @@ class Program:
                 replace_layer(model, name, make(layer))
         return model
 
+    def delegable(self) -> torch.export.ExportedProgram:
+        """Return the exported program of one tile, uint8 (1, S, S, 3), in the operations that XNNPACK takes."""
+        from .delegable import delegable
+
+        model = delegable(self.lowered)
+        with torch.no_grad():
+            return torch.export.export(model, (torch.zeros(1, model.size, model.size, 3, dtype=torch.uint8),))
+
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """Embed `tiles`, uint8 (N, S, S, 3), in PyTorch: what lowering drift is measured against."""
         with self.peaks or nullcontext():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *("numpy", "pillow", "onnxruntime", "openvino", "coremltools", "tensorrt", "polygraphy"),
+    *("numpy", "pillow", "onnxruntime", "openvino", "coremltools", "executorch", "torch", "tensorrt", "polygraphy"),
     "tensorrt-rtx-cu13-bindings",
 )
 SMI = ("--query-gpu=name,driver_version,clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader")

@@ -21,7 +21,17 @@ import onnx
 import pytest
 
 from edgepath.backends import builds_of
-from edgepath.backends.runners import coreai, coreml, exported, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from edgepath.backends.runners import (
+    coreai,
+    coreml,
+    executorch,
+    exported,
+    mil,
+    onnxruntime,
+    openvino,
+    tensorrt,
+    tensorrt_rtx,
+)
 from edgepath.checks.drift import measure
 from edgepath.errors import BundleError
 from edgepath.models import reference
@@ -35,7 +45,7 @@ from edgepath.program.smooth import smooth
 from edgepath.recipes.recipe import find_recipe
 
 BACKENDS = {"coreml": coreml, "onnxruntime": onnxruntime, "openvino": openvino, "tensorrt": tensorrt}
-BACKENDS |= {"tensorrt_rtx": tensorrt_rtx, "coreai": coreai}
+BACKENDS |= {"tensorrt_rtx": tensorrt_rtx, "coreai": coreai, "executorch": executorch}
 MODULES = {**BACKENDS, "reference": reference, "mil": mil, "exported": exported}
 # The evaluator and the full-precision model go into no kit.
 ALONE = [*BACKENDS, "exported"]
@@ -61,6 +71,8 @@ RUNNERS = {
     "rtx-int8 on ONNX Runtime": ("rtx-int8", "onnxruntime"),
     "rtx-int8 on TensorRT-RTX": ("rtx-int8", "tensorrt_rtx"),
     "torchtrt-int8 in PyTorch": ("torchtrt-int8", "exported"),
+    "executorch-fp32": ("executorch-fp32", "executorch"),
+    "executorch-int8": ("executorch-int8", "executorch"),
 }
 
 
@@ -110,6 +122,8 @@ def without(backend: str) -> str:
         return "needs the extra torchtrt"
     if backend == "tensorrt_rtx" and shutil.which("nvidia-smi") is None:
         return "TensorRT-RTX runs beside an NVIDIA GPU"
+    if backend == "executorch" and importlib.util.find_spec("executorch") is None:
+        return "needs the extra executorch"
     return ""
 
 

@@ -16,13 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepath.backends.runners import mil, onnxruntime, openvino
+from edgepath.backends.runners import executorch, mil, onnxruntime, openvino
 from edgepath.bundle.bundle import Bundle, load_artifact, open_bundle
 from edgepath.errors import BundleError, UsageError
 from edgepath.exporting import Exported
 
 Exports = Callable[[str], Exported]
-BACKENDS = {"onnx-fp32": "onnxruntime", "openvino-int8": "openvino", "coreml-int8": "mil"}
+BACKENDS = {
+    "onnx-fp32": "onnxruntime",
+    "openvino-int8": "openvino",
+    "coreml-int8": "mil",
+    "executorch-int8": "executorch",
+}
 
 
 def open_runner(bundle: Bundle, target: str, **options: Any) -> Any:
@@ -109,7 +114,7 @@ def test_number_of_threads_that_is_none_is_refused(exports: Exports, threads: An
     for target in BACKENDS:
         with pytest.raises(UsageError, match=rf"^bundle \S+: {said}"):
             open_runner(exports(target).bundle, target, threads=threads)
-    for module in (onnxruntime, openvino, mil):
+    for module in (onnxruntime, openvino, mil, executorch):
         with pytest.raises(ValueError, match=f"^{said}"):
             module.Runner(Path("not looked at"), threads=threads)
 

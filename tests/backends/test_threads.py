@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import edgepath
-from edgepath.backends.runners import coreml, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
+from edgepath.backends.runners import coreml, executorch, mil, onnxruntime, openvino, tensorrt, tensorrt_rtx
 from edgepath.exporting import Exported
 
 THREADS, CALLS = 8, 72
@@ -27,6 +27,7 @@ RUN = {
     "onnx-fp32": onnxruntime,
     "onnx-int8": onnxruntime,
     "coreml-int8": mil,
+    "executorch-int8": executorch,
 }
 
 

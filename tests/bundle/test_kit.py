@@ -43,7 +43,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FAMILIES = ("coreml", "jetson", "onnx", "openvino", "rtx", "torchtrt")
+FAMILIES = ("coreml", "executorch", "jetson", "onnx", "openvino", "rtx", "torchtrt")
 Export = Callable[[str], Path]
 
 
@@ -766,7 +766,12 @@ def test_readme_names_every_file_and_only_these(kits: dict[str, Path], family: s
     assert {word.removeprefix("kit/") for word in commands} <= files
     assert 15 <= len(text.splitlines()) <= 32
     assert "python3 kit/check.py\n" in text
-    artifact = {"coreml": "model.mlpackage", "openvino": "model.xml", "torchtrt": "model.pt2"}.get(family, "model.onnx")
+    artifact = {
+        "coreml": "model.mlpackage",
+        "openvino": "model.xml",
+        "torchtrt": "model.pt2",
+        "executorch": "model.pte",
+    }.get(family, "model.onnx")
     (snippet,) = [block for block in blocks(kits[family] / "README.md") if block.startswith("import sys")]
     assert len(snippet.splitlines()) == 5
     assert f'Runner(Path("{artifact}"))' in compile_310(snippet)
@@ -778,7 +783,8 @@ def test_requirements_agree_with_the_package(kits: dict[str, Path], checkout: Pa
     extras = project["optional-dependencies"]
     extra = {"onnx": "onnxruntime", "jetson": "tensorrt"}.get(family, family)
     known = {
-        Requirement(line).name: Requirement(line) for line in [*project["dependencies"], *extras[extra], *extras["rtx"]]
+        Requirement(line).name: Requirement(line)
+        for line in [*project["dependencies"], *extras["export"], *extras[extra], *extras["rtx"]]
     }
     cuda = "nvidia-cuda-runtime-cu12"  # only where there is a GPU
     known[cuda] = Requirement(f"{cuda}>=12.9")
@@ -787,6 +793,7 @@ def test_requirements_agree_with_the_package(kits: dict[str, Path], checkout: Pa
     for requirement in named:
         assert requirement.specifier == known[requirement.name].specifier
     runtimes = {"onnx": {"onnxruntime"}, "jetson": {"polygraphy"}, "coreml": {"coremltools"}}
+    runtimes["executorch"] = {"executorch", "torch"}
     runtimes["rtx"] = {"polygraphy", cuda, "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
     runtimes["torchtrt"] = {*runtimes["rtx"], "torch-tensorrt-rtx"}
     assert {requirement.name for requirement in named} - {"pillow"} == {"numpy", *runtimes.get(family, {family})}
@@ -803,6 +810,7 @@ def test_kit_needs_python_310_numpy_and_the_runtime(kits: dict[str, Path], famil
     runtime = {"onnx": {"onnxruntime"}, "jetson": {"tensorrt", "polygraphy"}, "coreml": {"coremltools", "PIL"}}
     runtime["rtx"] = {"tensorrt_rtx_bindings", "polygraphy"}
     runtime["torchtrt"] = {*runtime["rtx"], "tensorrt", "torch", "torch_tensorrt"}
+    runtime["executorch"] = {"executorch", "torch"}
     allowed = {*sys.stdlib_module_names, "numpy", *runtime.get(family, {family})}
     for path in kits[family].glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))

@@ -15,6 +15,7 @@ from edgepath.bundle.bundle import Bundle
 from edgepath.checks.debugging import debug
 from edgepath.checks.layerwise import Proof, _hold, expected, prove, quantized
 from edgepath.exporting import Exported
+from edgepath.program.delegable import BOUNDS
 from edgepath.program.forms import Program
 from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.recipes.recipe import Recipe
@@ -22,7 +23,7 @@ from edgepath.reports.tables.checks import layer_table
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
-INT8 = ("onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8")
+INT8 = ("onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8", "executorch-int8")
 FC2 = "vit.blocks.0.mlp.fc2"
 PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
 
@@ -47,7 +48,7 @@ def test_every_layer_computes_the_programs_integers(exports: Exports, target: st
         assert proof.integers in (96, 256, 261 * 96, 261 * 256)
         assert proof.differ <= 1e-4 * proof.integers
         # FP32 loses next to nothing of sums this short; FP16 keeps 11 bits of them.
-        assert proof.error_steps < (0.5 if target in ("onnx-int8", "openvino-int8") else 200)
+        assert proof.error_steps < (0.5 if target in ("onnx-int8", "openvino-int8", "executorch-int8") else 200)
 
 
 def test_nothing_is_proved_where_nothing_is_quantized(exports: Exports) -> None:
@@ -70,9 +71,12 @@ def swapped(weights: list[np.ndarray], file: str) -> Callable[[Path], None]:
 def test_a_swapped_weight_shows_in_its_layers_alone(exports: Exports, altered: Altered, target: str) -> None:
     program = program_of(exports(target).bundle)
     weights = [program.get_submodule(name).weight.numpy() for name in PROJ]
-    if target != "coreml-int8":
+    if target == "executorch-int8":
+        weights = [np.pad(weight, ((0, 0), (0, BOUNDS))) for weight in weights]
+    elif target != "coreml-int8":
         weights = [np.ascontiguousarray(weight.T) for weight in weights]
     file = {"openvino-int8": "model.bin", "coreml-int8": "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"}
+    file["executorch-int8"] = "model.pte"
     proofs = proofs_of(altered(target, swapped(weights, file.get(target, "model.onnx"))))
     assert [name for name, proof in proofs.items() if not proof.holds] == list(PROJ)
     assert all(proofs[name].error_of_bound > 2 and not proofs[name].unexplained for name in PROJ)

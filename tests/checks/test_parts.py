@@ -21,6 +21,7 @@ from edgepath.checks.gates import parts_gate
 from edgepath.checks.parts import differences, named_parts, named_tables
 from edgepath.errors import BundleError
 from edgepath.exporting import Exported
+from edgepath.program.delegable import BOUNDS
 from edgepath.program.forms import Program
 from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.recipes.recipe import Recipe
@@ -35,6 +36,7 @@ TARGETS = (
     *("onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"),
     *("jetson-fp16", "jetson-int8", "rtx-fp16", "rtx-int8", "coreml-fp16", "coreml-int8"),
     *(pytest.param(target, marks=NEEDS_TORCHTRT) for target in ("torchtrt-fp16", "torchtrt-int8")),
+    *("executorch-fp32", "executorch-int8"),
 )
 PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
 QKV = "vit.blocks.0.attn.qkv"
@@ -82,8 +84,11 @@ def test_every_artifact_is_its_program(exports: Exports, target: str) -> None:
 class Faults:
     """The four faults, as a change to the files of one kind of artifact."""
 
-    def __init__(self, stored: dict[str, np.ndarray], first: str, scale: np.ndarray, file: str) -> None:
+    def __init__(self, stored: dict[str, np.ndarray], first: str, scale: np.ndarray, file: str, wider: int) -> None:
         self.stored, self.first, self.scale, self.file = stored, first, scale, file
+        weight = stored[first]
+        numbers = weight[:, : weight.shape[1] - wider]
+        self.other = np.pad(numbers.T.reshape(numbers.shape), ((0, 0), (0, wider)))
 
     def swapped(self, folder: Path) -> None:
         one, other = (self.stored[name].tobytes() for name in PROJ)
@@ -94,7 +99,7 @@ class Faults:
         (folder / self.file).write_bytes(data)
 
     def transposed(self, folder: Path) -> None:
-        self._replace(folder, self.stored[self.first], np.ascontiguousarray(self.stored[self.first].T))
+        self._replace(folder, self.stored[self.first], self.other)
 
     def scaled(self, folder: Path) -> None:
         self._replace(folder, self.scale, (self.scale * 1.25).astype(self.scale.dtype))
@@ -108,9 +113,10 @@ class Faults:
 def faults(bundle: Bundle) -> Faults:
     """Return the numbers of a bundle's program as its artifact stores them."""
     products, _ = named_parts(program_of(bundle))
-    turned = bundle.backend != "coreml"  # ONNX and OpenVINO store (in, out)
+    turned = bundle.backend not in ("coreml", "executorch")  # ONNX and OpenVINO store (in, out)
+    wider = BOUNDS if bundle.backend == "executorch" else 0
     stored = {
-        name: np.ascontiguousarray(product.weight.T if turned else product.weight)
+        name: np.pad(product.weight.T if turned else product.weight, ((0, 0), (0, wider)))
         for name, product in products.items()
         if product.scale is not None
     }
@@ -119,15 +125,15 @@ def faults(bundle: Bundle) -> Faults:
     scale = products[first].scale
     assert scale is not None
     kept = scale.astype(np.float16 if half else np.float32)
-    return Faults(stored, first, kept, weights_file(bundle))
+    return Faults(stored, first, kept, weights_file(bundle), wider)
 
 
 def weights_file(bundle: Bundle) -> str:
     file = {"openvino": "model.bin", "coreml": "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"}
-    return file.get(bundle.backend, "model.onnx")
+    return file.get(bundle.backend, "model.pte" if bundle.backend == "executorch" else "model.onnx")
 
 
-@pytest.mark.parametrize("target", ["onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8"])
+@pytest.mark.parametrize("target", ["onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8", "executorch-int8"])
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -263,7 +269,9 @@ TABLE_FAULTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 @pytest.mark.parametrize("fault", TABLE_FAULTS)
-@pytest.mark.parametrize("target", ["onnx-fp32", "jetson-int8", "openvino-fp16", "openvino-int8", "coreml-int8"])
+@pytest.mark.parametrize(
+    "target", ["onnx-fp32", "jetson-int8", "openvino-fp16", "openvino-int8", "coreml-int8", "executorch-int8"]
+)
 def test_a_fault_in_another_table_is_found(exports: Exports, altered: Altered, target: str, fault: str) -> None:
     bundle, program = exports(target).bundle, program_in(exports(target).bundle.path)
     name, change = TABLE_FAULTS[fault]

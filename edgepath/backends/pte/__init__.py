@@ -1,0 +1,1 @@
+"""ExecuTorch programs read back: `flat` reads FlatBuffers, `program` a file, `parts` its numbers, `layers` runs one."""
