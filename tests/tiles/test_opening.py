@@ -157,7 +157,10 @@ def test_images_of_every_kind_are_taken_by_content(tmp_path: Path) -> None:
 
 def test_what_is_not_there_or_no_tile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no tile")
-    assert refused(tmp_path / "none") == f"tiles {tmp_path / 'none'}: no such file or folder"
+    assert refused(tmp_path / "none") == (
+        f"tiles {tmp_path / 'none'}: no such file or folder; "
+        "give a folder of tiles or slides, a pack, tile files or synthetic"
+    )
     assert "a file; give a folder of tiles" in refused(tmp_path / "notes.txt")
 
 
