@@ -29,9 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set what libraries read when they are first imported, so before any test module is."""
     cache = tempfile.TemporaryDirectory(prefix="edgepath-tests-")
     config.add_cleanup(cache.cleanup)
-    # An example may take what it takes on a busy machine.
-    settings.register_profile("edgepath", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("edgepath")
+    # An example may take what it takes on a busy machine. The same examples each time, so that a failure is the
+    # change's; `--hypothesis-profile search` looks for new ones, many times as many.
+    slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("edgepath", slow, derandomize=True)
+    settings.register_profile("search", slow, max_examples=3000)
+    settings.load_profile(config.getoption("--hypothesis-profile") or "edgepath")
     # The user's caches stay out of the tests, and the tests out of the user's caches and off the network.
     os.environ.update(EDGEPATH_CACHE=cache.name, HF_HOME=f"{cache.name}/huggingface", HF_HUB_OFFLINE="1")
     # A number of threads that does not depend on the machine keeps sums, and so the figures compared, the same.
