@@ -118,8 +118,8 @@ def _draw_grid(ax: Axes, cut: CutSlide, which: np.ndarray) -> None:
 def _draw_components(ax: Axes, cut: CutSlide, embeddings: np.ndarray, which: np.ndarray) -> None:
     colours, shares = components(embeddings)
     _cells(ax, cut, which, np.c_[colours, np.ones(len(colours))])
-    told = ", ".join(f"{share:.0%}" for share in shares)
-    _frame(ax, cut, f"first three components as R, G, B ({told or 'too few tiles'})")
+    explained = ", ".join(f"{share:.0%}" for share in shares)
+    _frame(ax, cut, f"first three components as R, G, B ({explained or 'too few tiles'})")
 
 
 def components(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,9 +133,9 @@ def components(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(centred.T @ centred)
     vectors = vectors[:, ::-1][:, :3]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
-    found = centred @ vectors
-    low, high = np.quantile(found, (_LEAST_SHARE, 1 - _LEAST_SHARE), axis=0)
-    colours = ((found - low) / np.where(high > low, high - low, 1)).clip(0, 1)
+    projected = centred @ vectors
+    low, high = np.quantile(projected, (_LEAST_SHARE, 1 - _LEAST_SHARE), axis=0)
+    colours = ((projected - low) / np.where(high > low, high - low, 1)).clip(0, 1)
     return colours, values[::-1][:3].clip(0) / max(values.sum(), 1e-30)
 
 
@@ -184,7 +184,7 @@ def _cells(ax: Axes, cut: CutSlide, which: np.ndarray, colours: np.ndarray) -> N
 def _frame(ax: Axes, cut: CutSlide, title: str) -> None:
     ax.set_xlim(0, cut.slide.width)
     ax.set_ylim(cut.slide.height, 0)
-    ax.set_aspect(cut.scale.found[1] / cut.scale.found[0])
+    ax.set_aspect(cut.scale.slide_mpp[1] / cut.scale.slide_mpp[0])
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
@@ -194,10 +194,10 @@ def _frame(ax: Axes, cut: CutSlide, title: str) -> None:
 
 def _scale_bar(ax: Axes, cut: CutSlide) -> None:
     """Draw a bar of a round length, about a fifth of the slide."""
-    across = cut.slide.width * cut.scale.found[0] / 1000  # mm
+    across = cut.slide.width * cut.scale.slide_mpp[0] / 1000  # mm
     length = 10.0 ** np.floor(np.log10(across / 5))
     length *= max(step for step in (1, 2, 5) if step * length <= across / 4)
-    pixels = length * 1000 / cut.scale.found[0]
+    pixels = length * 1000 / cut.scale.slide_mpp[0]
     left, at = 0.03 * cut.slide.width, 0.97 * cut.slide.height
     ax.plot([left, left + pixels], [at, at], color="black", linewidth=3, solid_capstyle="butt")
     ax.annotate(f"{length:g} mm", (left, at), (0, 4), textcoords="offset points", fontsize=7)

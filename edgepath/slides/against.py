@@ -32,8 +32,8 @@ class FullPrecision:
         for start in range(0, len(which), BATCH):
             tiles = np.stack([cut.tile(int(index)) for index in which[start : start + BATCH]])
             with torch.inference_mode():
-                found = self._net(torch.from_numpy(tiles))
-            rows.append((found[0] if isinstance(found, tuple) else found).numpy())
+                embedded = self._net(torch.from_numpy(tiles))
+            rows.append((embedded[0] if isinstance(embedded, tuple) else embedded).numpy())
         embeddings: np.ndarray = np.concatenate(rows)
         return embeddings
 

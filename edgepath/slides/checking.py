@@ -22,7 +22,7 @@ def check_slides(out: Path, entries: Sequence[Entry] = ()) -> SlidesResult:
         raise UsageError(f"slides check {out}: holds no {sidecar.JOB}; give what `edgepath slides --out` wrote")
     known = {path.stem: path for path in sorted((out / sidecar.FOLDER).glob("*.json"))}
     rows = [_row(out, id, path, str(job.get("key"))) for id, path in known.items()]
-    rows += [row(one.id, "failed", "not embedded yet") for one in entries if one.id not in known]
+    rows += [row(entry.id, "failed", "not embedded yet") for entry in entries if entry.id not in known]
     return {
         "kind": "slides",
         "name": str(job.get("name")),
@@ -31,7 +31,7 @@ def check_slides(out: Path, entries: Sequence[Entry] = ()) -> SlidesResult:
         "out": str(out),
         "cautions": [],
         "notes": [],
-        "slides": sorted(rows, key=lambda one: one["id"]),
+        "slides": sorted(rows, key=lambda slide_row: slide_row["id"]),
     }
 
 
@@ -44,8 +44,8 @@ def _row(out: Path, id: str, path: Path, key: str) -> SlideRow:
     state, message = record.get("state", "failed"), str(record.get("message", ""))
     if state in ("done", "partial") and not sidecar.is_whole(out, record):
         state, message = "failed", "its file is missing, cut off or altered"
-    found = row(id, state, message, tiles=int(record.get("tiles", 0)), bad=int(record.get("bad", 0)))
-    found["seconds"] = float(record.get("seconds", 0.0))
+    slide_row = row(id, state, message, tiles=int(record.get("tiles", 0)), bad=int(record.get("bad", 0)))
+    slide_row["seconds"] = float(record.get("seconds", 0.0))
     if state in ("done", "partial"):
-        found["mpp"] = float(record["mpp"]["found"][0])
-    return found
+        slide_row["mpp"] = float(record["mpp"]["found"][0])
+    return slide_row

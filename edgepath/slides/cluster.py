@@ -49,11 +49,14 @@ def embed_on_cluster(
     require("ray", "ray")
     job.check()
     key, say, rows = sidecar.claim(job.out, job.facts()), progress or silent, list[SlideRow]()
-    largest_first = sorted(entries, key=lambda one: one.path.stat().st_size, reverse=True)
+    largest_first = sorted(entries, key=lambda entry: entry.path.stat().st_size, reverse=True)
     with _connected(address, workers * threads):
         import ray
 
-        given = [{"entry": json.dumps([one.id, str(one.path.resolve()), one.mpp, one.mask])} for one in largest_first]
+        given = [
+            {"entry": json.dumps([entry.id, str(entry.path.resolve()), entry.mpp, entry.mask])}
+            for entry in largest_first
+        ]
         slides = ray.data.from_items(given, override_num_blocks=max(1, len(given))).map_batches(
             _Worker,
             batch_size=1,
@@ -67,8 +70,8 @@ def embed_on_cluster(
         say("slides", 0, len(given))
         ran_with = ""
         for batch in slides.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
-            found, ran_with = json.loads(batch["row"][0]), str(batch["ran_with"][0])
-            rows.append(cast(SlideRow, found))
+            slide_row, ran_with = json.loads(batch["row"][0]), str(batch["ran_with"][0])
+            rows.append(cast(SlideRow, slide_row))
             say("slides", len(rows), len(given))
     return result(job, rows, ran_with)
 
@@ -100,10 +103,10 @@ class _Worker:
         id, path, mpp, mask = json.loads(batch["entry"][0])
         entry = Entry(id, Path(path), mpp, mask)
         try:
-            found = embed_slide(entry, self._job, self._key, self._runner, lambda done, total: None, self._finish)
+            slide_row = embed_slide(entry, self._job, self._key, self._runner, lambda done, total: None, self._finish)
         except DiskFull as error:  # of this node: a slide that failed, on which the others do not depend
-            found = row(id, "failed", str(error))
-        return {"row": [json.dumps(found)], "ran_with": [self._runner.runtime]}
+            slide_row = row(id, "failed", str(error))
+        return {"row": [json.dumps(slide_row)], "ran_with": [self._runner.runtime]}
 
 
 @contextmanager

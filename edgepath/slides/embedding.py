@@ -115,30 +115,30 @@ def _embed(
     with cut(entry.path, settings) as slide_cut:
         stream = Stream(slide_cut, job.batch, job.readers)
         embeddings, which, sampled = _run(stream, runner, entry.id, say)
-        found = _row(entry, slide_cut, stream, job, len(which))
+        slide_row = _row(entry, slide_cut, stream, job, len(which))
         record: dict[str, Any] = {
             "job": key,
             "slide": identity,
-            "state": found["state"],
-            "tiles": found["tiles"],
-            "bad": found["bad"],
-            "message": found["message"],
-            "cautions": found["cautions"],
+            "state": slide_row["state"],
+            "tiles": slide_row["tiles"],
+            "bad": slide_row["bad"],
+            "message": slide_row["message"],
+            "cautions": slide_row["cautions"],
             "mpp": _scale_facts(slide_cut),
             "pixels_sha256": sidecar.pixels_sha256(sampled),
             "ran_with": runner.runtime,
             "versions": versions(),
             "files": {},
         }
-        if len(which) and found["state"] != "failed":
+        if len(which) and slide_row["state"] != "failed":
             record["files"] = _write(entry, job, slide_cut, embeddings, which)
             if finish is not None:
                 record["finished"] = finish(entry, slide_cut, embeddings, which)
                 record["finished_key"] = finish.key
-                found.update(record["finished"])
-    found["seconds"] = round(time.perf_counter() - start, 3)
-    sidecar.write(job.out, entry.id, record | {"seconds": found["seconds"]})
-    return found
+                slide_row.update(record["finished"])
+    slide_row["seconds"] = round(time.perf_counter() - start, 3)
+    sidecar.write(job.out, entry.id, record | {"seconds": slide_row["seconds"]})
+    return slide_row
 
 
 def _settings(entry: Entry, job: Job) -> CutSettings:
@@ -168,29 +168,31 @@ def _run(stream: Stream, runner: Runner, id: str, say: Advance) -> tuple[np.ndar
 
 
 def _row(entry: Entry, slide: CutSlide, stream: Stream, job: Job, good: int) -> SlideRow:
-    found = row(entry.id, "done", tiles=good, bad=len(stream.bad))
-    found["mpp"], found["cautions"] = slide.scale.found[0], list(slide.scale.cautions)
+    slide_row = row(entry.id, "done", tiles=good, bad=len(stream.bad))
+    slide_row["mpp"], slide_row["cautions"] = slide.scale.slide_mpp[0], list(slide.scale.cautions)
     if slide.tissue.unread:
-        found["cautions"].append(f"{slide.tissue.unread} regions could not be decoded while tissue was looked for")
+        slide_row["cautions"].append(f"{slide.tissue.unread} regions could not be decoded while tissue was looked for")
     total = good + len(stream.bad)
     if not total:
-        found["state"] = "no tissue"
-        found["message"] = "no tile holds enough tissue"
+        slide_row["state"] = "no tissue"
+        slide_row["message"] = "no tile holds enough tissue"
     elif len(stream.bad) > job.bad_tiles * total:
-        found["state"] = "failed"
+        slide_row["state"] = "failed"
         first = next(iter(stream.bad.values()))
-        found["message"] = f"{len(stream.bad)} of {total} tiles cannot be decoded, {job.bad_tiles:.1%} may be: {first}"
+        slide_row["message"] = (
+            f"{len(stream.bad)} of {total} tiles cannot be decoded, {job.bad_tiles:.1%} may be: {first}"
+        )
     elif stream.bad:
-        found["state"] = "partial"
-        found["message"] = f"{len(stream.bad)} of {total} tiles cannot be decoded"
-    return found
+        slide_row["state"] = "partial"
+        slide_row["message"] = f"{len(stream.bad)} of {total} tiles cannot be decoded"
+    return slide_row
 
 
 def _scale_facts(slide: CutSlide) -> dict[str, Any]:
     scale = slide.scale
     return {
         "asked": scale.mpp,
-        "found": list(scale.found),
+        "found": list(scale.slide_mpp),
         "source": scale.source,
         "level": scale.level,
         "downsample": scale.downsample,
@@ -207,7 +209,7 @@ def _write(entry: Entry, job: Job, slide: CutSlide, embeddings: np.ndarray, whic
     if shutil.disk_usage(job.out).free < embeddings.nbytes + _BESIDE_NUMBERS:
         raise DiskFull(f"{job.out} has no room for {embeddings.nbytes / 1e6:.1f} MB")
     layout, coords = LAYOUTS[job.layout], slide.coords[which]
-    found = Features(
+    features = Features(
         entry.id,
         job.bundle.name,
         embeddings,
@@ -217,9 +219,9 @@ def _write(entry: Entry, job: Job, slide: CutSlide, embeddings: np.ndarray, whic
         slide.slide.width,
         slide.slide.height,
     )
-    paths = [job.out / layout.folder(found) / f"{entry.id}{layout.suffix}"]
+    paths = [job.out / layout.folder(features) / f"{entry.id}{layout.suffix}"]
     with sidecar.aside(paths[0]) as partial:
-        layout.write(partial, found)
+        layout.write(partial, features)
     if job.geojson:
         paths.append(job.out / "geojson" / f"{entry.id}.geojson")
         with sidecar.aside(paths[1]) as partial:

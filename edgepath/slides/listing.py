@@ -34,14 +34,14 @@ def list_slides(sources: Sequence[str | Path]) -> list[Entry]:
     The id of a file in a folder is its path below that folder, without suffix, `/` written as `__`. Raises SlideError
     for what is no slide, or where two slides have one id.
     """
-    found = [entry for source in sources for entry in _of(source)]
-    if not found:
+    entries = [entry for source in sources for entry in _of(source)]
+    if not entries:
         raise SlideError(f"slides {', '.join(map(str, sources))}: no whole slides; tiles are for `edgepath embed`")
-    for name, count in Counter(entry.id for entry in found).items():
+    for name, count in Counter(entry.id for entry in entries).items():
         if count > 1:
-            paths = [str(entry.path) for entry in found if entry.id == name]
+            paths = [str(entry.path) for entry in entries if entry.id == name]
             raise SlideError(f"slides: {paths[0]} and {paths[1]} have one id, {name}; give ids in a manifest.csv")
-    return sorted(found, key=lambda entry: entry.id)
+    return sorted(entries, key=lambda entry: entry.id)
 
 
 def shard(entries: Sequence[Entry], part: str) -> list[Entry]:
@@ -50,7 +50,7 @@ def shard(entries: Sequence[Entry], part: str) -> list[Entry]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"--shard {part}: give I/N, I from 1 to N")
     index, count = int(match[1]) - 1, int(match[2])
-    return [one for one in entries if int(hashlib.sha256(one.id.encode()).hexdigest(), 16) % count == index]
+    return [entry for entry in entries if int(hashlib.sha256(entry.id.encode()).hexdigest(), 16) % count == index]
 
 
 def _of(source: str | Path) -> Iterator[Entry]:

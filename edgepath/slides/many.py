@@ -55,7 +55,7 @@ def result(job: Job, rows: list[SlideRow], ran_with: str) -> SlidesResult:
         "out": str(job.out),
         "cautions": list(job.bundle.manifest["cautions"]),
         "notes": [],
-        "slides": sorted(rows, key=lambda one: one["id"]),
+        "slides": sorted(rows, key=lambda row: row["id"]),
     }
 
 

@@ -56,10 +56,10 @@ def record_of(out: Path, id: str) -> Path:
 def read(path: Path) -> dict[str, Any] | None:
     """Return a record, None where there is none or none that is whole."""
     try:
-        found = parse_json(path.read_bytes())
+        record = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 def write(out: Path, id: str, record: Mapping[str, Any]) -> None:

@@ -79,8 +79,8 @@ def _of_scan(header: bytes, tables: Mapping[int, int]) -> list[int]:
 
 def _first_symbols(segment: bytes) -> dict[int, int]:
     """Return for each Huffman table of a segment, by class and number, the symbol of its first code, all zeros."""
-    found, place = {}, 0
+    symbols, place = {}, 0
     while place + 17 < len(segment):
-        found[segment[place]] = segment[place + 17]
+        symbols[segment[place]] = segment[place + 17]
         place += 17 + sum(segment[place + 1 : place + 17])
-    return found
+    return symbols

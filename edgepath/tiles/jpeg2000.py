@@ -19,12 +19,12 @@ def check_jpeg2000(mode: str, data: bytes) -> None:
     """
     if mode not in ("RGB", "RGBA"):
         raise Refused(f"JPEG 2000 that becomes Pillow's mode {mode}; {REMEDY}")
-    for found in _SIZE.finditer(data):
-        (count,) = struct.unpack(">H", found[1])
-        samples = data[found.end() : found.end() + 3 * count]
+    for match in _SIZE.finditer(data):
+        (count,) = struct.unpack(">H", match[1])
+        samples = data[match.end() : match.end() + 3 * count]
         if set(zip(samples[::3], samples[1::3], samples[2::3], strict=False)) != {(7, 1, 1)}:
             raise Refused(f"JPEG 2000 with samples of {samples[0] % 128 + 1} bits, or of a lower resolution; {REMEDY}")
-    for found in _COLOURS.finditer(data):
-        (colours,) = struct.unpack(">I", found[1])
+    for match in _COLOURS.finditer(data):
+        (colours,) = struct.unpack(">I", match[1])
         if colours not in (_UNSPECIFIED, _SRGB, _SYCC):
             raise Refused(f"JPEG 2000 in colour space {colours}, RGB is needed; convert the file to 8-bit sRGB")

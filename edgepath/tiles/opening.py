@@ -60,8 +60,8 @@ def open_tiles(
     """
     check_resize(resize)
     if (slides := _slides(source)) is not None:
-        found, name = slides
-        return open_slides(found, name, size=size, resize=resize, skip_bad=skip_bad)
+        paths, name = slides
+        return open_slides(paths, name, size=size, resize=resize, skip_bad=skip_bad)
     if not isinstance(source, (str, Path)):
         return _files([Path(path) for path in source], size, resize, skip_bad)
     if isinstance(source, str) and source.split(":")[0] == "synthetic":
@@ -106,23 +106,23 @@ def _slides(source: str | Path | Sequence[str | Path]) -> tuple[list[Path], str]
     paths = [Path(source)] if isinstance(source, (str, Path)) else [Path(path) for path in source]
     if any((path / "pack.toml").is_file() for path in paths):
         return None
-    found = find_slides(paths)
-    name = f"{len(found)} slides" if len(paths) > 1 else paths[0].resolve().name if paths else ""
-    return (found, name) if found else None
+    slides = find_slides(paths)
+    name = f"{len(slides)} slides" if len(paths) > 1 else paths[0].resolve().name if paths else ""
+    return (slides, name) if slides else None
 
 
 def _folder(root: Path, size: int, resize: str, skip_bad: bool) -> TileSource:
     left_out: Counter[str] = Counter()
     keys = tuple(_scan(root, left_out))
     if not keys:
-        found = f" (found {_counted(left_out)})" if left_out else ""
-        raise TileError(f"tiles {root}: no {KINDS} files below this folder{found}; cut slides into tiles first")
+        others = f" (found {_counted(left_out)})" if left_out else ""
+        raise TileError(f"tiles {root}: no {KINDS} files below this folder{others}; cut slides into tiles first")
     return _of_files("folder", root.resolve().name, root, keys, left_out, size, resize, skip_bad)
 
 
 def _files(paths: Sequence[Path], size: int, resize: str, skip_bad: bool) -> TileSource:
     """Open files and folders together; keys are relative to the folder they share, so that equal names stay apart."""
-    found: list[str] = []
+    files: list[str] = []
     left_out: Counter[str] = Counter()
     for path in paths:
         if not path.exists() and not path.is_symlink():
@@ -130,13 +130,13 @@ def _files(paths: Sequence[Path], size: int, resize: str, skip_bad: bool) -> Til
         if (path / "pack.toml").is_file():
             raise TileError(f"tiles {path}: a calibration pack, among other sources; give it alone")
         inside = _scan(path, left_out) if path.is_dir() else [""]
-        found += [os.path.abspath(path / key) for key in inside]
-    if not found:
+        files += [os.path.abspath(path / key) for key in inside]
+    if not files:
         raise TileError(f"tiles: no {KINDS} files were given; give a folder of tiles, or files")
-    if twice := {path for path in found if found.count(path) > 1} if len(set(found)) < len(found) else None:
+    if twice := {path for path in files if files.count(path) > 1} if len(set(files)) < len(files) else None:
         raise TileError(f"tiles {min(twice)}: given more than once; give every tile once")
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in found]))
-    keys = tuple(sorted(_key(Path(path), root) for path in found))
+    root = Path(os.path.commonpath([os.path.dirname(path) for path in files]))
+    keys = tuple(sorted(_key(Path(path), root) for path in files))
     return _of_files("files", f"{len(keys)} files", root, keys, left_out, size, resize, skip_bad)
 
 
@@ -165,8 +165,8 @@ def _pack(folder: Path, size: int, resize: str) -> TileSource:
     info, rows = read_pack(folder)
     hashes = {row["path"]: row["sha256_pixels"] for row in rows}
     if size != info.size and resize == "refuse":
-        found = f"tiles of {info.size} x {info.size}, {size} x {size} are needed"
-        raise TileError(f"pack {folder}: {found}; choose --resize crop or --resize squash")
+        mismatch = f"tiles of {info.size} x {info.size}, {size} x {size} are needed"
+        raise TileError(f"pack {folder}: {mismatch}; choose --resize crop or --resize squash")
 
     def load(key: str) -> np.ndarray:
         try:
@@ -202,10 +202,10 @@ def _synthetic(source: str, size: int) -> TileSource:
 def _scan(root: Path, left_out: Counter[str]) -> list[str]:
     """List the keys of all image files below `root`, sorted; count the others by their kind."""
     try:
-        found = list(_walk(root, (), left_out))
+        paths = list(_walk(root, (), left_out))
     except OSError as error:
         raise TileError(f"tiles {root}: cannot be searched ({error.strerror}: {error.filename})") from error
-    return sorted(_key(path, root) for path in found)
+    return sorted(_key(path, root) for path in paths)
 
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...], left_out: Counter[str]) -> Iterator[Path]:

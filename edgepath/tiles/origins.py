@@ -58,13 +58,13 @@ def group_of(row: Row) -> tuple[str, ...]:
     return (row["source"], row["group"], row["staining"], row["scanner"], row["label"], row["slide"])
 
 
-def _row(key: str, told: Row) -> Row:
+def _row(key: str, columns: Row) -> Row:
     row = dict.fromkeys(COLUMNS, "")
     for column, names in _ALSO.items():
-        row[column] = next((told[name] for name in names if told.get(name)), "")
+        row[column] = next((columns[name] for name in names if columns.get(name)), "")
     if place := _PLACE.fullmatch(Path(key).stem):
         row |= {name: value for name, value in place.groupdict("").items() if not row[name]}
-    if not row["mpp"] and (scale := _SCALE.search(told.get("mag", ""))):
+    if not row["mpp"] and (scale := _SCALE.search(columns.get("mag", ""))):
         row["mpp"] = scale[1]
     if not any(row[column] for column in ("group", "staining", "scanner", "label")):
         row["group"] = key.rpartition("/")[0]

@@ -72,9 +72,9 @@ def read_pack(folder: str | Path) -> tuple[PackInfo, list[Row]]:
         table = read_file(folder, "tiles.csv")
     except OSError as error:
         raise PackError(f"{who}: cannot be read ({error.strerror}: {error.filename})") from error
-    if (found := hashlib.sha256(table).hexdigest()) != head.sha256:
-        said = f"sha256 {found[:12]}, pack.toml says {head.sha256[:12]}"
-        raise PackError(f"{who}: tiles.csv was altered ({said}); copy the pack again")
+    if (digest := hashlib.sha256(table).hexdigest()) != head.sha256:
+        difference = f"sha256 {digest[:12]}, pack.toml says {head.sha256[:12]}"
+        raise PackError(f"{who}: tiles.csv was altered ({difference}); copy the pack again")
     rows = _rows(table, who)
     if len(rows) != head.count:
         raise PackError(f"{who}: tiles.csv lists {len(rows)} tiles, pack.toml says {head.count}; build it again")
@@ -99,8 +99,8 @@ def _rows(table: bytes, who: str) -> list[Row]:
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise PackError(f"{who}: tiles.csv has the columns {reader.fieldnames}; needed are {', '.join(COLUMNS)}")
     for number, row in enumerate(rows, 1):
-        whole = None not in row and None not in row.values()
-        if not whole or not TILE.fullmatch(row["path"]) or not _SHA256.fullmatch(row["sha256_pixels"]):
+        complete = None not in row and None not in row.values()
+        if not complete or not TILE.fullmatch(row["path"]) or not _SHA256.fullmatch(row["sha256_pixels"]):
             needed = f"a path tiles/NNNNN.png, a sha256, {len(COLUMNS)} fields"
             raise PackError(f"{who}: tiles.csv, tile {number}: needs {needed}; build the pack again")
     if len({row["path"] for row in rows}) < len(rows):

@@ -90,8 +90,8 @@ def build_pack(
             candidates, descriptors = _candidates(opened, names, advance)
             if len(candidates) < count:
                 less = f", or ask for -n {len(candidates)}" if candidates else ""
-                found = f"{len(candidates)} of {sum(map(len, opened))} are different and at least {TISSUE:.0%} tissue"
-                raise PackError(f"pack {out}: {count} tiles were asked for, {found}; add sources{less}")
+                counted = f"{len(candidates)} of {sum(map(len, opened))} are different and at least {TISSUE:.0%} tissue"
+                raise PackError(f"pack {out}: {count} tiles were asked for, {counted}; add sources{less}")
             groups = [group_of(candidate.row) for candidate in candidates]
             chosen = [candidates[i] for i in sorted(select(descriptors, groups, count, seed=seed))]
             _write_tiles(new.path, opened, chosen, advance)
@@ -102,7 +102,7 @@ def build_pack(
             settings = {"count": count, "size": opened[0].size, "resize": resize, "seed": seed, "tissue": TISSUE}
             made = {"schema": SCHEMA, "name": _text(final.name), "edgepath": __version__}
             head = made | settings | {"sha256": hashlib.sha256(table).hexdigest()}
-            skipped = [[("unreadable" if anonymous else key, why) for key, why in one.skipped] for one in opened]
+            skipped = [[("unreadable" if anonymous else key, why) for key, why in source.skipped] for source in opened]
             parts = [_source(i, names[i], source, candidates, chosen, skipped[i]) for i, source in enumerate(opened)]
             (new.path / "pack.toml").write_bytes(to_toml(head, parts))
             new.commit()
@@ -129,7 +129,7 @@ def _candidates(
     opened: Sequence[TileSource], names: Sequence[str], advance: Advance
 ) -> tuple[list[_Candidate], np.ndarray]:
     """Decode every tile, and keep of those that may be chosen their line and descriptor, float32 (N, D)."""
-    found: list[_Candidate] = []
+    candidates: list[_Candidate] = []
     descriptors: list[np.ndarray] = []
     seen: set[str] = set()
     for number, (source, name) in enumerate(zip(opened, names, strict=True)):
@@ -141,11 +141,11 @@ def _candidates(
                 tissue, descriptor = describe(pixels)
                 if tissue >= TISSUE and digest not in seen:
                     row = known[key] | {"sha256_pixels": digest, "source": name, "source_path": key}
-                    found.append(_Candidate(number, index[key], row))
+                    candidates.append(_Candidate(number, index[key], row))
                     descriptors.append(descriptor)
                     seen.add(digest)
                 advance(1)
-    return found, np.array(descriptors)
+    return candidates, np.array(descriptors)
 
 
 def _write_tiles(folder: Path, opened: Sequence[TileSource], chosen: Sequence[_Candidate], advance: Advance) -> None:

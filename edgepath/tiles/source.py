@@ -97,14 +97,14 @@ class TileSource:
         room = _KEPT_BYTES // (3 * self.size**2)
 
         def load(key: str) -> np.ndarray:
-            found = known.get(key)
-            if found is None:
-                found = self._loaded(key)
+            tile = known.get(key)
+            if tile is None:
+                tile = self._loaded(key)
                 if len(known) < room:
-                    known[key] = found
-            if isinstance(found, TileError):
-                raise found
-            return found
+                    known[key] = tile
+            if isinstance(tile, TileError):
+                raise tile
+            return tile
 
         return replace(self, load=load)
 

@@ -106,28 +106,28 @@ def _parts(image: TiffImageFile, layout: _Layout) -> Iterator[tuple[int, int, in
 def _check_part(data: bytes, layout: _Layout, height: int, width: int, tables: bytes) -> None:
     if layout.compression == _JPEG:
         # TIFF Technical Note 2: the tables are a stream of their own; what ends it and what starts the other go.
-        whole = tables[:-2] + data[2:] if tables else data
-        if check_jpeg(whole, (height, width)) != (height, width):
+        stream = tables[:-2] + data[2:] if tables else data
+        if check_jpeg(stream, (height, width)) != (height, width):
             raise ValueError("a JPEG in it is smaller than its part of the image")
         return
     samples = 1 if layout.planar == _SEVERAL_PLANES else layout.samples
     needed = height * width * samples * layout.bits // 8
-    found = len(data) if layout.compression == _RAW else _inflated(data, needed)
-    if found < needed:
-        raise ValueError(f"a part of the image has {found} bytes of {needed}")
+    size = len(data) if layout.compression == _RAW else _inflated(data, needed)
+    if size < needed:
+        raise ValueError(f"a part of the image has {size} bytes of {needed}")
 
 
 def _inflated(data: bytes, most: int) -> int:
     """Return how many bytes a zlib stream holds, up to `most`; ValueError unless its checksum fits."""
-    stream, found = zlib.decompressobj(), 0
+    stream, size = zlib.decompressobj(), 0
     try:
         while data and not stream.eof:
-            found += len(stream.decompress(data, 1 << 20))
+            size += len(stream.decompress(data, 1 << 20))
             data = stream.unconsumed_tail
-            if found > most + (1 << 20):
+            if size > most + (1 << 20):
                 raise ValueError(f"a part of the image has more than {most} bytes")
     except zlib.error as error:
         raise ValueError(f"a part of the image is damaged: {error}") from None
     if not stream.eof:
         raise ValueError("a part of the image is cut off")
-    return found
+    return size

@@ -11,16 +11,16 @@ from ...machine.writing import replacing
 from .features import Features
 
 
-def write(path: Path, found: Features) -> None:
+def write(path: Path, features: Features) -> None:
     """Write `features`, float32 (N, D), and `coords`, int32 (N, 2), in pixels of the finest level; and the tensor."""
     import torch
 
     with new_hdf5(path) as (file, _):
-        file.create_dataset("features", data=found.embeddings.astype(np.float32))
-        coords = file.create_dataset("coords", data=found.coords.astype(np.int32))
-        coords.attrs.update(name=found.id, patch_size=round(found.scale.width), patch_level=0)
+        file.create_dataset("features", data=features.embeddings.astype(np.float32))
+        coords = file.create_dataset("coords", data=features.coords.astype(np.int32))
+        coords.attrs.update(name=features.id, patch_size=round(features.scale.width), patch_level=0)
     # `path` lies in the workspace of `h5_files/<id>.h5`.
-    tensor = path.parents[2] / "pt_files" / f"{found.id}.pt"
+    tensor = path.parents[2] / "pt_files" / f"{features.id}.pt"
     tensor.parent.mkdir(exist_ok=True)
     with replacing(tensor, "features") as partial, open(partial, "wb") as file:
-        torch.save(torch.from_numpy(np.ascontiguousarray(found.embeddings, np.float32)), file)
+        torch.save(torch.from_numpy(np.ascontiguousarray(features.embeddings, np.float32)), file)

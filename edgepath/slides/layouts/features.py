@@ -30,14 +30,14 @@ class Features:
     @property
     def magnification(self) -> float:
         """What microscopists call the tiles' scale: 20 for 0.5 um per pixel."""
-        return whole(_UM_AT_1X / self.scale.mpp)
+        return rounded(_UM_AT_1X / self.scale.mpp)
 
     @property
     def slide_magnification(self) -> float:
         """The same of the slide's finest level."""
-        return whole(_UM_AT_1X / self.scale.found[0])
+        return rounded(_UM_AT_1X / self.scale.slide_mpp[0])
 
 
-def whole(value: float) -> float:
+def rounded(value: float) -> float:
     """Return a number as an int where it is one but for a few per cent, as 0.499 um is 20x."""
     return round(value) if abs(value / round(max(value, 1)) - 1) < 0.03 else round(value, 3)

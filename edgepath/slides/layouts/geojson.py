@@ -28,12 +28,12 @@ def _polygons(outlines: Sequence[np.ndarray]) -> list[list[list[list[float]]]]:
 
     outer = [ring for ring in outlines if _area(ring) > 0]
     holes = [ring for ring in outlines if _area(ring) < 0]
-    found = [[ring] for ring in outer]
+    polygons = [[ring] for ring in outer]
     for hole in holes:
-        around = [one for one in found if points_in_poly(hole[:1], one[0])[0]]  # type: ignore[no-untyped-call]
+        around = [polygon for polygon in polygons if points_in_poly(hole[:1], polygon[0])[0]]  # type: ignore[no-untyped-call]
         if around:
-            min(around, key=lambda one: abs(_area(one[0]))).append(hole)
-    return [[ring.round(1).tolist() for ring in rings] for rings in found]
+            min(around, key=lambda polygon: abs(_area(polygon[0]))).append(hole)
+    return [[ring.round(1).tolist() for ring in rings] for rings in polygons]
 
 
 def _area(ring: np.ndarray) -> float:

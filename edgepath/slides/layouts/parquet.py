@@ -10,18 +10,23 @@ import numpy as np
 from .features import Features
 
 
-def write(path: Path, found: Features) -> None:
+def write(path: Path, features: Features) -> None:
     """Write columns `slide`, `x`, `y` (pixels of the finest level) and `features`, a list of D float32."""
     import pyarrow
     import pyarrow.parquet
 
-    dim = found.embeddings.shape[1]
-    flat = pyarrow.array(found.embeddings.astype(np.float32).reshape(-1))
-    about = {"encoder": found.encoder, "tile_size": found.scale.size, "mpp": found.scale.mpp, "overlap": found.overlap}
+    dim = features.embeddings.shape[1]
+    flat = pyarrow.array(features.embeddings.astype(np.float32).reshape(-1))
+    about = {
+        "encoder": features.encoder,
+        "tile_size": features.scale.size,
+        "mpp": features.scale.mpp,
+        "overlap": features.overlap,
+    }
     columns = {
-        "slide": pyarrow.array([found.id] * len(found.coords), pyarrow.string()),
-        "x": pyarrow.array(found.coords[:, 0]),
-        "y": pyarrow.array(found.coords[:, 1]),
+        "slide": pyarrow.array([features.id] * len(features.coords), pyarrow.string()),
+        "x": pyarrow.array(features.coords[:, 0]),
+        "y": pyarrow.array(features.coords[:, 1]),
         "features": pyarrow.FixedSizeListArray.from_arrays(flat, dim),
     }
     table = pyarrow.table(columns).replace_schema_metadata({"edgepath": json.dumps(about)})

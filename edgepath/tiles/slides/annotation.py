@@ -31,10 +31,10 @@ def draw_annotation(path: Path, width: int, height: int, step: float) -> np.ndar
     for polygon in polygons:
         # Pillow's pixels have their centres, not their corners, at whole numbers.
         _draw(mask, [[(x / step - 0.5, y / step - 0.5) for x, y in ring] for ring in polygon])
-    found = np.asarray(mask)
-    if not found.any():
+    drawn = np.asarray(mask)
+    if not drawn.any():
         raise SlideError(f"tissue {path}: none of its polygons is on a slide of {width} x {height}; give this slide's")
-    return found
+    return drawn
 
 
 def _draw(mask: Image.Image, rings: list[Ring]) -> None:
@@ -57,20 +57,20 @@ def _ring(points: Any) -> Ring:
     return ring
 
 
-def _polygons(found: Any) -> Iterator[Any]:
+def _polygons(geojson: Any) -> Iterator[Any]:
     """Yield the rings of each polygon in a GeoJSON's features and geometries."""
-    if isinstance(found, list):
-        for one in found:
-            yield from _polygons(one)
-    elif found is None:  # a feature without a geometry
+    if isinstance(geojson, list):
+        for item in geojson:
+            yield from _polygons(item)
+    elif geojson is None:  # a feature without a geometry
         return
-    elif found["type"] == "FeatureCollection":
-        yield from _polygons(found["features"])
-    elif found["type"] == "Feature":
-        yield from _polygons(found["geometry"])
-    elif found["type"] == "GeometryCollection":
-        yield from _polygons(found["geometries"])
-    elif found["type"] == "Polygon":
-        yield found["coordinates"]
-    elif found["type"] == "MultiPolygon":
-        yield from found["coordinates"]
+    elif geojson["type"] == "FeatureCollection":
+        yield from _polygons(geojson["features"])
+    elif geojson["type"] == "Feature":
+        yield from _polygons(geojson["geometry"])
+    elif geojson["type"] == "GeometryCollection":
+        yield from _polygons(geojson["geometries"])
+    elif geojson["type"] == "Polygon":
+        yield geojson["coordinates"]
+    elif geojson["type"] == "MultiPolygon":
+        yield from geojson["coordinates"]

@@ -66,7 +66,7 @@ def cut(path: str | Path, settings: CutSettings) -> CutSlide:
     slide = open_slide(path)
     try:
         scale = find_scale(
-            slide.found,
+            slide.metadata,
             slide.path.name,
             size=settings.size,
             mpp=settings.mpp,
@@ -74,7 +74,7 @@ def cut(path: str | Path, settings: CutSettings) -> CutSlide:
             mpp_key=settings.mpp_key,
             allow_upsampling=settings.allow_upsampling,
         )
-        tissue = find_tissue(slide, scale.found[0], settings.tissue)
+        tissue = find_tissue(slide, scale.slide_mpp[0], settings.tissue)
         coords = make_grid(
             slide.width, slide.height, scale, tissue, overlap=settings.overlap, tissue_share=settings.tissue_share
         )
@@ -93,15 +93,15 @@ def read_tile(slide: SlideReader, scale: Scale, x: int, y: int) -> np.ndarray:
     sides = (scale.width / down, scale.height / down)
     if scale.resampling == "none" and offset == (0.0, 0.0):
         return slide.read(*corner, scale.level, scale.size, scale.size)
-    width, height = (int(np.ceil(one + side - 1e-9)) for one, side in zip(offset, sides, strict=True))
+    width, height = (int(np.ceil(start + side - 1e-9)) for start, side in zip(offset, sides, strict=True))
     # A level has whole pixels, so its last one may lack a part of what the finest level has there: glass is no pixel.
-    level = slide.found.levels[scale.level]
+    level = slide.metadata.levels[scale.level]
     inside = (min(width, max(1, level.width - left)), min(height, max(1, level.height - top)))
     pixels = slide.read(*corner, scale.level, *inside).astype(np.float64)
     pixels = np.pad(pixels, ((0, height - inside[1]), (0, width - inside[0]), (0, 0)), mode="edge")
-    found = _averaged(pixels, offset[1], sides[1], scale.size)
-    found = _averaged(found.swapaxes(0, 1), offset[0], sides[0], scale.size).swapaxes(0, 1)
-    tile: np.ndarray = np.rint(found).clip(0, 255).astype(np.uint8)
+    averaged = _averaged(pixels, offset[1], sides[1], scale.size)
+    averaged = _averaged(averaged.swapaxes(0, 1), offset[0], sides[0], scale.size).swapaxes(0, 1)
+    tile: np.ndarray = np.rint(averaged).clip(0, 255).astype(np.uint8)
     return tile
 
 

@@ -26,7 +26,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Found:
+class Metadata:
     """What a file says of itself.
 
     `mpp` is micrometres per pixel of the finest level in x and y, None where the metadata have none; `power` is the
@@ -43,7 +43,7 @@ class Found:
 class Handle(Protocol):
     """An open file: `read` returns uint8 (height, width, 3), its corner at level-0 pixel (x, y), from any thread."""
 
-    found: Found
+    metadata: Metadata
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray: ...
 
@@ -130,7 +130,7 @@ class _OpenSlide:
         both = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
         mpp = None if both[0] is None or both[1] is None else (both[0], both[1])
         power = _number(properties.get("openslide.objective-power"))
-        self.found = Found(properties.get("openslide.vendor", "unknown"), levels, mpp, power, properties)
+        self.metadata = Metadata(properties.get("openslide.vendor", "unknown"), levels, mpp, power, properties)
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
         image = self._slide.read_region((x, y), level, (width, height))
@@ -156,15 +156,15 @@ class _Dicom:
         levels = tuple(Level(size.width, size.height, sizes[0].width / size.width) for size in sizes)
         spacing = self._slide.levels[0].mpp
         mpp = (spacing.width, spacing.height) if spacing else None
-        self.found = Found("dicom", levels, mpp, None, {})
+        self.metadata = Metadata("dicom", levels, mpp, None, {})
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
-        one = self._slide.levels[level]
-        scale = self.found.levels[level].downsample
+        image = self._slide.levels[level]
+        scale = self.metadata.levels[level].downsample
         corner = (round(x / scale), round(y / scale))
-        inside = (min(width, one.size.width - corner[0]), min(height, one.size.height - corner[1]))
+        inside = (min(width, image.size.width - corner[0]), min(height, image.size.height - corner[1]))
         pixels = np.full((height, width, 3), 255, np.uint8)
-        region = self._slide.read_region(corner, one.level, inside)
+        region = self._slide.read_region(corner, image.level, inside)
         pixels[: inside[1], : inside[0]] = np.asarray(region.convert("RGB"))
         return pixels
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from ...errors import SlideError, TileError, first_line
 from ...machine.packages import require, version_of
-from .formats import Found as Found
 from .formats import Handle, main_file, opener
 from .formats import Level as Level
+from .formats import Metadata as Metadata
 
 SUFFIXES = (
     *(".svs", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi", ".dcm"),
@@ -48,7 +48,7 @@ class SlideReader:
         self._lock, self._closed = threading.Lock(), False
         self._open = opener(path)
         self._shared = _Shared(self._open())
-        self.found: Found = self._shared.handle.found
+        self.metadata: Metadata = self._shared.handle.metadata
         if max(self.width, self.height) > _LONGEST or self.width * self.height > _MOST_PIXELS:
             self.__exit__()
             raise SlideError(
@@ -58,12 +58,12 @@ class SlideReader:
     @property
     def width(self) -> int:
         """Pixels of the finest level in x."""
-        return self.found.levels[0].width
+        return self.metadata.levels[0].width
 
     @property
     def height(self) -> int:
         """Pixels of the finest level in y."""
-        return self.found.levels[0].height
+        return self.metadata.levels[0].height
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
         """Return `width` x `height` pixels of a level, uint8 (height, width, 3), over white.

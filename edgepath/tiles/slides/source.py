@@ -109,9 +109,9 @@ class _Shelf:
         finally:
             with self._lock:
                 self._readers[slide] -= 1
-                unread = [one for one in self._open if not self._readers[one]]
-                for one in unread[: max(0, len(self._open) - _OPEN)]:
-                    self._open.pop(one).__exit__()
+                unread = [name for name in self._open if not self._readers[name]]
+                for name in unread[: max(0, len(self._open) - _OPEN)]:
+                    self._open.pop(name).__exit__()
 
     def _opened(self, slide: str) -> SlideReader:
         try:

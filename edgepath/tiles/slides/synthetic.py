@@ -88,7 +88,7 @@ class _Slide:
         self._shape = (-(-height // TILE), -(-width // TILE))
         self._outline = _outline(np.random.default_rng((seed, 7)), width, height, pieces)
         self._seed, self._staining, self._scanner = seed, staining, scanner
-        self._coarser: dict[int, dict[tuple[int, int], np.ndarray]] = {one: {} for one in DOWNSAMPLES[1:]}
+        self._coarser: dict[int, dict[tuple[int, int], np.ndarray]] = {downsample: {} for downsample in DOWNSAMPLES[1:]}
 
     def tiles(self, downsample: int) -> Iterator[bytes]:
         """Yield a level's tiles row by row, compressed; the finest level has to be the first that is asked for."""
@@ -120,18 +120,18 @@ class _Slide:
 def _outline(rng: np.random.Generator, width: int, height: int, pieces: int) -> np.ndarray:
     """Draw where tissue is, float32 (h, w) from 0 to 1: frayed blobs, a margin of glass around."""
     shape = (-(-height // _COARSE), -(-width // _COARSE))
-    found = np.zeros(shape, np.float32)
+    outline = np.zeros(shape, np.float32)
     radius = min(0.28 * min(shape) / max(1, pieces) ** 0.5, _LARGEST_PIECE / _COARSE)
     reach = int(3 * radius) + 2
     for _ in range(pieces):
         at = [rng.uniform(1.3 * radius, max(1.4 * radius, side - 1.3 * radius)) for side in shape]
-        rows, columns = (slice(max(0, int(one) - reach), int(one) + reach) for one in at)
+        rows, columns = (slice(max(0, int(centre) - reach), int(centre) + reach) for centre in at)
         y, x = np.mgrid[rows.start : min(rows.stop, shape[0]), columns.start : min(columns.stop, shape[1])]
         angle = np.arctan2(y - at[0], x - at[1])
         waves = sum(rng.uniform(0, 0.3 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 12))
         distance = np.hypot(y - at[0], (x - at[1]) * rng.uniform(0.7, 1.3)) / (radius * (1 + waves))
-        found[rows, columns] = np.maximum(found[rows, columns], ((1 - distance) * radius / 2 + 0.5).clip(0, 1))
-    return found
+        outline[rows, columns] = np.maximum(outline[rows, columns], ((1 - distance) * radius / 2 + 0.5).clip(0, 1))
+    return outline
 
 
 def _enlarged(outline: np.ndarray, row: int, column: int, cells: int) -> np.ndarray:

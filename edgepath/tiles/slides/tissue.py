@@ -136,8 +136,8 @@ def _without_small(mask: np.ndarray, least: float) -> np.ndarray:
     pieces, _ = label(mask)
     kept = np.bincount(pieces.ravel()) >= least
     kept[0] = False
-    found: np.ndarray = kept[pieces]
-    return found
+    large: np.ndarray = kept[pieces]
+    return large
 
 
 def _step(slide: SlideReader, mpp: float) -> float:
@@ -153,8 +153,10 @@ def overview(slide: SlideReader, step: float) -> tuple[np.ndarray, np.ndarray, i
     Read in blocks, by two threads: a slide with one level of 40,000 pixels is never in memory at once. A block that
     cannot be read is divided, so that one bad tile of the file hides little.
     """
-    levels = slide.found.levels
-    level = max((i for i, one in enumerate(levels) if one.downsample <= step), key=lambda i: levels[i].downsample)
+    levels = slide.metadata.levels
+    level = max(
+        (i for i, candidate in enumerate(levels) if candidate.downsample <= step), key=lambda i: levels[i].downsample
+    )
     here = levels[level]
     factor = max(1, int(step / here.downsample), math.ceil(math.sqrt(here.width * here.height / MOST_PIXELS)))
     shape = (-(-here.height // factor), -(-here.width // factor))
@@ -187,7 +189,7 @@ def overview(slide: SlideReader, step: float) -> tuple[np.ndarray, np.ndarray, i
             else:
                 half = -(-cells // 2) * factor
                 quarters = [(top + y, left + x, half) for y in (0, half) for x in (0, half)]
-                todo += [one for one in quarters if one[0] < here.height and one[1] < here.width]
+                todo += [quarter for quarter in quarters if quarter[0] < here.height and quarter[1] < here.width]
     finally:
         pool.shutdown(cancel_futures=True)
     return pixels, unread, blocks
@@ -217,5 +219,5 @@ def _at(sums: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     y, x = rows - top, columns - left
     above = sums[top, left] * (1 - x) + sums[top, right] * x
     below = sums[down, left] * (1 - x) + sums[down, right] * x
-    found: np.ndarray = above * (1 - y) + below * y
-    return found
+    between: np.ndarray = above * (1 - y) + below * y
+    return between

@@ -96,8 +96,8 @@ def _index(values: F32, size: int) -> I32:
 
 def sample(field: F32, x: F32, y: F32) -> F32:
     """The field at points; beyond the canvas, its nearest border."""
-    found: F32 = field[_index(y, field.shape[0]), _index(x, field.shape[1])]
-    return found
+    values: F32 = field[_index(y, field.shape[0]), _index(x, field.shape[1])]
+    return values
 
 
 def slope(field: F32, cells: Cells) -> tuple[F32, F32]:

@@ -35,13 +35,13 @@ def grow(rng: Generator, size: int) -> F32:
     return np.maximum(dyes, 0, out=dyes)
 
 
-def _beside(rng: Generator, one: Ground, other: Ground) -> Ground:
+def _beside(rng: Generator, first: Ground, second: Ground) -> Ground:
     """Let two grounds share the canvas along a smooth border."""
-    size = one.dyes.shape[1]
+    size = first.dyes.shape[1]
     line = bank().cloud.crop(rng, size) + np.float32(0.12) * bank().blotch.crop(rng, size)
     share = ramp(line - np.float32(rng.normal(0, 0.7)), rng.uniform(0.04, 0.12))
-    dyes = other.dyes + (one.dyes - other.dyes) * share
-    cells = [cells.where(share, rng) for cells in one.cells] + [cells.where(1 - share, rng) for cells in other.cells]
+    dyes = second.dyes + (first.dyes - second.dyes) * share
+    cells = [cells.where(share, rng) for cells in first.cells] + [cells.where(1 - share, rng) for cells in second.cells]
     return Ground(dyes, cells)
 
 

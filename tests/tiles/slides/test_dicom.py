@@ -49,11 +49,11 @@ def test_a_folder_or_any_file_of_it_is_the_slide(folder: Path, name: str) -> Non
     path = folder / name
     assert is_slide(path)
     with open_slide(path) as slide:
-        assert [(level.width, level.height, level.downsample) for level in slide.found.levels] == [
+        assert [(level.width, level.height, level.downsample) for level in slide.metadata.levels] == [
             (600, 500, 1),
             (300, 250, 2),
         ]
-        assert slide.found.mpp == pytest.approx((0.5, 0.5))
+        assert slide.metadata.mpp == pytest.approx((0.5, 0.5))
         assert np.array_equal(slide.read(100, 50, 0, 200, 300), FINE[50:350, 100:300])
         assert np.array_equal(slide.read(100, 50, 1, 64, 32), COARSE[25:57, 50:114])
         corner = slide.read(590, 495, 0, 20, 20)
@@ -66,7 +66,7 @@ def test_a_folder_or_any_file_of_it_is_the_slide(folder: Path, name: str) -> Non
 def test_x_and_y_are_not_exchanged(tmp_path: Path) -> None:
     for rle in (False, True):
         with open_slide(write_slide(tmp_path / f"{rle}", rle=rle, mpp=(0.25, 0.5))) as slide:
-            assert slide.found.mpp == pytest.approx((0.25, 0.5))
+            assert slide.metadata.mpp == pytest.approx((0.25, 0.5))
 
 
 def test_tiles_are_cut_from_several_threads(folder: Path) -> None:

@@ -53,8 +53,8 @@ def test_regions_are_the_pixels_of_their_level(tmp_path: Path, pixels: np.ndarra
     coarse = noise(2 * TILE, 3 * TILE // 2, seed=1)
     with open_slide(write_tiff(tmp_path / "a.tif", pixels, coarse)) as slide:
         assert (slide.width, slide.height) == (4 * TILE, 3 * TILE)
-        assert [level.downsample for level in slide.found.levels] == [1, 2]
-        assert slide.found.mpp == pytest.approx((0.5, 0.5))
+        assert [level.downsample for level in slide.metadata.levels] == [1, 2]
+        assert slide.metadata.mpp == pytest.approx((0.5, 0.5))
         assert np.array_equal(slide.read(100, 30, 0, 64, 50), pixels[30:80, 100:164])
         assert np.array_equal(slide.read(100, 30, 1, 64, 50), coarse[15:65, 50:114])
 
@@ -169,7 +169,7 @@ def test_a_slide_cut_off_at_any_length_is_refused_or_costs_tiles(tmp_path: Path)
     for length in (0, 4, 16, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
         with pytest.raises((SlideError, TileError)) as caught, open_slide(path) as slide:
-            for level, found in enumerate(slide.found.levels):
+            for level, found in enumerate(slide.metadata.levels):
                 slide.read(0, 0, level, found.width, found.height)
         assert "\n" not in str(caught.value)
 
@@ -254,7 +254,7 @@ def test_the_real_slide(checkout: Path) -> None:
     assert is_slide(path)
     with open_slide(path) as slide:
         assert isinstance(slide, SlideReader)
-        assert (slide.found.vendor, slide.width, slide.height) == ("aperio", 2220, 2967)
-        assert slide.found.mpp == (0.499, 0.499)
-        assert slide.found.power == 20
+        assert (slide.metadata.vendor, slide.width, slide.height) == ("aperio", 2220, 2967)
+        assert slide.metadata.mpp == (0.499, 0.499)
+        assert slide.metadata.power == 20
         assert slide.read(1100, 1500, 0, 500, 500).std() > 10

@@ -13,18 +13,20 @@ from slide_files import glass, write_tiff
 
 from edgepath.errors import SlideError, UsageError
 from edgepath.tiles.slides.cutting import CutSettings, cut
-from edgepath.tiles.slides.reader import Found, Level, open_slide
+from edgepath.tiles.slides.reader import Level, Metadata, open_slide
 from edgepath.tiles.slides.scale import SLACK, Scale, find_scale
 
 Mpp = tuple[float, float]
 
 
-def slide(mpp: Mpp | None = (0.25, 0.25), *downsamples: float, power: float | None = None, **properties: str) -> Found:
+def slide(
+    mpp: Mpp | None = (0.25, 0.25), *downsamples: float, power: float | None = None, **properties: str
+) -> Metadata:
     levels = tuple(Level(int(40000 / d), int(30000 / d), d) for d in (1.0, *downsamples))
-    return Found("made", levels, mpp, power, properties)
+    return Metadata("made", levels, mpp, power, properties)
 
 
-def refused(found: Found, kind: type[Exception] = SlideError, **options: object) -> str:
+def refused(found: Metadata, kind: type[Exception] = SlideError, **options: object) -> str:
     with pytest.raises(kind) as caught:
         find_scale(found, "a.svs", **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
@@ -35,7 +37,7 @@ def test_scale_is_exact_and_never_a_magnification() -> None:
     for mpp in (0.25, 0.31, 0.5, 0.59):
         scale = find_scale(slide((0.2431, 0.2431), 2, 4), "a.svs", size=224, mpp=mpp)
         assert scale.width * 0.2431 == pytest.approx(224 * mpp, rel=1e-12)
-        assert scale.found == (0.2431, 0.2431)
+        assert scale.slide_mpp == (0.2431, 0.2431)
         assert scale.source == "metadata"
 
 
@@ -87,7 +89,7 @@ def test_without_a_scale_the_three_remedies_are_named(mpp: Mpp | None) -> None:
 
 def test_a_given_scale_takes_the_place_of_metadata() -> None:
     scale = find_scale(slide(None), "a.svs", mpp_of_slide=0.25)
-    assert (scale.found, scale.source, scale.cautions) == ((0.25, 0.25), "given", ())
+    assert (scale.slide_mpp, scale.source, scale.cautions) == ((0.25, 0.25), "given", ())
     scale = find_scale(slide((0.5, 0.5)), "a.svs", mpp_of_slide=0.207)
     (caution,) = scale.cautions
     assert "0.207 um per pixel (given), but its metadata say 0.5 um" in caution
@@ -95,7 +97,7 @@ def test_a_given_scale_takes_the_place_of_metadata() -> None:
 
 def test_a_property_can_hold_the_scale() -> None:
     scale = find_scale(slide(None, **{"lab.PixelSize": "0.25"}), "a.svs", mpp_key="lab.PixelSize")
-    assert (scale.found, scale.source) == ((0.25, 0.25), "property lab.PixelSize")
+    assert (scale.slide_mpp, scale.source) == ((0.25, 0.25), "property lab.PixelSize")
     assert "known: lab.PixelSize" in refused(slide(None, **{"lab.PixelSize": "0.25"}), mpp_key="lab.pixels")
     assert "'0', no number of micrometres" in refused(slide(None, **{"lab.mpp": "0"}), mpp_key="lab.mpp")
     assert "'unknown', no number" in refused(slide(None, **{"lab.mpp": "unknown"}), mpp_key="lab.mpp")
@@ -125,7 +127,7 @@ def test_x_and_y_have_each_their_own_scale() -> None:
 @pytest.mark.parametrize(("mpp", "expected"), [(None, None), (0.25, (0.25, 0.25)), ((0.25, 0.3), (0.25, 0.3))])
 def test_a_file_says_its_own_scale(tmp_path: Path, mpp: float | Mpp | None, expected: Mpp | None) -> None:
     with open_slide(write_tiff(tmp_path / "a.tif", glass(512, 512), mpp=mpp)) as found:
-        assert found.found.mpp == (None if expected is None else pytest.approx(expected, rel=1e-6))
+        assert found.metadata.mpp == (None if expected is None else pytest.approx(expected, rel=1e-6))
 
 
 @pytest.mark.parametrize(("resolution", "unit"), [((0, 0), 3), ((72, 72), 2), ((1, 1), 1)])

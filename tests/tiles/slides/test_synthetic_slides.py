@@ -45,8 +45,8 @@ def test_coarser_levels_are_means_of_the_finest(slide: Path) -> None:
 def test_a_reader_finds_the_levels_the_scale_and_the_tissue(slide: Path) -> None:
     assert is_slide(slide)
     with open_slide(slide) as opened:
-        assert opened.found.mpp == pytest.approx((0.31, 0.31))
-        assert [level.downsample for level in opened.found.levels] == [1, 4, 16]
+        assert opened.metadata.mpp == pytest.approx((0.31, 0.31))
+        assert [level.downsample for level in opened.metadata.levels] == [1, 4, 16]
         pixels = opened.read(0, 0, 2, 96, 64)
     tissue = np.abs(pixels.astype(int) - GLASS).max(2) > 20
     assert 0.03 < tissue.mean() < 0.7
