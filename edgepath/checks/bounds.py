@@ -47,10 +47,10 @@ class Bounds:
         The sample's part of a distance shrinks with the root of n, that of the unseen one with n.
         """
         high = self.estimate < bound
-        gap, whole = abs(bound - self.estimate), abs((self.high if high else self.low) - self.estimate)
-        sampled = min(whole, abs(self.sampled[high] - self.estimate))
-        unseen = whole - sampled
-        if not gap > 0 or not math.isfinite(whole):
+        gap, distance = abs(bound - self.estimate), abs((self.high if high else self.low) - self.estimate)
+        sampled = min(distance, abs(self.sampled[high] - self.estimate))
+        unseen = distance - sampled
+        if not gap > 0 or not math.isfinite(distance):
             return None
         # unseen x^2 + sampled x = gap, where x is the root of n now over n then
         root = math.sqrt(sampled**2 + 4 * unseen * gap) + sampled
@@ -111,20 +111,20 @@ def ratio_bounds(
     return Bounds(len(sums), unit, estimate, float(np.quantile(low, ALPHA)), float(np.quantile(high, 1 - ALPHA)), ends)
 
 
-def worst_of(found: Sequence[Bounds]) -> Bounds:
+def worst_of(figures: Sequence[Bounds]) -> Bounds:
     """Bound the largest of several figures, of which the largest was picked by looking at the same sample.
 
     No correction is needed to say that the largest is small: each has to be (Berger 1982). To say that it is large, the
     lower bounds have to hold all at once: `alpha_low` is to be `ALPHA` over how many there are (Bonferroni).
     """
-    worst = max(found, key=lambda one: one.estimate)
-    low, high = (max(one.sampled[side] for one in found) for side in (0, 1))
+    worst = max(figures, key=lambda figure: figure.estimate)
+    low, high = (max(figure.sampled[side] for figure in figures) for side in (0, 1))
     return Bounds(
         worst.n,
         worst.unit,
         worst.estimate,
-        max(one.low for one in found),
-        max(one.high for one in found),
+        max(figure.low for figure in figures),
+        max(figure.high for figure in figures),
         (low, high),
     )
 
@@ -206,8 +206,8 @@ def _resample(columns: np.ndarray, unseen: int, seed: int) -> tuple[np.ndarray, 
     rng = np.random.default_rng(seed)
     quantiles = -np.log((np.arange(RESAMPLES) + 0.5) / RESAMPLES)
     extra = rng.permuted(np.tile(quantiles[:, None], unseen), axis=0)
-    step, found = max(1, _AT_ONCE // len(columns)), []
+    step, sums = max(1, _AT_ONCE // len(columns)), []
     for start in range(0, RESAMPLES, step):
         weights = rng.standard_exponential((min(step, RESAMPLES - start), len(columns)))
-        found.append(weights @ columns)
-    return np.concatenate(found), extra
+        sums.append(weights @ columns)
+    return np.concatenate(sums), extra

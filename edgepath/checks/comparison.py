@@ -71,25 +71,27 @@ def compare(
                 rows[name].append(runner(batch))
             advance(len(batch))
     ran_with = {name: ran_by(runner) for name, runner in runners.items()}
-    said = [note for name, bundle in zip(names, opened, strict=True) for note in notes(bundle.recipe, ran_with[name])]
-    said += _of_tiles(names, opened, source, sum(map(len, rows[names[0]])))
+    remarks = [
+        note for name, bundle in zip(names, opened, strict=True) for note in notes(bundle.recipe, ran_with[name])
+    ]
+    remarks += _of_tiles(names, opened, source, sum(map(len, rows[names[0]])))
     embeddings = {name: np.concatenate(parts) for name, parts in rows.items()}
     return {
         "kind": "comparison",
         "bundles": {name: bundle.digest for name, bundle in zip(names, opened, strict=True)},
         "ran_with": {name: runtime.text for name, runtime in ran_with.items()},
         "cautions": list(dict.fromkeys(caution for bundle in opened for caution in bundle.cautions)),
-        "notes": list(dict.fromkeys(said)),
+        "notes": list(dict.fromkeys(remarks)),
         "source": {"kind": "golden", "name": names[0], "count": total} if source is None else source.provenance(),
         "skipped": [] if source is None else source.skipped,
         "noise_floor": max(1 - bundle.noise_floor.cosine_mean for bundle in opened),
-        "pairs": [_pair(one, other, embeddings) for one, other in combinations(names, 2)],
+        "pairs": [_pair(first, second, embeddings) for first, second in combinations(names, 2)],
     }
 
 
-def twins(one: np.ndarray, other: np.ndarray) -> float:
+def twins(first: np.ndarray, second: np.ndarray) -> float:
     """Return the share of rows whose nearest row of the other, by cosine, is their own; both ways; float32 (N, D)."""
-    a, b = unit(one), unit(other)
+    a, b = unit(first), unit(second)
     return (own_share(a, b) + own_share(b, a)) / 2
 
 
@@ -104,19 +106,19 @@ def _batches(first: Bundle, source: TileSource | None) -> Iterator[np.ndarray]:
 
 def _of_tiles(names: Sequence[str], bundles: Sequence[Bundle], source: TileSource | None, count: int) -> list[str]:
     """What a reader must know of the tiles."""
-    said = [f"{count} tiles only: figures of more of them may differ."] if count < FEW else []
+    remarks = [f"{count} tiles only: figures of more of them may differ."] if count < FEW else []
     if source is None:
-        return said
+        return remarks
     for name, bundle in zip(names, bundles, strict=True):
         if seen := seen_in_calibration(bundle, source):
-            said.append(f"{seen} of the {count} tiles were calibrated on for {name}.")
-    return said
+            remarks.append(f"{seen} of the {count} tiles were calibrated on for {name}.")
+    return remarks
 
 
-def _pair(one: str, other: str, embeddings: Mapping[str, np.ndarray]) -> Pair:
-    figures = asdict(measure(embeddings[one], embeddings[other]))
+def _pair(first: str, second: str, embeddings: Mapping[str, np.ndarray]) -> Pair:
+    figures = asdict(measure(embeddings[first], embeddings[second]))
     del figures["worst"]
-    return cast(Pair, {"of": [one, other], **figures, "twins": twins(embeddings[one], embeddings[other])})
+    return cast(Pair, {"of": [first, second], **figures, "twins": twins(embeddings[first], embeddings[second])})
 
 
 def _check_comparable(bundles: Sequence[Bundle]) -> list[str]:

@@ -68,11 +68,11 @@ def debug(
     twin = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True)
     program = rebuild(bundle, recipe, vit, spec) if recipe.int8 else None
     layers, blocks = _watch(twin, program, pixels, counter(progress, "layers", len(pixels)))
-    whole = Program(program or twin, recipe)
-    lowered = whole.lowered
+    full_program = Program(program or twin, recipe)
+    lowered = full_program.lowered
     products, norms = named_parts(lowered)
     differing, proofs = differences(lowered, bundle.artifact, bundle.backend), {}
-    if program is not None and not any(one.kind == "form" for one in differing):
+    if program is not None and not any(difference.kind == "form" for difference in differing):
         advance = counter(progress, "proof", len(pixels[:PROVED]))
         proofs = prove(lowered, bundle.artifact, pixels[:PROVED], advance, bundle.backend)
     return {
@@ -85,7 +85,7 @@ def debug(
         "blocks": blocks,
         "parts": {"products": len(products), "norms": len(norms), "differences": list(map(str, differing))},
         "unproved": [name for name, proof in proofs.items() if not proof.holds],
-        "network": check_network(bundle, whole, pixels[:PROVED]),
+        "network": check_network(bundle, full_program, pixels[:PROVED]),
     }
 
 
@@ -126,9 +126,9 @@ class _Noise:
     signal: float = 0.0
     noise: float = 0.0
 
-    def add(self, exact: Tensor, found: Tensor) -> None:
+    def add(self, exact: Tensor, computed: Tensor) -> None:
         self.signal += float(exact.double().square().sum())
-        self.noise += float((found - exact).double().square().sum())
+        self.noise += float((computed - exact).double().square().sum())
 
 
 @dataclass
@@ -167,10 +167,10 @@ class _Block(_Noise):
         self.cosines += float(_cosine(output[:, 0], self.exact[:, 0]).sum())
 
 
-def _cosine(one: Tensor, other: Tensor) -> Tensor:
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
     import torch
 
-    return torch.cosine_similarity(one, other, dim=-1)
+    return torch.cosine_similarity(first, second, dim=-1)
 
 
 def _watch(

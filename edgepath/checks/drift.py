@@ -29,16 +29,16 @@ def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = 
         if len(bad):
             tile = keys[bad[0]] if keys else f"tile {bad[0]}"
             raise EdgepathError(f"drift: the {name} embedding of {tile} is not finite or zero ({len(bad)} such tiles)")
-    found = cosines(reference, candidate)
+    cosine = cosines(reference, candidate)
     a, b = reference.astype(np.float64), candidate.astype(np.float64)
     relative = np.linalg.norm(b - a, axis=1) / np.linalg.norm(a, axis=1)
     k = min(NEIGHBOURS, len(a) - 1)
-    order = np.argsort(found, kind="stable")[:5]
+    order = np.argsort(cosine, kind="stable")[:5]
     return Drift(
         tiles=len(a),
-        cosine_mean=float(found.mean()),
-        cosine_p01=float(np.quantile(found, 0.01)),
-        cosine_min=float(found.min()),
+        cosine_mean=float(cosine.mean()),
+        cosine_p01=float(np.quantile(cosine, 0.01)),
+        cosine_min=float(cosine.min()),
         relative_l2=float(relative.mean()),
         neighbour_overlap=shared_neighbours(unit(reference), unit(candidate), k) if k else 1.0,
         neighbours=k,
@@ -48,5 +48,5 @@ def measure(reference: np.ndarray, candidate: np.ndarray, keys: Sequence[str] = 
 
 def cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     """Return the cosine of every tile's two embeddings, float64 (N,), of two sets that `measure` takes."""
-    found: np.ndarray = np.einsum("nd,nd->n", unit(reference), unit(candidate)).clip(-1.0, 1.0)
-    return found
+    cosine: np.ndarray = np.einsum("nd,nd->n", unit(reference), unit(candidate)).clip(-1.0, 1.0)
+    return cosine

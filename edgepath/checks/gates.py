@@ -106,17 +106,17 @@ def to_json(gates: Iterable[Gate]) -> list[GateRow]:
     return [gate.to_json() for gate in gates]
 
 
-def judge(kind: Kind, figure: str, of: str, found: Bounds | QuantileBounds, bound: float, *, at_most: bool) -> Gate:
+def judge(kind: Kind, figure: str, of: str, bounds: Bounds | QuantileBounds, bound: float, *, at_most: bool) -> Gate:
     """Return the gate of a figure with bounds: does all that is between them hold, or none of it?"""
-    low, high = found.low, found.high
+    low, high = bounds.low, bounds.high
     below, above = high <= bound + _FLOAT, low >= bound - _FLOAT
     failed = low > bound + _FLOAT if at_most else high < bound - _FLOAT
-    if failed or math.isnan(found.estimate):
+    if failed or math.isnan(bounds.estimate):
         verdict = Verdict.INFERIOR
     else:
         verdict = Verdict.NON_INFERIOR if (below if at_most else above) else Verdict.INCONCLUSIVE
-    needed = found.n_to_decide(bound) if verdict is Verdict.INCONCLUSIVE else None
-    return Gate(kind, figure, of, found.estimate, bound, at_most, verdict, found.n, found.unit, (low, high), needed)
+    needed = bounds.n_to_decide(bound) if verdict is Verdict.INCONCLUSIVE else None
+    return Gate(kind, figure, of, bounds.estimate, bound, at_most, verdict, bounds.n, bounds.unit, (low, high), needed)
 
 
 def drift_gates(recipe: Recipe, of: str, cosines: np.ndarray) -> list[Gate]:
@@ -147,8 +147,8 @@ def speed_gate(recipe: Recipe, ratios: np.ndarray, of: str = "latency") -> Gate:
     The median over rounds is judged.
     """
     bound = recipe.accept.latency.of_full_precision
-    found = QuantileBounds("rounds", 0.5, np.sort(ratios))
-    return judge("speed", "p50 / full precision's", of, found, bound, at_most=True)
+    bounds = QuantileBounds("rounds", 0.5, np.sort(ratios))
+    return judge("speed", "p50 / full precision's", of, bounds, bound, at_most=True)
 
 
 def headroom_gate(recipe: Recipe, headroom: HeadroomFigures) -> Gate:

@@ -75,19 +75,19 @@ def capture(
             f"golden set: {len(source)} tiles; give --tiles with at most {MOST}, a pack of 64 is made for it"
         )
     kind, advance = embedding or spec.embedding, counter(progress, "reference", len(source))
-    found = reference_embeddings(vit, spec, loaded, source, embedding=kind, device=device, progress=advance)
-    pixels = source.select([source.keys.index(key) for key in found.keys]).read()
+    reference = reference_embeddings(vit, spec, loaded, source, embedding=kind, device=device, progress=advance)
+    pixels = source.select([source.keys.index(key) for key in reference.keys]).read()
     facts = {
         "schema": SCHEMA,
         "model": spec.to_json(),
         "weights": loaded.to_json(),
         "embedding": kind,
-        "runtime": found.runtime,
+        "runtime": reference.runtime,
         "source": source.provenance(),
     }
     with replacing(path, "golden set") as partial, open(partial, "wb") as file:
-        keys, told = np.array(found.keys), np.array(json.dumps(facts))
-        np.savez_compressed(file, tiles=pixels, embeddings=found.embeddings, keys=keys, facts=told)
+        keys, text = np.array(reference.keys), np.array(json.dumps(facts))
+        np.savez_compressed(file, tiles=pixels, embeddings=reference.embeddings, keys=keys, facts=text)
     return facts | {"file": str(path), "skipped": source.skipped}
 
 

@@ -86,25 +86,25 @@ def prove(
 
 def joint(proofs: Sequence[Proof]) -> Proof:
     """Return the proof of a layer from those of its parts: counts added, of errors the largest."""
-    sums = {name: sum(getattr(one, name) for one in proofs) for name in ("integers", "differ", "unexplained")}
+    sums = {name: sum(getattr(proof, name) for proof in proofs) for name in ("integers", "differ", "unexplained")}
     errors = ("error_steps", "error_of_bound", "kernel_error_steps")
-    return Proof(**sums, **{name: max(getattr(one, name) for one in proofs) for name in errors})
+    return Proof(**sums, **{name: max(getattr(proof, name) for proof in proofs) for name in errors})
 
 
 def _inputs(model: EdgeModel, names: Iterable[str], tile: np.ndarray) -> dict[str, np.ndarray]:
     """Return what enters each layer when the program embeds one tile: float32 (1, T, in)."""
     import torch
 
-    found: dict[str, np.ndarray] = {}
+    entering: dict[str, np.ndarray] = {}
 
     def hook(name: str) -> Any:
-        return lambda _, inputs: found.update({name: inputs[0].numpy().copy()})
+        return lambda _, inputs: entering.update({name: inputs[0].numpy().copy()})
 
     with ExitStack() as hooks, torch.inference_mode():
         for name in names:
             hooks.enter_context(model.get_submodule(name).register_forward_pre_hook(hook(name)))
         model(torch.from_numpy(np.array(tile, order="C")))
-    return found
+    return entering
 
 
 def _hold(proof: Proof, product: Product, layer: Layer, x: np.ndarray) -> None:
@@ -153,10 +153,10 @@ def expected(product: Product, integers: np.ndarray, *, half: bool) -> tuple[np.
     weight, scale = product.weight.astype(np.float64), product.input_scales[1]
     unit = scale * product.scale.astype(np.float64)
     bias = (product.bias.astype(np.float16) if half else product.bias).astype(np.float64)
-    whole = integers.astype(np.float64)
-    exact = whole @ weight.T * unit + bias
-    size = np.abs(whole) @ np.abs(weight).T * unit + np.abs(bias)
+    codes = integers.astype(np.float64)
+    exact = codes @ weight.T * unit + bias
+    size = np.abs(codes) @ np.abs(weight).T * unit + np.abs(bias)
     bound = (weight.shape[1] + 4) * _FP32 * size
     if half:
-        bound += 2.01 * _FP16 * (size + np.abs(exact)) + _SMALLEST * (scale * np.abs(whole).sum(-1, keepdims=True) + 2)
+        bound += 2.01 * _FP16 * (size + np.abs(exact)) + _SMALLEST * (scale * np.abs(codes).sum(-1, keepdims=True) + 2)
     return exact, bound + np.finfo(np.float32).tiny, unit

@@ -54,8 +54,8 @@ def lint(path: str | Path) -> list[Finding]:
     weights (external data) are missing, BundleError for a bundle that cannot be read.
     """
     graph = read_graph(onnx_file(path))
-    found = [finding for rule in RULES for finding in rule(graph)] + _not_shown(Path(path))
-    return sorted(found, key=lambda finding: finding.level != "error")
+    findings = [finding for rule in RULES for finding in rule(graph)] + _not_shown(Path(path))
+    return sorted(findings, key=lambda finding: finding.level != "error")
 
 
 def onnx_file(path: str | Path) -> Path:
@@ -101,9 +101,9 @@ def opset(graph: Graph) -> Iterator[Finding]:
         if (scale := graph.array(node.input[1])) is not None and scale.dtype == np.float16
     ]
     if halves and graph.opset < 19:
-        found = f"FP16 scale in opset {graph.opset}"
+        problem = f"FP16 scale in opset {graph.opset}"
         yield Finding(
-            "error", "opset", _name(halves[0]), found, "export with opset 19 or later", "ONNX QuantizeLinear-19"
+            "error", "opset", _name(halves[0]), problem, "export with opset 19 or later", "ONNX QuantizeLinear-19"
         )
 
 
@@ -118,20 +118,22 @@ def symmetric(graph: Graph) -> Iterator[Finding]:
             if zero is None:
                 yield _error("symmetric", node, "a zero-point that is computed", "make it a constant 0", _TENSORRT)
             elif zero.astype(np.float32).any():
-                found = f"zero-point {max(zero.astype(np.float32).ravel().tolist(), key=abs):g}"
-                yield _error("symmetric", node, found, "quantize symmetrically, zero-point 0", _TENSORRT)
+                problem = f"zero-point {max(zero.astype(np.float32).ravel().tolist(), key=abs):g}"
+                yield _error("symmetric", node, problem, "quantize symmetrically, zero-point 0", _TENSORRT)
 
 
 def operators(graph: Graph) -> Iterator[Finding]:
     """TensorRT reads Q/DQ pairs around ordinary operations, not operations on integers."""
     for node in graph.of("QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"):
-        found, remedy = f"{node.op_type}, an operation on integers", "export in the QDQ format, statically quantized"
-        yield _error("operators", node, found, remedy, _TENSORRT)
-    inner = sum(one.HasField("g") or bool(one.graphs) for node in graph.nodes for one in node.attribute)
+        problem, remedy = f"{node.op_type}, an operation on integers", "export in the QDQ format, statically quantized"
+        yield _error("operators", node, problem, remedy, _TENSORRT)
+    inner = sum(
+        attribute.HasField("g") or bool(attribute.graphs) for node in graph.nodes for attribute in node.attribute
+    )
     inner += len(graph.model.functions)
     if inner:
-        found, remedy = f"{inner} subgraphs or functions", "inline them: they were not checked"
-        yield Finding("warning", "operators", "graph", found, remedy, "edgepath reads the main graph")
+        problem, remedy = f"{inner} subgraphs or functions", "inline them: they were not checked"
+        yield Finding("warning", "operators", "graph", problem, remedy, "edgepath reads the main graph")
 
 
 def scales(graph: Graph) -> Iterator[Finding]:
@@ -149,9 +151,9 @@ def scales(graph: Graph) -> Iterator[Finding]:
                 "ONNX QuantizeLinear",
             )
         elif values.dtype == np.float16 and (values < _SMALLEST_NORMAL).any():
-            found = f"{int((values < _SMALLEST_NORMAL).sum())} FP16 scales below {_SMALLEST_NORMAL:.1e}"
+            problem = f"{int((values < _SMALLEST_NORMAL).sum())} FP16 scales below {_SMALLEST_NORMAL:.1e}"
             remedy = "round the weights with the scale as it is stored, as edgepath does"
-            yield Finding("warning", "scale", _name(node), found, remedy, "IEEE 754 binary16: subnormal numbers")
+            yield Finding("warning", "scale", _name(node), problem, remedy, "IEEE 754 binary16: subnormal numbers")
 
 
 def granularity(graph: Graph) -> Iterator[Finding]:
@@ -159,54 +161,56 @@ def granularity(graph: Graph) -> Iterator[Finding]:
     for node in graph.of("QuantizeLinear"):
         values = graph.array(node.input[1])
         if node.input[0] not in graph.constants and values is not None and values.size > 1:
-            found = f"{values.size} scales for an activation"
-            yield _error("granularity", node, found, "use one scale a tensor", _TENSORRT)
+            problem = f"{values.size} scales for an activation"
+            yield _error("granularity", node, problem, "use one scale a tensor", _TENSORRT)
     for node in graph.of("DequantizeLinear"):
         product = graph.product_of(node)
         values, weight = graph.array(node.input[1]), graph.constants.get(node.input[0])
         if product is None or values is None or weight is None or values.ndim > 1:
             continue  # no weight of a product, or scaled in blocks
         if values.size == 1:
-            found, remedy = "one scale for all of a weight", "use one scale an output channel"
-            yield Finding("warning", "granularity", _name(node), found, remedy, _TENSORRT)
+            problem, remedy = "one scale for all of a weight", "use one scale an output channel"
+            yield Finding("warning", "granularity", _name(node), problem, remedy, _TENSORRT)
             continue
         axis, wanted = _axis(node) % len(weight.dims), graph.output_axis(product, len(weight.dims))
         if axis != wanted:
-            found = f"scales along axis {axis} of a weight whose output channels are axis {wanted}"
-            yield _error("granularity", node, found, "use one scale an output channel", _TENSORRT)
+            problem = f"scales along axis {axis} of a weight whose output channels are axis {wanted}"
+            yield _error("granularity", node, problem, "use one scale an output channel", _TENSORRT)
         elif values.size != weight.dims[axis]:
-            found = f"{values.size} scales for {weight.dims[axis]} channels"
-            yield _error("granularity", node, found, "export it again", "ONNX DequantizeLinear")
+            problem = f"{values.size} scales for {weight.dims[axis]} channels"
+            yield _error("granularity", node, problem, "export it again", "ONNX DequantizeLinear")
 
 
 def both_inputs(graph: Graph) -> Iterator[Finding]:
     """A product runs in INT8 only where activation and weight both come from a DequantizeLinear."""
     for node in graph.of(*PRODUCTS):
         made = [graph.made_by.get(name) for name in node.input[:2]]
-        behind = [one for one in made if one is not None and one.op_type == "Transpose"]
-        if any(graph.maker(one.input[0]) == "DequantizeLinear" and graph.is_weight(one.input[0]) for one in behind):
-            found = "a Transpose between DequantizeLinear and the product"
-            yield _error("both inputs", node, found, "store the weight transposed", "measured with ONNX Runtime 1.32")
+        behind = [maker for maker in made if maker is not None and maker.op_type == "Transpose"]
+        if any(
+            graph.maker(maker.input[0]) == "DequantizeLinear" and graph.is_weight(maker.input[0]) for maker in behind
+        ):
+            problem = "a Transpose between DequantizeLinear and the product"
+            yield _error("both inputs", node, problem, "store the weight transposed", "measured with ONNX Runtime 1.32")
             continue
-        quantized = [one is not None and one.op_type == "DequantizeLinear" for one in made]
-        four_bits = any(one is not None and graph.quantized_type(one) in ("INT4", "UINT4") for one in made)
+        quantized = [maker is not None and maker.op_type == "DequantizeLinear" for maker in made]
+        four_bits = any(maker is not None and graph.quantized_type(maker) in ("INT4", "UINT4") for maker in made)
         if any(quantized) and not all(quantized) and not four_bits:  # weights alone may have 4 bits
             which = ("activation", "weight")[quantized.index(False)]
-            found = f"its {which} is not quantized, the other is"
-            yield _error("both inputs", node, found, "put Q/DQ on both", _TENSORRT)
+            problem = f"its {which} is not quantized, the other is"
+            yield _error("both inputs", node, problem, "put Q/DQ on both", _TENSORRT)
 
 
 def kept_in_floating_point(graph: Graph) -> Iterator[Finding]:
     """Norms, softmax, activations and residual sums of a vision transformer lose more in INT8 than they gain."""
     for node in graph.of(*_KEPT):
         if node.input and graph.maker(node.input[0]) == "DequantizeLinear":
-            found = f"{node.op_type} of a quantized value"
-            yield Finding("warning", "floating point", _name(node), found, _LINEARS_ONLY, _OURS)
+            problem = f"{node.op_type} of a quantized value"
+            yield Finding("warning", "floating point", _name(node), problem, _LINEARS_ONLY, _OURS)
     for node in graph.of("Add"):
         values = [name for name in node.input if name not in graph.constants and not graph.is_weight(name)]
         if len(values) == 2 and all(graph.maker(name) == "DequantizeLinear" for name in values):
-            found = "a sum of two quantized values"
-            yield Finding("warning", "floating point", _name(node), found, _LINEARS_ONLY, _OURS)
+            problem = "a sum of two quantized values"
+            yield Finding("warning", "floating point", _name(node), problem, _LINEARS_ONLY, _OURS)
 
 
 def fused_norm(graph: Graph) -> Iterator[Finding]:
@@ -232,10 +236,10 @@ def shared_zero_point(graph: Graph) -> Iterator[Finding]:
             users.setdefault(node.input[2], []).append(node)
     for zero, nodes in users.items():
         if len(nodes) > 1:
-            found = f"{len(nodes)} weights share the zero-point {zero}"
+            problem = f"{len(nodes)} weights share the zero-point {zero}"
             remedy = "leave zero-points of 0 out"
             yield Finding(
-                "warning", "shared zero-point", _name(nodes[0]), found, remedy, "measured with OpenVINO 2026.4"
+                "warning", "shared zero-point", _name(nodes[0]), problem, remedy, "measured with OpenVINO 2026.4"
             )
 
 
@@ -243,10 +247,14 @@ def strong_typing(graph: Graph) -> Iterator[Finding]:
     """TensorRT 11 computes in the types that the graph names, and nothing else."""
     from onnx import TensorProto
 
-    wide = [name for name, one in graph.constants.items() if one.data_type == TensorProto.FLOAT and len(one.dims) > 1]
+    wide = [
+        name
+        for name, tensor in graph.constants.items()
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1
+    ]
     if wide:
-        found, remedy = f"{len(wide)} FP32 weights", "for TensorRT, convert all but input and output to FP16"
-        yield Finding("warning", "strong typing", wide[0], found, remedy, "TensorRT 11: no weakly typed networks")
+        problem, remedy = f"{len(wide)} FP32 weights", "for TensorRT, convert all but input and output to FP16"
+        yield Finding("warning", "strong typing", wide[0], problem, remedy, "TensorRT 11: no weakly typed networks")
 
 
 RULES: tuple[Callable[[Graph], Iterator[Finding]], ...] = (
@@ -264,12 +272,12 @@ RULES: tuple[Callable[[Graph], Iterator[Finding]], ...] = (
 
 
 def _axis(node: NodeProto) -> int:
-    return next((one.i for one in node.attribute if one.name == "axis"), 1)
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
 
 
 def _name(node: NodeProto) -> str:
     return node.name or f"{node.op_type} -> {next(iter(node.output), 'nothing')}"
 
 
-def _error(rule: str, node: NodeProto, found: str, remedy: str, source: str) -> Finding:
-    return Finding("error", rule, _name(node), found, remedy, source)
+def _error(rule: str, node: NodeProto, problem: str, remedy: str, source: str) -> Finding:
+    return Finding("error", rule, _name(node), problem, remedy, source)

@@ -38,10 +38,10 @@ def shared_neighbours(reference: np.ndarray, candidate: np.ndarray, k: int) -> f
     shared = 0
     for start in range(0, len(reference), _NEAREST):
         rows = slice(start, start + _NEAREST)
-        true, found = _to_others(reference, rows), _to_others(candidate, rows)
-        farthest = np.partition(true, -k, axis=1)[:, -k, None]
-        nearest = np.argpartition(found, -k, axis=1)[:, -k:]
-        shared += int((np.take_along_axis(true, nearest, axis=1) >= farthest - _TIE).sum())
+        by_reference, by_candidate = _to_others(reference, rows), _to_others(candidate, rows)
+        farthest = np.partition(by_reference, -k, axis=1)[:, -k, None]
+        nearest = np.argpartition(by_candidate, -k, axis=1)[:, -k:]
+        shared += int((np.take_along_axis(by_reference, nearest, axis=1) >= farthest - _TIE).sum())
     return shared / (len(reference) * k)
 
 

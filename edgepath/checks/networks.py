@@ -39,16 +39,18 @@ def check_network(bundle: Bundle, program: Program, tiles: np.ndarray) -> Networ
 
     network = builds.network(bundle.artifact)
     linears = products(network)
-    wanted = Counter(key_of(one) for one in named_parts(program.lowered)[0].values() if one.scale is not None)
-    equal = sum((Counter(key_of(one) for one in linears if one.scale is not None) & wanted).values())
-    found = Evaluator(network)({"tiles": torch.from_numpy(np.array(tiles, order="C"))})["embedding"].numpy()
-    finite = bool(np.isfinite(found).all())
-    drift = measure(program(tiles), found) if finite else None
+    wanted = Counter(
+        key_of(product) for product in named_parts(program.lowered)[0].values() if product.scale is not None
+    )
+    equal = sum((Counter(key_of(product) for product in linears if product.scale is not None) & wanted).values())
+    embeddings = Evaluator(network)({"tiles": torch.from_numpy(np.array(tiles, order="C"))})["embedding"].numpy()
+    finite = bool(np.isfinite(embeddings).all())
+    drift = measure(program(tiles), embeddings) if finite else None
     return {
         "tiles": len(tiles),
         "layers": len(network.layers),
-        "int8": sum(one.scale is not None for one in linears),
-        "float": sum(one.scale is None for one in linears),
+        "int8": sum(product.scale is not None for product in linears),
+        "float": sum(product.scale is None for product in linears),
         "differ": sum(wanted.values()) - equal,
         "finite": finite,
         "cosine_mean": None if drift is None else drift.cosine_mean,

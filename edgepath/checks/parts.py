@@ -93,8 +93,8 @@ def named_tables(model: EdgeModel) -> dict[str, np.ndarray]:
 
 def _attention_scales(model: EdgeModel) -> list[float]:
     """Return 1/sqrt(d) of every attention, d the length of a head's query."""
-    found: list[Any] = [module for module in model.modules() if hasattr(module, "head_dim")]
-    return [float(module.head_dim**-0.5) for module in found]
+    attentions: list[Any] = [module for module in model.modules() if hasattr(module, "head_dim")]
+    return [float(module.head_dim**-0.5) for module in attentions]
 
 
 def _bias(layer: Any) -> np.ndarray:
@@ -105,23 +105,29 @@ def _bias(layer: Any) -> np.ndarray:
 def differences(model: EdgeModel, artifact: Path, backend: str = "") -> list[Difference]:
     """Return in what an artifact that `backend` built is not its program; none where it is."""
     products, norms = named_parts(model)
-    found = read_parts(artifact, backend)
-    counts = _counted("products with weights", len(products), len(found.products), kind="form")
-    counts += _counted("norms", len(norms), len(found.norms), kind="form")
+    lowered = read_parts(artifact, backend)
+    counts = _counted("products with weights", len(products), len(lowered.products), kind="form")
+    counts += _counted("norms", len(norms), len(lowered.norms), kind="form")
     if counts:
         return counts
-    order = paired(list(products), list(products.values()), found.products)
-    every = [one for name, product in products.items() for one in _product(name, product, found.products[order[name]])]
-    every += [
-        one for (name, norm), other in zip(norms.items(), found.norms, strict=True) for one in _norm(name, norm, other)
+    order = paired(list(products), list(products.values()), lowered.products)
+    every = [
+        difference
+        for name, product in products.items()
+        for difference in _product(name, product, lowered.products[order[name]])
     ]
-    every += _tables(named_tables(model), found.tables)
-    every += _scaled(_attention_scales(model), found)
-    every += _split(model, found)
-    every += _counted("rounded factors of products", 0, found.rounded)
+    every += [
+        difference
+        for (name, norm), other in zip(norms.items(), lowered.norms, strict=True)
+        for difference in _norm(name, norm, other)
+    ]
+    every += _tables(named_tables(model), lowered.tables)
+    every += _scaled(_attention_scales(model), lowered)
+    every += _split(model, lowered)
+    every += _counted("rounded factors of products", 0, lowered.rounded)
     engine = missing_from_engine(artifact, products)
-    said = f"{artifact.stem}.engine does not hold its integers"
-    return every + [Difference("numbers", name, said) for name in engine]
+    missing = f"{artifact.stem}.engine does not hold its integers"
+    return every + [Difference("numbers", name, missing) for name in engine]
 
 
 def paired(names: list[str], ours: list[Product], theirs: tuple[Product, ...]) -> dict[str, int]:
@@ -149,35 +155,35 @@ def _product(name: str, ours: Product, theirs: Product) -> list[Difference]:
         return [Difference("form", name, shapes)]
     if (ours.scale is None) != (theirs.scale is None):
         return [Difference("form", name, "quantized" if ours.scale is None else "not quantized")]
-    said = [] if _close(ours.bias, theirs.bias) else [f"another bias ({_worst(ours.bias, theirs.bias)})"]
+    texts = [] if _close(ours.bias, theirs.bias) else [f"another bias ({_worst(ours.bias, theirs.bias)})"]
     if ours.scale is None and not _close(ours.weight, theirs.weight):
-        said.append(f"other weights ({_worst(ours.weight, theirs.weight)})")
+        texts.append(f"other weights ({_worst(ours.weight, theirs.weight)})")
     if ours.scale is not None:
-        said += _integers(ours, theirs)
-    found = [Difference("numbers", name, text) for text in said]
-    return found + (_input_rounding(name, ours, theirs) if ours.scale is not None else [])
+        texts += _integers(ours, theirs)
+    numbers = [Difference("numbers", name, text) for text in texts]
+    return numbers + (_input_rounding(name, ours, theirs) if ours.scale is not None else [])
 
 
 def _integers(ours: Product, theirs: Product) -> list[str]:
     """Say in what integers, the tokens they are for, and the scales of the weights differ."""
     assert ours.scale is not None
     assert theirs.scale is not None
-    said = []
+    texts = []
     if odd := int((ours.weight != theirs.weight).sum()):
-        said.append(f"{odd} of {ours.weight.size} integers differ")
+        texts.append(f"{odd} of {ours.weight.size} integers differ")
     if ours.tokens not in ("", theirs.tokens):
-        said.append(f"it takes {theirs.tokens or 'all'} of the tokens, the program's takes {ours.tokens}")
+        texts.append(f"it takes {theirs.tokens or 'all'} of the tokens, the program's takes {ours.tokens}")
     if not np.array_equal(ours.scale, theirs.scale):
-        said.append(f"scales of its weights differ ({_worst(ours.scale, theirs.scale)})")
-    return said
+        texts.append(f"scales of its weights differ ({_worst(ours.scale, theirs.scale)})")
+    return texts
 
 
 def _input_rounding(name: str, ours: Product, theirs: Product) -> list[Difference]:
     if ours.input_scales is None or theirs.input_scales is None:
         if ours.input_scales == theirs.input_scales:
             return []
-        said = "its input is rounded" if ours.input_scales is None else "its input is not rounded"
-        return [Difference("form", name, said)]
+        rounding = "its input is rounded" if ours.input_scales is None else "its input is not rounded"
+        return [Difference("form", name, rounding)]
     return [
         Difference("numbers", name, f"its input is {what} with {scale:.6g}, the program's scale is {wanted:.6g}")
         for what, wanted, scale in zip(
@@ -188,14 +194,14 @@ def _input_rounding(name: str, ours: Product, theirs: Product) -> list[Differenc
 
 
 def _norm(name: str, ours: Norm, theirs: Norm) -> list[Difference]:
-    said = []
+    texts = []
     if not np.isclose(ours.epsilon, theirs.epsilon, rtol=_EPSILON, atol=0):
-        said.append(f"epsilon {theirs.epsilon:.3g}, the program's is {ours.epsilon:.3g}")
+        texts.append(f"epsilon {theirs.epsilon:.3g}, the program's is {ours.epsilon:.3g}")
     for what in ("weight", "bias"):
         wanted, value = getattr(ours, what), getattr(theirs, what)
         if wanted.shape != value.shape or not _close(wanted, value):
-            said.append(f"another {what}")
-    return [Difference("numbers", name, text) for text in said]
+            texts.append(f"another {what}")
+    return [Difference("numbers", name, text) for text in texts]
 
 
 def _tables(ours: dict[str, np.ndarray], theirs: tuple[np.ndarray, ...]) -> list[Difference]:
@@ -203,31 +209,31 @@ def _tables(ours: dict[str, np.ndarray], theirs: tuple[np.ndarray, ...]) -> list
     every = []
     for size in sorted({table.size for table in (*ours.values(), *theirs)}):
         names = [name for name, table in ours.items() if table.size == size]
-        found = [table for table in theirs if table.size == size]
-        if len(names) != len(found):
-            every += _counted(f"other constants of {size} numbers", len(names), len(found))
+        others = [table for table in theirs if table.size == size]
+        if len(names) != len(others):
+            every += _counted(f"other constants of {size} numbers", len(names), len(others))
             continue
-        for name, table in zip(names, found, strict=True):
+        for name, table in zip(names, others, strict=True):
             if not _close(ours[name].ravel(), table.ravel()):
-                said = f"other numbers ({_worst(ours[name].ravel(), table.ravel())})"
-                every.append(Difference("numbers", name, said))
+                numbers = f"other numbers ({_worst(ours[name].ravel(), table.ravel())})"
+                every.append(Difference("numbers", name, numbers))
     return every
 
 
-def _scaled(scales: list[float], found: Parts) -> list[Difference]:
+def _scaled(scales: list[float], lowered: Parts) -> list[Difference]:
     """Count the attentions that are scaled: by one operation, by one factor, or by its root on queries and on keys."""
-    count = float(found.attentions)
+    count = float(lowered.attentions)
     for scale in set(scales):
         for factor, share in ((scale, 1.0), (scale**0.5, 0.5)):
-            count += share * sum(bool(np.isclose(one, factor, rtol=_RELATIVE, atol=0)) for one in found.scalars)
-    said = f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"
-    return [] if count == len(scales) else [Difference("numbers", "", said)]
+            count += share * sum(bool(np.isclose(scalar, factor, rtol=_RELATIVE, atol=0)) for scalar in lowered.scalars)
+    scaled = f"{count:g} attentions scaled by 1/sqrt(d), the program has {len(scales)}"
+    return [] if count == len(scales) else [Difference("numbers", "", scaled)]
 
 
-def _split(model: EdgeModel, found: Parts) -> list[Difference]:
+def _split(model: EdgeModel, lowered: Parts) -> list[Difference]:
     """Compare the heads of attentions that are one operation; others have them in shapes, which are not compared."""
     ours: set[Any] = {module.num_heads for module in model.modules() if hasattr(module, "head_dim")}
-    odd = [count for count in found.heads if count not in ours]
+    odd = [count for count in lowered.heads if count not in ours]
     return [Difference("numbers", "", f"{count} heads in an attention, the program has {max(ours)}") for count in odd]
 
 
@@ -237,5 +243,5 @@ def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 def _worst(ours: np.ndarray, theirs: np.ndarray) -> str:
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-    apart, whole = float(np.linalg.norm(theirs - ours)), float(np.linalg.norm(ours))
-    return f"relative L2 {apart / max(whole, 1e-30):.2g}"
+    apart, length = float(np.linalg.norm(theirs - ours)), float(np.linalg.norm(ours))
+    return f"relative L2 {apart / max(length, 1e-30):.2g}"

@@ -119,11 +119,11 @@ def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> Drifts:
     The last may be of the first tiles only: a noise floor needs no more. None where a side is not there.
     """
 
-    def between(one: str, other: str) -> DriftFigures | None:
-        if one not in embeddings or other not in embeddings:
+    def between(first: str, second: str) -> DriftFigures | None:
+        if first not in embeddings or second not in embeddings:
             return None
-        tiles = len(embeddings[other]) if other == "nudged" else len(embeddings[one])
-        return measure(embeddings[one][:tiles], embeddings[other], keys[:tiles]).to_json()
+        tiles = len(embeddings[second]) if second == "nudged" else len(embeddings[first])
+        return measure(embeddings[first][:tiles], embeddings[second], keys[:tiles]).to_json()
 
     return {
         "quantization": between(*PAIRS["quantization"]),
@@ -136,8 +136,8 @@ def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> Drifts:
 def headroom_figures(peaks: Peaks, tiles: int, rescaled: Iterable[str] = ()) -> HeadroomFigures:
     """Return what was nearest to FP16's largest number while `tiles` tiles were embedded, JSON-able."""
     nearest = [
-        PeakFigures(place=one.place, operation=one.operation, largest=one.largest, headroom=one.headroom)
-        for one in peaks.nearest()
+        PeakFigures(place=peak.place, operation=peak.operation, largest=peak.largest, headroom=peak.headroom)
+        for peak in peaks.nearest()
     ]
     return {"tiles": tiles, "nearest": nearest, "rescaled": sorted(rescaled)}
 
@@ -161,35 +161,35 @@ def worst_tiles(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> Wo
     They are of the artifact or, where that could not run here, of the program.
     """
     of = _judged_side(embeddings)
-    found = cosines(*(embeddings[side] for side in PAIRS[of]))
-    farthest = np.argsort(found, kind="stable")[:WORST].tolist()
-    return {"of": of, "tiles": [{"tile": keys[i], "golden": i, "cosine": float(found[i])} for i in farthest]}
+    cosine = cosines(*(embeddings[side] for side in PAIRS[of]))
+    farthest = np.argsort(cosine, kind="stable")[:WORST].tolist()
+    return {"of": of, "tiles": [{"tile": keys[i], "golden": i, "cosine": float(cosine[i])} for i in farthest]}
 
 
 def cautions(weights: WeightsFacts, calibration: Calibration | None, held_out: HeldOut, licence: str = "") -> list[str]:
     """What a reader must know before trusting a figure of this bundle, wherever it was measured."""
-    said = []
+    texts = []
     if weights["random"]:
-        said.append(
+        texts.append(
             f"Weights: {weights['source']}. Figures describe the arithmetic, not a model that has learned anything."
         )
     elif re.search(r"\bND\b|no.?deriv", licence, re.IGNORECASE):
-        said.append(
+        texts.append(
             f"Licence: the weights are under {licence.partition(',')[0]}. This bundle may be a derivative of them, "
             "which must not be handed on; ask who owns the weights."
         )
     if weights.get("rounded"):
-        said.append(
+        texts.append(
             f"Weights: stored in {weights['precision']}. Full precision computes with these rounded numbers; what "
             "their rounding changed is in no figure."
         )
     if calibration and calibration["kind"] == "synthetic":
-        said.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
+        texts.append("Calibrated on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
     elif held_out["kind"] == "synthetic":
-        said.append("Measured on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
+        texts.append("Measured on synthetic tiles: give --calibration FOLDER or PACK of your own tiles before use.")
     if (tiles := len(held_out["keys"])) < FEW:
-        said.append(f"Measured on {tiles} tiles only: drift on others may be larger; verify it with --tiles FOLDER.")
-    return said
+        texts.append(f"Measured on {tiles} tiles only: drift on others may be larger; verify it with --tiles FOLDER.")
+    return texts
 
 
 def notes(recipe: Recipe, runtime: Runtime | None) -> list[str]:
@@ -197,7 +197,7 @@ def notes(recipe: Recipe, runtime: Runtime | None) -> list[str]:
     if runtime is None:
         return ["The artifact was not run here; gates were applied to the program it was lowered from."]
     own = find(recipe.backend).runner
-    if runtime.kind not in {one.name for one in every() if one.runner == own}:
+    if runtime.kind not in {backend.name for backend in every() if backend.runner == own}:
         builds = builds_of(recipe.backend)
         return [note for note in (builds.stand_in, builds.int8_note * recipe.int8) if note]
     return [_NO_VNNI] if recipe.int8 and find(runtime.kind).on_cpu and _saturates(cpu_features()) else []

@@ -32,7 +32,7 @@ def trial_build(path: str | Path, capabilities: Sequence[str] = NEAREST) -> list
     file = onnx_file(path)
     model = read_graph(file).model
     fixed = {tensor.name for tensor in model.graph.initializer}
-    shapes = {one.name: _shapes(one) for one in model.graph.input if one.name not in fixed}
+    shapes = {tensor.name: _shapes(tensor) for tensor in model.graph.input if tensor.name not in fixed}
     try:
         serialize(tensorrt_rtx_bindings, file, shapes, capabilities)
     except Refused as error:

@@ -19,6 +19,6 @@ class Verdict(str, Enum):
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict over all: inferior where one is, else inconclusive where one is."""
-    found = set(verdicts)
+    given = set(verdicts)
     worst = (Verdict.INFERIOR, Verdict.INCONCLUSIVE, Verdict.NON_INFERIOR)
-    return next((one for one in worst if one in found), Verdict.NON_INFERIOR)
+    return next((verdict for verdict in worst if verdict in given), Verdict.NON_INFERIOR)

@@ -115,11 +115,11 @@ def _of_tiles(fresh: JudgedTiles | None) -> list[str]:
     """What a reader must know of the given tiles."""
     if not fresh:
         return []
-    said = [f"The artifact is not its program: {line}." for line in fresh["differences"][:_LINES]]
+    lines = [f"The artifact is not its program: {line}." for line in fresh["differences"][:_LINES]]
     if seen := fresh["seen_in_calibration"]:
         of = f"{seen} of the {fresh['source']['count']} given tiles were calibrated on"
-        said.append(f"{of}: they say nothing about tiles the device will see.")
-    return said
+        lines.append(f"{of}: they say nothing about tiles the device will see.")
+    return lines
 
 
 def _of_captured(captured: JudgedElsewhere | None) -> list[str]:
@@ -192,7 +192,7 @@ def _fresh(
         "reference": reference.runtime,
         "drift": drift,
         "gates": to_json([*judge_drift(recipe, embeddings), parts_gate(differing), *near]),
-        "differences": [str(one) for one in differing],
+        "differences": [str(difference) for difference in differing],
     }
 
 
@@ -217,10 +217,10 @@ def _embed(
 def check_same_program(bundle: Bundle, program: Callable[[np.ndarray], np.ndarray]) -> None:
     """Raise BundleError unless the rebuilt program is the bundle's own, as near as rounding allows."""
     tiles, _ = bundle.golden()
-    found = measure(bundle.golden_embeddings("program")[:BATCH], program(tiles[:BATCH]))
+    drift = measure(bundle.golden_embeddings("program")[:BATCH], program(tiles[:BATCH]))
     floor = bundle.noise_floor.cosine_mean
-    if 1 - found.cosine_mean > 10 * (1 - floor) + 1e-6:  # another machine sums in another order
+    if 1 - drift.cosine_mean > 10 * (1 - floor) + 1e-6:  # another machine sums in another order
         raise BundleError(
-            f"bundle {bundle.path}: its program cannot be rebuilt (cosine {found.cosine_mean:.6f} on golden tiles): "
+            f"bundle {bundle.path}: its program cannot be rebuilt (cosine {drift.cosine_mean:.6f} on golden tiles): "
             "ranges.npz was altered, or this edgepath quantizes in another way: export it again"
         )
