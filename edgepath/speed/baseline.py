@@ -52,38 +52,38 @@ class Elsewhere:
         of, has = self.result.get("model"), {row["batch"] for row in self.result["results"]}
         others = sorted(set(models) - {of})
         missing = [str(batch) for batch in batches if batch not in has]
-        said = [f"{self.path.name} is of the model {of}, not of {', '.join(others)}."] if of and others else []
+        texts = [f"{self.path.name} is of the model {of}, not of {', '.join(others)}."] if of and others else []
         if missing:
             there = ", ".join(map(str, sorted(has)))
-            said.append(f"{self.path.name} has nothing at batch {', '.join(missing)}: only at {there}.")
-        return said
+            texts.append(f"{self.path.name} has nothing at batch {', '.join(missing)}: only at {there}.")
+        return texts
 
     @property
     def device(self) -> str:
-        found = self.result["machine"]
-        return str(found.get("device") or found["cpu"])
+        machine = self.result["machine"]
+        return str(machine.get("device") or machine["cpu"])
 
 
 def read_result(path: Path) -> Elsewhere:
     """Read a result file. Raises UsageError for what `bench` did not write."""
     try:
-        found = read_json(path, _LARGEST)
-        if found["schema"] != SCHEMA:
-            raise ValueError(f"schema {shown(found['schema'])}; this edgepath reads {SCHEMA}")
-        if not isinstance(found.get("model"), (str, type(None))):
-            raise ValueError(f"model = {shown(found['model'])}")
-        for row in found["results"]:
+        result = read_json(path, _LARGEST)
+        if result["schema"] != SCHEMA:
+            raise ValueError(f"schema {shown(result['schema'])}; this edgepath reads {SCHEMA}")
+        if not isinstance(result.get("model"), (str, type(None))):
+            raise ValueError(f"model = {shown(result['model'])}")
+        for row in result["results"]:
             str(row["name"]), int(row["batch"]), int(row["threads"])
-            for one in (row["latency_ms"], *_ratios(row)):
-                if not isinstance(one["p50"], (int, float)) or not 0 < one["p50"] < math.inf:
-                    raise ValueError(f"p50 = {shown(one['p50'])}")
-            for one in _ratios(row):
-                str(one["against"])
-        str(found["machine"]["cpu"]), list(found["machine"]["cpu_features"]), found["machine"]["cores"]
+            for figures in (row["latency_ms"], *_ratios(row)):
+                if not isinstance(figures["p50"], (int, float)) or not 0 < figures["p50"] < math.inf:
+                    raise ValueError(f"p50 = {shown(figures['p50'])}")
+            for rival in _ratios(row):
+                str(rival["against"])
+        str(result["machine"]["cpu"]), list(result["machine"]["cpu_features"]), result["machine"]["cores"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"{path}: cannot be read as a result of bench ({why}); give a file of --out") from None
-    return Elsewhere(path, found)
+    return Elsewhere(path, result)
 
 
 def compare(result: Bench, baseline: Elsewhere, worse: float) -> Compared:
@@ -97,7 +97,7 @@ def compare(result: Bench, baseline: Elsewhere, worse: float) -> Compared:
     if not worse > 0:
         raise UsageError(f"bench: --worse {worse}; give a ratio such as 1.10")
     _check_same(result, baseline)
-    ours, theirs = (_by_name(found) for found in (result, baseline.result))
+    ours, theirs = (_by_name(bench) for bench in (result, baseline.result))
     rows = [
         line
         for name, batch in ours
@@ -123,17 +123,19 @@ def _by_name(result: Bench) -> _Rows:
 def _compared(ours: _Rows, theirs: _Rows, key: tuple[str, int], worse: float) -> list[Held]:
     """Return a row for every rival that both were held against, or one for the latency where there is none."""
     now, before = ours[key], theirs[key]
-    known = {one["against"]: one["p50"] for one in _ratios(before)}
-    pairs = [(one["against"], one["p50"]) for one in now["ratios"] if one["against"] in known and one["same_run"]]
+    known = {ratio["against"]: ratio["p50"] for ratio in _ratios(before)}
+    pairs = [
+        (ratio["against"], ratio["p50"]) for ratio in now["ratios"] if ratio["against"] in known and ratio["same_run"]
+    ]
     rival = bool(pairs)
     if not pairs:
         pairs, known = [("p50 ms", now["latency_ms"]["p50"])], {"p50 ms": before["latency_ms"]["p50"]}
-    found: list[Held] = []
+    compared: list[Held] = []
     for of, value in pairs:
         samples = [_samples(rows, key, of if rival else None) for rows in (ours, theirs)]
         gate = _gate(key[0], of, value / known[of], samples, worse)
-        told = gate.to_json()
-        found.append(
+        judged = gate.to_json()
+        compared.append(
             {
                 "name": key[0],
                 "batch": key[1],
@@ -141,14 +143,14 @@ def _compared(ours: _Rows, theirs: _Rows, key: tuple[str, int], worse: float) ->
                 "baseline": known[of],
                 "now": value,
                 "times": round(gate.measured, 4),
-                "verdict": told["verdict"],
-                "n": told["n"],
-                "interval": told["interval"],
-                "n_to_decide": told["n_to_decide"],
-                "passed": told["passed"],
+                "verdict": judged["verdict"],
+                "n": judged["n"],
+                "interval": judged["interval"],
+                "n_to_decide": judged["n_to_decide"],
+                "passed": judged["passed"],
             }
         )
-    return found
+    return compared
 
 
 def _gate(name: str, of: str, times: float, samples: Sequence[np.ndarray], worse: float) -> Gate:
@@ -179,7 +181,7 @@ def _samples(rows: _Rows, key: tuple[str, int], rival: str | None) -> np.ndarray
 
 def _ratios(row: Timed) -> list[Ratio]:
     ratios: Sequence[Ratio | None] = row.get("ratios") or [row["ratio"]]
-    return [one for one in ratios if one]
+    return [ratio for ratio in ratios if ratio]
 
 
 def check_machine(about: Machine, baseline: Elsewhere) -> None:
@@ -187,15 +189,15 @@ def check_machine(about: Machine, baseline: Elsewhere) -> None:
     for key in ("cpu", "cpu_features", "cores", "device"):
         ours, theirs = about.get(key), baseline.result["machine"].get(key)
         if key in about and ours != theirs:
-            found = f"measured on {key} {_said(theirs)}, this is {_said(ours)}"
-            raise UsageError(f"bench: {baseline.path}: {found}; measure a baseline here")
+            difference = f"measured on {key} {_said(theirs)}, this is {_said(ours)}"
+            raise UsageError(f"bench: {baseline.path}: {difference}; measure a baseline here")
 
 
 def _check_same(result: Bench, baseline: Elsewhere) -> None:
     who, old = f"bench: {baseline.path}", baseline.result
     check_machine(result["machine"], baseline)
     for key in ("threads", "batch"):
-        now, before = ({row[key] for row in found["results"]} for found in (result, old))
+        now, before = ({row[key] for row in bench["results"]} for bench in (result, old))
         if now != before:
             raise UsageError(
                 f"{who}: measured with {key} {_said(sorted(before))}, this run with {_said(sorted(now))}; give the same"
@@ -207,7 +209,7 @@ def _check_same(result: Bench, baseline: Elsewhere) -> None:
 
 def _judged(result: Bench) -> set[str]:
     """Return what is held against a baseline: bundles, not their rivals; of a reference suite all."""
-    return {one["name"] for one in result["bundles"]} or {row["name"] for row in result["results"]}
+    return {bundle["name"] for bundle in result["bundles"]} or {row["name"] for row in result["results"]}
 
 
 def _said(value: Any) -> str:

@@ -84,9 +84,9 @@ def bench(
         tiles = next(iter(named.values())).golden()[0]
         results, streamed = _time_all(field, files, tiles, batches, pinning, effort, say)
         inside = {
-            name: operations(one.backend, one.artifact, tiles[:1], pinning.threads)
-            for name, one in (field.ours if profile else {}).items()
-            if one.artifact is not None
+            name: operations(contender.backend, contender.artifact, tiles[:1], pinning.threads)
+            for name, contender in (field.ours if profile else {}).items()
+            if contender.artifact is not None
         }
         starts, memory = _fresh(field.every.values() if cold else (), tiles.shape[1], pinning, cold, batches, say)
     gates, models = _gates(named, results), {bundle.model for bundle in opened}
@@ -101,8 +101,10 @@ def bench(
         cautions=list(dict.fromkeys(text for bundle in opened for text in bundle.cautions)),
         throughput=streamed,
         operations=inside,
-        size_bytes={name: one.size_bytes for name, one in field.every.items() if one.size_bytes is not None},
-        runtimes={name: one.runtime for name, one in field.every.items()},
+        size_bytes={
+            name: contender.size_bytes for name, contender in field.every.items() if contender.size_bytes is not None
+        },
+        runtimes={name: contender.runtime for name, contender in field.every.items()},
         devices=[row for name, bundle in named.items() for row in reported(name, bundle, results, files)],
         gates=to_json(gates),
         verdict=verdict_of(to_json(gates)).value,
@@ -122,7 +124,10 @@ class _Field:
 
     @property
     def every(self) -> dict[str, Contender]:
-        return {one.name: one for one in [*self.ours.values(), *(one for few in self.held.values() for one in few)]}
+        return {
+            contender.name: contender
+            for contender in [*self.ours.values(), *(contender for few in self.held.values() for contender in few)]
+        }
 
 
 def _check_batches(batches: Sequence[int]) -> None:
@@ -144,17 +149,17 @@ def _sorted(
     files: list[Elsewhere] = []
     kinds: list[str] = []
     others: dict[str, Bundle] = {}
-    for one in against:
-        if str(one) in KINDS:
-            kinds.append(str(one))
-        elif str(one).endswith(".json"):
-            files.append(read_result(Path(one)))
-        elif Path(one).is_dir():
-            bundle = open_bundle(one)
-            others[bundle.name if bundle.name not in named.keys() | others.keys() else str(one)] = bundle
+    for rival in against:
+        if str(rival) in KINDS:
+            kinds.append(str(rival))
+        elif str(rival).endswith(".json"):
+            files.append(read_result(Path(rival)))
+        elif Path(rival).is_dir():
+            bundle = open_bundle(rival)
+            others[bundle.name if bundle.name not in named.keys() | others.keys() else str(rival)] = bundle
         else:
             raise UsageError(
-                f'bench: --against "{one}"; give {", ".join(KINDS)}, the folder of a bundle, or a .json file of bench'
+                f'bench: --against "{rival}"; give {", ".join(KINDS)}, the folder of a bundle, or a .json file of bench'
             )
     return files, list(dict.fromkeys(kinds)), others
 
@@ -211,14 +216,16 @@ def _time(
 ) -> tuple[dict[str, np.ndarray], list[Streamed]]:
     """Time everything at one batch size; return samples by name, and throughput where a runtime has streams."""
     given = np.resize(tiles, (batch, *tiles.shape[1:]))
-    runs: dict[Any, Callable[[], object]] = {name: partial(one.run, given) for name, one in field.every.items()}
+    runs: dict[Any, Callable[[], object]] = {
+        name: partial(contender.run, given) for name, contender in field.every.items()
+    }
     with ExitStack() as stack:
         counts: dict[str, int] = {}
-        for name, one in field.ours.items():
-            kind = find(one.backend).load_runner()
-            if one.artifact is None or not hasattr(kind, "stream"):
+        for name, contender in field.ours.items():
+            kind = find(contender.backend).load_runner()
+            if contender.artifact is None or not hasattr(kind, "stream"):
                 continue
-            runner = stack.enter_context(kind(one.artifact, threads=threads, hint="throughput"))
+            runner = stack.enter_context(kind(contender.artifact, threads=threads, hint="throughput"))
             counts[name] = runner.requests() * STREAMED
             runs["streams", name] = partial(runner.stream, [given] * counts[name])
         times = in_turn(runs, **asdict(effort), advance=counter(say, f"batch {batch}", effort.rounds))
@@ -247,7 +254,7 @@ def _results(
             for rival in field.held.get(name, ())
         ]
         if name in field.held:
-            ratios += [one for file in files for one in file.ratios(name, batch, percentiles(samples)["p50"])]
+            ratios += [held for file in files for held in file.ratios(name, batch, percentiles(samples)["p50"])]
         rows.append(timed(name, every[name].kind, batch, threads, samples, ratios))
     return rows
 
@@ -255,13 +262,19 @@ def _results(
 def _fresh(
     every: Iterable[Contender], size: int, pinning: Pinning, cold: int, batches: Sequence[int], say: Progress
 ) -> tuple[list[ColdStart], list[Memory]]:
-    files = [(one, one.artifact) for one in every if one.artifact and find(one.backend).can_compare_full_precision]
+    files = [
+        (contender, contender.artifact)
+        for contender in every
+        if contender.artifact and find(contender.backend).can_compare_full_precision
+    ]
     starts: list[ColdStart] = []
     memory: list[Memory] = []
-    for number, (one, file) in enumerate(files):
+    for number, (contender, file) in enumerate(files):
         say("fresh processes", number, len(files))
-        starts += cold_starts(one.name, one.backend, file, size=size, threads=pinning.threads, times=cold)
-        memory += peak_memory(one.name, one.backend, file, size=size, threads=pinning.threads, batches=batches)
+        starts += cold_starts(contender.name, contender.backend, file, size=size, threads=pinning.threads, times=cold)
+        memory += peak_memory(
+            contender.name, contender.backend, file, size=size, threads=pinning.threads, batches=batches
+        )
         say("fresh processes", number + 1, len(files))
     return starts, memory
 
@@ -273,6 +286,6 @@ def _gates(named: Mapping[str, Bundle], results: Sequence[Timed]) -> list[Gate]:
         recipe = named[row["name"]].recipe if row["name"] in named else None
         if recipe is None or not recipe.int8 or row["batch"] != 1:
             continue
-        full = [samples[one["against"], 1] for one in row["ratios"] if one["kind"] == "full precision"]
+        full = [samples[rival["against"], 1] for rival in row["ratios"] if rival["kind"] == "full precision"]
         gates += [speed_gate(recipe, samples[row["name"], 1] / of, row["name"]) for of in full]
     return gates

@@ -98,8 +98,8 @@ def build_full_precision(net: Any, recipe: Recipe, folder: Path) -> Path:
     from ..program.forms import Program
 
     folder.mkdir(parents=True, exist_ok=True)
-    whole = replace(recipe, precision=Precision("fp32", "fp32"))
-    return builds_of(recipe.backend).build(Program(net), folder, whole)
+    full_precision = replace(recipe, precision=Precision("fp32", "fp32"))
+    return builds_of(recipe.backend).build(Program(net), folder, full_precision)
 
 
 def torch_contenders(model: FullModel, threads: int, stack: ExitStack) -> list[Contender]:
@@ -116,15 +116,15 @@ def torch_contenders(model: FullModel, threads: int, stack: ExitStack) -> list[C
         return stack.enter_context(reference.Runner(vit, spec.mean, spec.std, model.embedding))
 
     eager = load()
-    found = [Contender("torch eager FP32", "torch eager", eager, eager.runtime)]
+    contenders = [Contender("torch eager FP32", "torch eager", eager, eager.runtime)]
     if compiler():
         compiled = load()
         compiled.compile()
-        found.append(Contender("torch.compile FP32", "torch compiled", compiled, f"{compiled.runtime}, compiled"))
-    return found
+        contenders.append(Contender("torch.compile FP32", "torch compiled", compiled, f"{compiled.runtime}, compiled"))
+    return contenders
 
 
 def compiler() -> str | None:
     """Return the C++ compiler that `torch.compile` would use on the CPU, None where there is none."""
     names = (os.environ.get("CXX", "g++"), "clang++")
-    return next((found for name in names if (found := shutil.which(name))), None)
+    return next((path for name in names if (path := shutil.which(name))), None)

@@ -18,7 +18,7 @@ def reported(name: str, bundle: Bundle, results: Sequence[Timed], files: Sequenc
     entries: list[Device] = []
     for report in device_reports(bundle):
         latency = report["latency"]
-        ratios = [one for file in files for one in file.ratios(name, 1, latency["p50_ms"])]
+        ratios = [ratio for file in files for ratio in file.ratios(name, 1, latency["p50_ms"])]
         ratios += [
             {
                 "against": f"{row['name']} here",

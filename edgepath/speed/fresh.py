@@ -33,16 +33,16 @@ def cold_starts(name: str, backend: str, artifact: Path, *, size: int, threads: 
     """
     entries: list[ColdStart] = []
     for cached in (False, True)[: 1 + find(backend).model_cache]:
-        found = []
+        starts = []
         with scratch("cache") as folder:
             options: dict[str, object] = {"threads": threads}
             if cached:
                 options["cache"] = str(folder)
                 _start(backend, artifact, size, 1, options)  # fills it
             for _ in range(times):
-                found.append(_start(backend, artifact, size, 1, options))
-        totals = [one["load_s"] + one["first_s"] for one in found]
-        medians = {key: round(float(np.median([one[key] for one in found])), 4) for key in _SECONDS_OF}
+                starts.append(_start(backend, artifact, size, 1, options))
+        totals = [start["load_s"] + start["first_s"] for start in starts]
+        medians = {key: round(float(np.median([start[key] for start in starts])), 4) for key in _SECONDS_OF}
         total = {"total_s": round(float(np.median(totals)), 4), "samples_s": [round(total, 4) for total in totals]}
         entries.append(cast(ColdStart, {"name": name, "cache": cached, "n": times, **medians, **total}))
     return entries
@@ -60,8 +60,8 @@ def peak_memory(
     """
     entries: list[Memory] = []
     for batch in batches:
-        found = _start(backend, artifact, size, batch, {"threads": threads})
-        peak, start = (int(found[key]) for key in ("peak_bytes", "start_bytes"))
+        process = _start(backend, artifact, size, batch, {"threads": threads})
+        peak, start = (int(process[key]) for key in ("peak_bytes", "start_bytes"))
         entries.append({"name": name, "batch": batch, "peak_bytes": peak, "start_bytes": start})
     return entries
 
@@ -71,8 +71,8 @@ def _start(backend: str, artifact: Path, size: int, batch: int, options: Mapping
     command = [sys.executable, "-m", __name__, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise MissingRuntime(f"bench: a fresh process cannot run {artifact.name} ({said})")
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise MissingRuntime(f"bench: a fresh process cannot run {artifact.name} ({reason})")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -32,20 +32,20 @@ def check_measurable(recipe: Recipe) -> None:
         )
 
 
-def measure_speed(recipe: Recipe, artifact: Path, whole: Any, tiles: np.ndarray) -> Speed:
-    """Time an INT8 artifact and `whole`, its folded full-precision model, in turn at batch 1; all cores.
+def measure_speed(recipe: Recipe, artifact: Path, net: Any, tiles: np.ndarray) -> Speed:
+    """Time an INT8 artifact and `net`, its folded full-precision model, in turn at batch 1; all cores.
 
     Returns the `ratios` of both in every round and `ratio`, their median; the percentiles of both in milliseconds, `n`
     and how threads were set.
     """
     with pinned() as pinning, scratch("fp32") as folder, ExitStack() as stack:
-        other = build_full_precision(whole, recipe, folder)
+        other = build_full_precision(net, recipe, folder)
         runners = {
             name: file_contender(name, "bundle", recipe.backend, path, pinning.threads, stack).run
             for name, path in (("int8", artifact), ("full", other))
         }
-        one = tiles[:1]
-        times = in_turn({name: partial(run, one) for name, run in runners.items()}, seconds=SECONDS)
+        tile = tiles[:1]
+        times = in_turn({name: partial(run, tile) for name, run in runners.items()}, seconds=SECONDS)
     ratios = times["int8"] / times["full"]
     return {
         "ratio": float(np.median(ratios)),

@@ -21,7 +21,7 @@ def operations(backend: str, artifact: Path, tiles: np.ndarray, threads: int) ->
     Profiling itself takes time, so the sum, `total_ms`, is above the latency. Raises UsageError for another runtime.
     """
     if (profile := find(backend).profile) is None:
-        known = " and ".join(one.title for one in every() if one.profile is not None)
+        known = " and ".join(backend.title for backend in every() if backend.profile is not None)
         raise UsageError(f"bench: operations are told by {known}, not by {backend}")
     calls = [_by_kind(call) for call in profile(artifact, tiles, threads, CALLS, WARM_UP)]
     kinds = {kind for call in calls for kind in call}
@@ -44,7 +44,7 @@ _Call = Mapping[tuple[str, str], Sequence[float]]
 
 
 def _by_kind(executed: Sequence[tuple[str, str, float]]) -> _Call:
-    found: dict[tuple[str, str], list[float]] = {}
+    times: dict[tuple[str, str], list[float]] = {}
     for kind, precision, ms in executed:
-        found.setdefault((kind, precision), []).append(ms)
-    return found
+        times.setdefault((kind, precision), []).append(ms)
+    return times

@@ -67,11 +67,11 @@ def reference_suite(
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(pinning.threads)
         stack.callback(_tf32, False)
-        ready = {one: _encoder(vit, spec, one, device) for one in chosen}
+        ready = {precision: _encoder(vit, spec, precision, device) for precision in chosen}
         for batch in sizes:
             tiles = torch.randint(0, 256, (batch, spec.size, spec.size, 3), dtype=torch.uint8).to(device)
             times, memory, failed = _in_turn(ready, tiles, device, effort)
-            notes += [f"{shown(one)} at batch {batch}: {why}." for one, why in failed.items()]
+            notes += [f"{shown(precision)} at batch {batch}: {why}." for precision, why in failed.items()]
             results += _rows(times, memory, batch, pinning.threads)
             advance(1)
     result = measured(
@@ -93,9 +93,9 @@ def _chosen(precisions: Sequence[str], batches: Sequence[int], device: str) -> t
     """Return the precisions and batches that are worth timing on a device. Raises UsageError for unknown ones."""
     on_cpu = device == "cpu"
     chosen = list(precisions) or list(_ON_CPU if on_cpu else PRECISIONS)
-    for one in chosen:
-        if one not in PRECISIONS:
-            raise UsageError(f'bench: precision "{one}" is not known; {did_you_mean(one, PRECISIONS)}')
+    for precision in chosen:
+        if precision not in PRECISIONS:
+            raise UsageError(f'bench: precision "{precision}" is not known; {did_you_mean(precision, PRECISIONS)}')
     return chosen, [batch for batch in batches if not on_cpu or batch <= _CPU_BATCH] or list(batches)
 
 
@@ -207,8 +207,8 @@ def _wait(device: str) -> None:
 
 def _rows(times: dict[str, list[float]], memory: dict[str, int | None], batch: int, threads: int) -> list[Timed]:
     rows: list[Timed] = []
-    for name, found in times.items():
-        samples, held = np.array(found), list[Ratio]()
+    for name, milliseconds in times.items():
+        samples, held = np.array(milliseconds), list[Ratio]()
         if name != "fp32" and "fp32" in times:
             p50 = round(ratio(samples, np.array(times["fp32"])), 4)
             held.append({"against": FULL, "kind": "reference", "p50": p50, "same_run": True})

@@ -31,48 +31,48 @@ class Rivals:
         self._threads, self._weights, self._scratch = pinning.threads, weights, scratch
         self._stack, self._say = stack, say
         self._models: dict[str, FullModel] = {}
-        self._whole: dict[tuple[str, str], Path] = {}
+        self._full_models: dict[tuple[str, str], Path] = {}
         self._loaded: dict[tuple[str, ...], list[Contender]] = {}
         self.notes: list[str] = []
 
     def of(self, bundle: Bundle, kinds: Sequence[str]) -> list[Contender]:
         """Return what `bundle` is held against, of the kinds that are no bundles, in their order."""
-        found: list[Contender] = []
+        contenders: list[Contender] = []
         for number, kind in enumerate(kinds):
             self._say("build", number, len(kinds))
             key = (kind, _model_of(bundle), "" if kind == "torch" else bundle.backend)
             if key not in self._loaded:
                 self._loaded[key] = {"fp32": self._full, "torch": self._torch, "peer": self._peers}[kind](bundle)
-            found += self._loaded[key]
+            contenders += self._loaded[key]
         self._say("build", len(kinds), len(kinds))
-        return found
+        return contenders
 
     def _full(self, bundle: Bundle) -> list[Contender]:
-        whole = self._whole_of(bundle)
-        return [self._file(bundle, f"FP32 ({find(bundle.backend).title})", "full precision", whole)]
+        model = self._full_model_of(bundle)
+        return [self._file(bundle, f"FP32 ({find(bundle.backend).title})", "full precision", model)]
 
     def _torch(self, bundle: Bundle) -> list[Contender]:
         loaded = torch_contenders(self._model(bundle), self._threads, self._stack)
         if len(loaded) == 1:
             self.notes.append("torch.compile was not measured: there is no C++ compiler here.")
-        return [replace(one, name=self._called(bundle, one.name)) for one in loaded]
+        return [replace(contender, name=self._called(bundle, contender.name)) for contender in loaded]
 
     def _peers(self, bundle: Bundle) -> list[Contender]:
-        whole, golden = self._whole_of(bundle), bundle.golden()[0]
+        model, golden = self._full_model_of(bundle), bundle.golden()[0]
         return [
-            self._file(bundle, name, "peer", peers.build_peer(name, whole, golden, self._folder()))
+            self._file(bundle, name, "peer", peers.build_peer(name, model, golden, self._folder()))
             for name in peers.OF[bundle.backend]
         ]
 
     def _file(self, bundle: Bundle, name: str, kind: Kind, path: Path) -> Contender:
         return file_contender(self._called(bundle, name), kind, bundle.backend, path, self._threads, self._stack)
 
-    def _whole_of(self, bundle: Bundle) -> Path:
+    def _full_model_of(self, bundle: Bundle) -> Path:
         key = (_model_of(bundle), bundle.backend)
-        if key not in self._whole:
+        if key not in self._full_models:
             recipe = bundle.recipe
-            self._whole[key] = build_full_precision(self._model(bundle).folded(), recipe, self._folder())
-        return self._whole[key]
+            self._full_models[key] = build_full_precision(self._model(bundle).folded(), recipe, self._folder())
+        return self._full_models[key]
 
     def _model(self, bundle: Bundle) -> FullModel:
         key = _model_of(bundle)
@@ -82,7 +82,7 @@ class Rivals:
 
     def _called(self, bundle: Bundle, name: str) -> str:
         """Name a rival also by the bundle it was made for where it is not the only one of its kind."""
-        known = [one.name for few in self._loaded.values() for one in few]
+        known = [contender.name for few in self._loaded.values() for contender in few]
         return name if name not in known else f"{name} of {bundle.path}"
 
     def _folder(self) -> Path:

@@ -58,8 +58,8 @@ def in_turn(
 
 def percentiles(samples: np.ndarray) -> Percentiles:
     """Return p50, p90, p95 and p99 of milliseconds; of few samples the last ones are near the largest."""
-    found = np.percentile(samples, PERCENTILES)
-    return cast(Percentiles, {f"p{q}": round(float(value), 4) for q, value in zip(PERCENTILES, found, strict=True)})
+    values = np.percentile(samples, PERCENTILES)
+    return cast(Percentiles, {f"p{q}": round(float(value), 4) for q, value in zip(PERCENTILES, values, strict=True)})
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
