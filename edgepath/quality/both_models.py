@@ -42,14 +42,14 @@ class BothModels:
         """Return what counts each model's tiles as they are embedded."""
         return {name: counter(self.progress, f"embed, {name}", tiles) for name in self.runners}
 
-    def measured(self, said: Sequence[str] = ()) -> Measured:
-        """Return the part that all results have; `said` are notes on the tiles."""
+    def measured(self, remarks: Sequence[str] = ()) -> Measured:
+        """Return the part that all results have; `remarks` are notes on the tiles."""
         return {
             "name": self.bundle.name,
             "bundle": self.bundle.digest,
             "ran_with": {name: run.runtime for name, run in self.runners.items()},
             "cautions": list(self.bundle.cautions),
-            "notes": [*said, *notes(self.recipe, ran_by(self.runners[ARTIFACT]))],
+            "notes": [*remarks, *notes(self.recipe, ran_by(self.runners[ARTIFACT]))],
         }
 
 

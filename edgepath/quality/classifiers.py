@@ -91,8 +91,8 @@ def split_folds(
     if groups is not None:
         _check_groups(labels, groups, folds)
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
-    found = list(splitter.split(np.zeros((len(truth), 1)), truth, groups))
-    for train, test in found:
+    splits = list(splitter.split(np.zeros((len(truth), 1)), truth, groups))
+    for train, test in splits:
         lost = set(truth.tolist()) - set(truth[train].tolist())
         if not len(test) or lost or len(train) < NEIGHBOURS:
             why = f"none of {min(lost)}" if lost else f"{len(train)} tiles"
@@ -100,7 +100,7 @@ def split_folds(
                 f"probe: with {folds} folds, one would have {len(test)} tiles and leave {why} to fit on; at least "
                 f"{NEIGHBOURS} of all classes are needed: give fewer --folds, or more tiles or groups"
             )
-    return found
+    return splits
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -152,11 +152,11 @@ def _check_groups(labels: Sequence[str], groups: Sequence[str], folds: int) -> N
     of_class: dict[str, set[str]] = {}
     for label, group in zip(labels, groups, strict=True):
         of_class.setdefault(label, set()).add(group)
-    label, found = min(of_class.items(), key=lambda item: len(item[1]))
-    if len(found) < 2 or len(set(groups)) < folds:
+    label, of_label = min(of_class.items(), key=lambda item: len(item[1]))
+    if len(of_label) < 2 or len(set(groups)) < folds:
         raise UsageError(
-            f"probe: {len(set(groups))} groups, {len(found)} of them with {label}; {folds} folds need as many groups, "
-            "and every class in two"
+            f"probe: {len(set(groups))} groups, {len(of_label)} of them with {label}; {folds} folds need as many "
+            "groups, and every class in two"
         )
 
 
@@ -181,13 +181,13 @@ def interval(
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(units == unit) for unit in np.unique(units)]
     classes = len(np.unique(truth))
-    found: list[Sequence[float]] = []
+    resampled: list[Sequence[float]] = []
     for _ in range(50 * _RESAMPLES):
         rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
         if len(np.unique(truth[rows])) == classes:
-            found.append(figures(rows))
-        if len(found) == _RESAMPLES:
-            low, high = np.percentile(found, (2.5, 97.5), axis=0)
+            resampled.append(figures(rows))
+        if len(resampled) == _RESAMPLES:
+            low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
             return low.tolist(), high.tolist()
     raise UsageError(
         f"probe: {len(members)} groups are too few for an interval over {classes} classes; give more groups"

@@ -82,15 +82,15 @@ def curves(
 def _figures(embed: Callable[[np.ndarray], np.ndarray], still: np.ndarray) -> dict[str, list[Degree]]:
     """Return a model's figures of every perturbation, degree by degree; `embed` gives unit rows."""
     known = embed(still)
-    found = {}
+    by_name = {}
     for p in PERTURBATIONS:
         of_degrees: list[Degree] = [{"cosine": 1.0, "own": own_share(known, known)}]
         for degree in p.degrees[1:]:
             moved = embed(perturb(p, still, degree))
             cosine = float(np.einsum("nd,nd->n", moved, known).mean())
             of_degrees.append({"cosine": cosine, "own": own_share(moved, known)})
-        found[p.name] = of_degrees
-    return found
+        by_name[p.name] = of_degrees
+    return by_name
 
 
 def _embed(run: Runner, name: str, advance: Callable[[int], None], tiles: np.ndarray) -> np.ndarray:

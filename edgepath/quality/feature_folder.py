@@ -61,13 +61,14 @@ def load_features(path: Path, slide: Slide, dim: int) -> np.ndarray:
         return np.asarray(table[:, 3:], np.float32)
     # plism-benchmark writes all 16,278 tiles of a slide and chooses rows later.
     rows = {tuple(place): row for row, place in enumerate(places.tolist())}
-    found = [rows.get(tuple(place)) for place in wanted.tolist()]
-    if None in found:
-        missing = sum(row is None for row in found)
+    indices = [rows.get(tuple(place)) for place in wanted.tolist()]
+    if None in indices:
+        missing = sum(row is None for row in indices)
         raise UsageError(
-            f"features {path}: lacks {missing} of the {len(found)} places asked for; remove it, or give another folder"
+            f"features {path}: lacks {missing} of the {len(indices)} places asked for; remove it, or give "
+            "another folder"
         )
-    return np.asarray(table[np.array(found, int), 3:], np.float32)
+    return np.asarray(table[np.array(indices, int), 3:], np.float32)
 
 
 def _check_kept(path: Path, slide: Slide, dim: int) -> None:

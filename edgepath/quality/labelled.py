@@ -84,8 +84,8 @@ def _rows(path: Path) -> dict[str, dict[str, str]]:
     except (OSError, ValueError) as error:
         raise UsageError(f"probe {path}: cannot be read ({error})") from None
     if not rows or not {"path", "label"} <= set(columns):
-        found = ", ".join(columns) if rows else "no rows"
-        raise UsageError(f"probe {path}: needs columns path and label; found {found}")
+        present = ", ".join(columns) if rows else "no rows"
+        raise UsageError(f"probe {path}: needs columns path and label; found {present}")
     table = {row["path"].replace("\\", "/").removeprefix("./"): row for row in rows}
     if len(table) < len(rows):
         names = [row["path"] for row in rows]

@@ -80,7 +80,7 @@ def measure_slides(
         exact = prepare(embeddings, slide.name, device=device)
         return exact, prepare_half(embeddings, slide.name, device=device) if half else None
 
-    found = Compared([], ByPlace(), [])
+    compared = Compared([], ByPlace(), [])
     looks = [(slide.staining, slide.scanner) for slide in slides.slides]
     everything = pairs(looks)
     ordered = sorted(everything, key=lambda pair: (pair[0] // block, pair[1] // block))
@@ -88,22 +88,22 @@ def measure_slides(
         of = {"of": [slides.slides[i].name, slides.slides[j].name], "group": group}
         (a, half_a), (b, half_b) = get(i), get(j)
         figures = compare_places(a, b)
-        found.exact.append(cast(Pair, of | dict(zip(FIGURES, figures.mean(1).tolist(), strict=True))))
-        found.places.add(group, (looks[i], looks[j]), figures)
+        compared.exact.append(cast(Pair, of | dict(zip(FIGURES, figures.mean(1).tolist(), strict=True))))
+        compared.places.add(group, (looks[i], looks[j]), figures)
         if half_a and half_b:
-            found.half.append(cast(Pair, of | compare_half(half_a, half_b)))
+            compared.half.append(cast(Pair, of | compare_half(half_a, half_b)))
         say("compare", number + 1, len(ordered))
-    return found
+    return compared
 
 
 def pairs(slides: Sequence[tuple[str, str]]) -> list[tuple[int, int, str]]:
     """Return every pair of slides, given as (staining, scanner), with the group it belongs to."""
-    found = []
+    every = []
     for i, j in combinations(range(len(slides)), 2):
         same_staining, same_scanner = (slides[i][k] == slides[j][k] for k in (0, 1))
         # A second slide of one look is a pair of neither group; plism-benchmark has none.
         group = {(True, False): "scanner", (False, True): "staining", (False, False): "both"}.get(
             (same_staining, same_scanner), "neither"
         )
-        found.append((i, j, group))
-    return found
+        every.append((i, j, group))
+    return every

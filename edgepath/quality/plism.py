@@ -93,8 +93,8 @@ def compare_places(a: Slide, b: Slide) -> np.ndarray:
             ranks[0][rows] += (torch.gt(cosines, twin[rows, None], out=nearer) @ ones[:width]).int()
             ranks[1][columns] += (ones[:height] @ torch.gt(cosines, twin[columns], out=nearer)).int()
     hits = [torch.stack([rank < k for rank in ranks]).double().mean(0) for k in TOP]
-    found: np.ndarray = torch.stack([twin.double(), *hits]).cpu().numpy()
-    return found
+    figures: np.ndarray = torch.stack([twin.double(), *hits]).cpu().numpy()
+    return figures
 
 
 def spans(count: int) -> list[slice]:
@@ -114,12 +114,12 @@ def summarise(rows: Sequence[Pair]) -> dict[str, Group]:
 
     A group without a pair is left out.
     """
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     for group in GROUPS:
         if of := [row for row in rows if group in ("all", row["group"])]:
             spreads = {figure: _spread(np.array([row[figure] for row in of])) for figure in FIGURES}
-            found[group] = cast(Group, {"pairs": len(of)} | spreads)
-    return found
+            groups[group] = cast(Group, {"pairs": len(of)} | spreads)
+    return groups
 
 
 def _spread(values: np.ndarray) -> Spread:

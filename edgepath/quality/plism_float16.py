@@ -74,17 +74,17 @@ def compare_half(a: HalfSlide, b: HalfSlide) -> dict[str, float]:
     first = [(a.nearest >= twin[:, None]).sum(1), (b.nearest > twin[:, None]).sum(1)]
     for rows in blocks:
         for columns in blocks:
-            found = cosines_of(rows, columns)
-            height, width = found.shape
+            block = cosines_of(rows, columns)
+            height, width = block.shape
             ahead = marks[: height * width].view(height, width)  # 1.0 where ahead: sums of so few are exact
             for_a, for_b = (
                 torch.ge if on else torch.gt for on in (columns.start < rows.start, rows.start < columns.start)
             )
-            first[0][rows] += (for_a(found, twin[rows, None], out=ahead) @ ones[:width]).long()
-            first[1][columns] += (ones[:height] @ for_b(found, twin[columns], out=ahead)).long()
+            first[0][rows] += (for_a(block, twin[rows, None], out=ahead) @ ones[:width]).long()
+            first[1][columns] += (ones[:height] @ for_b(block, twin[columns], out=ahead)).long()
             if rows == columns:
-                first[0][rows] += (found == twin[rows, None]).tril(-1).sum(1)
-                first[1][columns] += (found == twin[columns]).triu(1).sum(0)
+                first[0][rows] += (block == twin[rows, None]).tril(-1).sum(1)
+                first[1][columns] += (block == twin[columns]).triu(1).sum(0)
     place = torch.cat(first)  # 0 is the one that is dropped
     hits = [float(((place > 0) & (place <= k)).double().mean()) for k in TOP]
     return dict(zip(FIGURES, (float(_half(twin.mean())), *hits), strict=True))
@@ -94,16 +94,20 @@ class _Cosines:
     """Cosines as float16's values, float32 (rows, others), written to the same memory every time."""
 
     def __init__(self, like: Tensor, size: int) -> None:
-        self._found, self._norms, self._half = like.new_empty(size), like.new_empty(size), like.new_empty(size).half()
+        self._quotients, self._norms, self._half = (
+            like.new_empty(size),
+            like.new_empty(size),
+            like.new_empty(size).half(),
+        )
 
     def __call__(self, rows: Tensor, norms: Tensor, others: Tensor, other_norms: Tensor) -> Tensor:
         shape, size = (len(rows), len(others)), len(rows) * len(others)
-        found, of_norms, half = (memory[:size].view(shape) for memory in (self._found, self._norms, self._half))
-        multiply(rows, others, found)
+        quotients, of_norms, half = (memory[:size].view(shape) for memory in (self._quotients, self._norms, self._half))
+        multiply(rows, others, quotients)
         torch.mul(norms[:, None], other_norms, out=of_norms)
-        for values in (found, of_norms):
+        for values in (quotients, of_norms):
             values.copy_(half.copy_(values))
-        return found.copy_(half.copy_(found.div_(of_norms)))
+        return quotients.copy_(half.copy_(quotients.div_(of_norms)))
 
 
 def _longest(blocks: Sequence[slice]) -> int:

@@ -122,13 +122,13 @@ def _flips(keys: Sequence[str], labels: Sequence[str], predictions: Predictions)
 
 def _notes(groups: Sequence[str] | None, seen: int) -> list[str]:
     """What a reader must know of the tiles."""
-    said = [f"{seen} of the tiles were calibrated on."] if seen else []
+    texts = [f"{seen} of the tiles were calibrated on."] if seen else []
     if groups is None:
-        said.append(
+        texts.append(
             "Which tiles are of one patient or slide is not known, and they may lie in several folds: both models' "
             "figures may be too high. Name them in a CSV with columns path, label and slide."
         )
-    return said
+    return texts
 
 
 def gates(
@@ -140,9 +140,9 @@ def gates(
     """
     allowed, truth = recipe.accept.probe, np.asarray(labels)
     sampled = (numbered(len(truth), groups), "tiles" if groups is None else "groups")
-    found = []
+    held = []
     for method, of in predictions.items():
         both = (truth, of[FULL], of[ARTIFACT], *sampled)
-        found.append(loss_gate("balanced_accuracy", method, accuracy_lost(*both), allowed.balanced_accuracy))
-        found.append(loss_gate("auroc", method, auroc_lost(*both, allowed.auroc), allowed.auroc))
-    return found
+        held.append(loss_gate("balanced_accuracy", method, accuracy_lost(*both), allowed.balanced_accuracy))
+        held.append(loss_gate("auroc", method, auroc_lost(*both, allowed.auroc), allowed.auroc))
+    return held

@@ -73,7 +73,7 @@ def robustness(
     from .pairs import measure_slides
     from .plism import leaderboard, summarise
 
-    said, measured, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}
+    texts, measured, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}
     with (
         _feature_folder(features, bundle) as root,
         both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models,
@@ -81,15 +81,15 @@ def robustness(
         counters = models.counters(len(slides.slides) * slides.places)
         for name, folder in _folders(root, models, slides).items():
             files, kept[name] = embed_slides(models.runners[name], slides, folder, bundle.dim, counters[name])
-            said += _of_kept(name, kept[name], list(files.values()))
-            found = measure_slides(slides, files, bundle.dim, half=half, device=models.device, say=models.progress)
-            measured[name] = found
+            texts += _of_kept(name, kept[name], list(files.values()))
+            compared = measure_slides(slides, files, bundle.dim, half=half, device=models.device, say=models.progress)
+            measured[name] = compared
     rows = {name: of.half if half else of.exact for name, of in measured.items()}
     figures = {name: summarise(of) for name, of in rows.items()}
-    said += _of_half(figures[FULL]["all"], summarise(measured[FULL].exact)["all"]) if half else []
+    texts += _of_half(figures[FULL]["all"], summarise(measured[FULL].exact)["all"]) if half else []
     return {
         "kind": "robustness",
-        **models.measured(said),
+        **models.measured(texts),
         "slides": slides.to_json(),
         "float16": half,
         "kept_slides": kept,
@@ -134,12 +134,12 @@ def _folders(root: Path, models: BothModels, slides: SlideSet) -> dict[str, Path
 
 def _of_slides(slides: SlideSet) -> list[str]:
     """What a reader must know of the places."""
-    said = []
+    texts = []
     if slides.kind == "synthetic":
-        said.append("Synthetic tissue: what was lost to full precision counts, not how robust the model is.")
+        texts.append("Synthetic tissue: what was lost to full precision counts, not how robust the model is.")
     if certain := _certain(slides.places):
-        said.append(f"So few locations cannot miss {', '.join(certain)}: no gate on it.")
-    return said
+        texts.append(f"So few locations cannot miss {', '.join(certain)}: no gate on it.")
+    return texts
 
 
 def _certain(places: int) -> list[str]:
@@ -151,19 +151,21 @@ def _certain(places: int) -> list[str]:
 
 def _of_looks(bundle: Bundle, slides: SlideSet) -> list[str]:
     looks = (bundle.manifest.get("calibration") or {}).get("looks") if slides.kind == "synthetic" else 0
-    said = (
+    note = (
         "INT8 was tuned on other tissue in these stain-scanner combinations; --plism and --paired judge it on others."
     )
-    return [said] if looks else []
+    return [note] if looks else []
 
 
 def _of_half(figures: Mapping[str, Any], exact: Mapping[str, Any]) -> list[str]:
     """Say where plism-benchmark's own figures mislead, and by how much here."""
-    told = ", ".join(f"{key} {figures[key]['median']:.4f} ({exact[key]['median']:.4f})" for key in ("cosine", "top1"))
+    medians = ", ".join(
+        f"{key} {figures[key]['median']:.4f} ({exact[key]['median']:.4f})" for key in ("cosine", "top1")
+    )
     return [
         "float16: figures as plism-benchmark prints them; gates are of float32. Near 1 its cosines are multiples of "
         "0.0005, equal ones count in the order of rows, and the nearest is dropped as if it were the tile itself. "
-        f"Medians over all pairs, full precision (in float32): {told}."
+        f"Medians over all pairs, full precision (in float32): {medians}."
     ]
 
 
@@ -184,7 +186,7 @@ def gates(recipe: Recipe, full: ByPlace, artifact: ByPlace, certain: Sequence[st
     allowed = {key: value for key, value in asdict(recipe.accept.robustness).items() if key not in certain}
     groups = [("pairs", group) for group in _groups() if ("pairs", group) in full.sums]
     bounds = _lost(full, artifact, allowed, groups, ALPHA)
-    found = [
+    held = [
         loss_gate(figure, f"{group}, mean over pairs", bounds[figure][number], most)
         for number, (_, group) in enumerate(groups)
         for figure, most in allowed.items()
@@ -196,8 +198,8 @@ def gates(recipe: Recipe, full: ByPlace, artifact: ByPlace, certain: Sequence[st
         for figure, of in _lost(full, artifact, allowed, looks, ALPHA / len(looks)).items():
             worst = max(zip(looks, of, strict=True), key=lambda pair: pair[1].estimate)[0][1]
             name = f"pairs of {kind} {worst}, the worst of {len(looks)}"
-            found.append(loss_gate(figure, name, worst_of(of), allowed[figure]))
-    return found
+            held.append(loss_gate(figure, name, worst_of(of), allowed[figure]))
+    return held
 
 
 def _lost(

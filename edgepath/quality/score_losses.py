@@ -53,23 +53,23 @@ def placements(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
     For a tile of the class, of how many of the others its share is the larger; for another, of how many of the class's
     tiles its own is the smaller; ties counted half. Means over either are the area under the ROC curve.
     """
-    found = np.empty(shares.shape)
+    places = np.empty(shares.shape)
     for column, name in enumerate(np.unique(truth)):
         inside, share = truth == name, shares[:, column]
         for side, sign in ((inside, 1.0), (~inside, -1.0)):
             others = np.sort(sign * share[~side])
             below = np.searchsorted(others, sign * share[side], "left")
-            found[side, column] = (below + np.searchsorted(others, sign * share[side], "right")) / (2 * len(others))
-    return found
+            places[side, column] = (below + np.searchsorted(others, sign * share[side], "right")) / (2 * len(others))
+    return places
 
 
 def _indicators(truth: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (truth[:, None] == np.unique(truth)).astype(float)
-    return found
+    indicators: np.ndarray = (truth[:, None] == np.unique(truth)).astype(float)
+    return indicators
 
 
 def _by_unit(values: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Return sums over the tiles of each unit."""
-    found = np.zeros((units.max() + 1, values.shape[1]))
-    np.add.at(found, units, values)
-    return found
+    sums = np.zeros((units.max() + 1, values.shape[1]))
+    np.add.at(sums, units, values)
+    return sums

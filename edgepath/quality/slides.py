@@ -178,10 +178,10 @@ def read_rows(word: str) -> Sequence[int] | int | None:
     if not word.endswith(".npy"):
         raise UsageError(f'--tiles "{word}": give a whole number, 2 or more, or an .npy file of row numbers')
     try:
-        found: Any = map_npy(Path(word))
+        numbers: Any = map_npy(Path(word))
     except ValueError as error:
         raise UsageError(f"--tiles {word}: cannot be read ({error})") from None
-    rows: Sequence[int] = found
+    rows: Sequence[int] = numbers
     return rows
 
 

@@ -67,9 +67,9 @@ def _matrix(file: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.nda
     kind = "dense" if dense else str(stored.attrs.get("encoding-type", "nothing that is known"))
     if not dense and kind not in _SPARSE:
         raise ValueError(f"X is {kind}; a dense matrix, {' or '.join(_SPARSE)} is needed")
-    found = tuple(map(int, stored.shape if dense else stored.attrs["shape"]))
-    if found != shape:
-        raise ValueError(f"X is {found}; {shape[0]} rows of obs and {shape[1]} of var are named")
+    stated = tuple(map(int, stored.shape if dense else stored.attrs["shape"]))
+    if stated != shape:
+        raise ValueError(f"X is {stated}; {shape[0]} rows of obs and {shape[1]} of var are named")
     if dense:
         stored = dataset(file, "X")
         rows_at_once = max(1, _BLOCK // (stored.dtype.itemsize * max(1, shape[1])))

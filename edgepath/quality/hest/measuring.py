@@ -101,17 +101,17 @@ def _source(folder: Path, digests: Sequence[tuple[str, str]], size: int, resize:
 
 
 def _notes(components: int, seen: int) -> list[str]:
-    said = [f"{seen} of the tiles were calibrated on."] if seen else []
+    texts = [f"{seen} of the tiles were calibrated on."] if seen else []
     if components != COMPONENTS:
-        said.append(f"{components} principal components; the benchmark's figures are of {COMPONENTS}.")
-    return said
+        texts.append(f"{components} principal components; the benchmark's figures are of {COMPONENTS}.")
+    return texts
 
 
 def _embed(
     task: Task, runs: Mapping[str, Runner], advance: Mapping[str, Callable[[int], None]], size: int, resize: str
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[tuple[str, str]]]:
     """Embed every sample once with every model, patches read once; return the embeddings and the hash of every tile."""
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in runs}
+    embeddings: dict[str, dict[str, np.ndarray]] = {name: {} for name in runs}
     digests = []
     for sample in task.samples.values():
         rows: dict[str, list[np.ndarray]] = {name: [] for name in runs}
@@ -127,10 +127,10 @@ def _embed(
                 raise EdgepathError(
                     f"HEST {task.name}: the {name} embedding of {sample.name}/{sample.barcodes[bad[0]]} is not finite"
                 )
-            found[name][sample.name] = values
+            embeddings[name][sample.name] = values
         keys = (f"{task.name}/{sample.name}/{barcode}" for barcode in sample.barcodes)
         digests += list(zip(keys, hashes, strict=True))
-    return found, digests
+    return embeddings, digests
 
 
 def _score(
@@ -176,11 +176,11 @@ def gates(recipe: Recipe, tasks: Sequence[Scored]) -> list[Gate]:
     splits = sum(map(len, lost))
     # Tasks count alike, however many splits each has.
     weighted = np.concatenate([of * splits / (len(lost) * len(of)) for of in lost])
-    found = [loss_gate("pearson", "mean over tasks", _bounds(weighted, allowed, 1), allowed)] if len(lost) > 1 else []
+    held = [loss_gate("pearson", "mean over tasks", _bounds(weighted, allowed, 1), allowed)] if len(lost) > 1 else []
     bounds = [_bounds(of, allowed, len(lost)) for of in lost]
     name = tasks[max(range(len(lost)), key=lambda i: bounds[i].estimate)]["task"]
     of = f"task {name}" + (f", the worst of {len(lost)}" if len(lost) > 1 else "")
-    return [*found, loss_gate("pearson", of, worst_of(bounds), allowed)]
+    return [*held, loss_gate("pearson", of, worst_of(bounds), allowed)]
 
 
 def _bounds(lost: np.ndarray, allowed: float, picked_from: int) -> Bounds:

@@ -90,15 +90,15 @@ def open_tasks(
     root = Path(folder)
     if not root.is_dir():
         raise UsageError(f"HEST {root}: no such folder; give the benchmark's folder of tasks")
-    found = [root] if (root / "splits").is_dir() else sorted(path.parent for path in root.glob("*/splits"))
-    if not found:
+    folders = [root] if (root / "splits").is_dir() else sorted(path.parent for path in root.glob("*/splits"))
+    if not folders:
         raise UsageError(
             f"HEST {root}: no folder in it has splits; give the benchmark's folder of tasks, or one task's"
         )
-    known = [path.resolve().name for path in found]
+    known = [path.resolve().name for path in folders]
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f'HEST {root}: task "{unknown[0]}" is not in it; {did_you_mean(unknown[0], known)}')
-    chosen = [path for path, name in zip(found, known, strict=True) if not names or name in names]
+    chosen = [path for path, name in zip(folders, known, strict=True) if not names or name in names]
     return tuple(_task(path, size, resize) for path in chosen)
 
 
@@ -129,10 +129,10 @@ def _genes(path: Path) -> tuple[str, ...]:
 
 def _splits(folder: Path) -> list[tuple[Path, Path]]:
     """Return the pairs of files (train, test), numbered from 0 without a gap."""
-    found = {match.group(): int(match[2]) for path in folder.iterdir() if (match := _SPLIT.fullmatch(path.name))}
-    count = max(found.values(), default=-1) + 1
+    numbers = {match.group(): int(match[2]) for path in folder.iterdir() if (match := _SPLIT.fullmatch(path.name))}
+    count = max(numbers.values(), default=-1) + 1
     pairs = [(folder / f"train_{i}.csv", folder / f"test_{i}.csv") for i in range(max(count, 1))]
-    if missing := [path for pair in pairs for path in pair if path.name not in found]:
+    if missing := [path for pair in pairs for path in pair if path.name not in numbers]:
         raise UsageError(f"HEST {missing[0]}: no such file; splits are train_0.csv, test_0.csv, train_1.csv, ...")
     return pairs
 
@@ -144,8 +144,8 @@ def _samples(root: Path, table: Path, files: dict[str, tuple[Path, Path]]) -> tu
     except (OSError, ValueError) as error:
         raise UsageError(f"HEST {table}: cannot be read ({error})") from None
     if not rows or not set(_COLUMNS) <= set(columns):
-        found = ", ".join(columns) if rows else "no rows"
-        raise UsageError(f"HEST {table}: needs columns {', '.join(_COLUMNS)}; found {found}")
+        present = ", ".join(columns) if rows else "no rows"
+        raise UsageError(f"HEST {table}: needs columns {', '.join(_COLUMNS)}; found {present}")
     names = []
     for row in rows:
         name, *paths = (row[column] for column in _COLUMNS)
