@@ -54,8 +54,8 @@ def main() -> None:
     Python's own code for a traceback is 1, which would read as a failed gate.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logger, said = logging.getLogger("edgepath"), _Said(logging.WARNING)
-    logger.addHandler(said)
+    logger, handler = logging.getLogger("edgepath"), _Said(logging.WARNING)
+    logger.addHandler(handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal does not
     try:
@@ -76,7 +76,7 @@ def main() -> None:
     except Exception:
         _bug()
     finally:
-        logger.removeHandler(said)
+        logger.removeHandler(handler)
 
 
 def _bug() -> NoReturn:

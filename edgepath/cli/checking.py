@@ -92,7 +92,7 @@ def sign(
     """Sign a bundle, so that others can tell who vouches for it: `verify --trust`, `kit/check.py --trust`."""
     from ..bundle.signing import sign as run
 
-    found = run(
+    signed = run(
         bundle,
         key=key,
         password=password,
@@ -103,9 +103,9 @@ def sign(
         force=force,
     )
     if as_json:
-        print_json(found)
+        print_json(signed)
     else:
-        say(f"signed {found['bundle']} (bundle.json {found['digest'][:12]}): {found['signature']}")
+        say(f"signed {signed['bundle']} (bundle.json {signed['digest'][:12]}): {signed['signature']}")
 
 
 def compare(

@@ -258,7 +258,7 @@ def _without_removed(values: Any) -> Any:
     how = values.get("quantize") if isinstance(values, dict) else None
     if not isinstance(how, dict):
         return values
-    return values | {"quantize": {key: one for key, one in how.items() if one not in _REMOVED.get(key, ())}}
+    return values | {"quantize": {key: setting for key, setting in how.items() if setting not in _REMOVED.get(key, ())}}
 
 
 def _renamed(values: Any) -> Any:

@@ -34,8 +34,8 @@ def draw_pairs(result: Comparison, path: Path) -> None:
     names, source = list(result["bundles"]), result["source"]
     apart = np.full((len(names), len(names)), np.nan)
     for pair in result["pairs"]:
-        one, other = (names.index(name) for name in pair["of"])
-        apart[one, other] = apart[other, one] = max(0.0, 1 - pair["cosine_mean"])
+        first, second = (names.index(name) for name in pair["of"])
+        apart[first, second] = apart[second, first] = max(0.0, 1 - pair["cosine_mean"])
     with picture(path, 6.5 + 0.9 * len(names), 3.2 + 0.7 * len(names)) as figure:
         from matplotlib.colors import LogNorm
 

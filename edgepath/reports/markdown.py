@@ -12,10 +12,10 @@ def to_markdown(report: Report) -> str:
     """Return `report.md`: verdict first, then drift, gates, where everything came from."""
     gates = gate_table(report["gates"])
     unsure = sum(row[-1] is Verdict.INCONCLUSIVE for row in gates.rows)
-    told = f", {unsure} of {len(gates.rows)} gates inconclusive" if unsure else ""
-    lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}{told}", ""]
-    said = [*report["cautions"], *report["notes"]]
-    lines += [f"> {text}" for text in said] + [""] * bool(said)
+    inconclusive = f", {unsure} of {len(gates.rows)} gates inconclusive" if unsure else ""
+    lines = [f"# {report['name']}: {'passed' if report['passed'] else 'FAILED'}{inconclusive}", ""]
+    texts = [*report["cautions"], *report["notes"]]
+    lines += [f"> {text}" for text in texts] + [""] * bool(texts)
     lines += [*_lines(drift_table(report["drift"])), DRIFT_LEGEND, ""]
     lines += [*_lines(gates), GATE_LEGEND, ""]
     lines += _lines(fact_table(report))

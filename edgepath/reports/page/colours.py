@@ -34,9 +34,9 @@ def ink(ground: RGB) -> str:
     return max(_INKS, key=lambda colour: contrast(_INKS[colour], luminance(ground)))
 
 
-def contrast(one: float, other: float) -> float:
+def contrast(first: float, second: float) -> float:
     """Return the contrast ratio of two luminances, 1 to 21 (WCAG 2.2)."""
-    low, high = sorted((one, other))
+    low, high = sorted((first, second))
     return (high + 0.05) / (low + 0.05)
 
 

@@ -34,12 +34,12 @@ def matrix(pairs: Sequence[Pair], looks: Mapping[str, Sequence[str]], figure: Fi
     scanners = sorted({scanner for _, scanner in looks.values()})
     by_look = all(stainings) and min(len(stainings), len(scanners)) > 1
     rows, columns = (stainings, scanners) if by_look else (sorted(looks), sorted(looks))
-    found: dict[tuple[str, str], list[float]] = {}
+    by_cell: dict[tuple[str, str], list[float]] = {}
     for pair in pairs:
-        one, other = pair["of"]
-        for cell in (tuple(looks[one]), tuple(looks[other])) if by_look else ((one, other), (other, one)):
-            found.setdefault((cell[0], cell[1]), []).append(pair[figure])
-    values = tuple(tuple(_mean(found.get((row, column), ())) for column in columns) for row in rows)
+        first, second = pair["of"]
+        for cell in (tuple(looks[first]), tuple(looks[second])) if by_look else ((first, second), (second, first)):
+            by_cell.setdefault((cell[0], cell[1]), []).append(pair[figure])
+    values = tuple(tuple(_mean(by_cell.get((row, column), ())) for column in columns) for row in rows)
     return Matrix(tuple(rows), tuple(columns), values, by_look)
 
 
@@ -70,20 +70,20 @@ class HeatMap:
     rows: tuple[tuple[str, list[Cell | None]], ...]
 
 
-def map_scores(found: Matrix, title: str, low: float, high: float) -> HeatMap:
+def map_scores(scores: Matrix, title: str, low: float, high: float) -> HeatMap:
     """Return a heat map of scores, light at `low` and dark at `high`."""
     spread = high - low or 1.0
-    return _map(found, title, lambda value: _cell(f"{value:.2f}", "Blues", (value - low) / spread))
+    return _map(scores, title, lambda value: _cell(f"{value:.2f}", "Blues", (value - low) / spread))
 
 
-def map_differences(found: Matrix, title: str, allowed: float) -> HeatMap:
+def map_differences(differences: Matrix, title: str, allowed: float) -> HeatMap:
     """Return a heat map of differences in hundredths: orange was lost, darkest at twice what is `allowed`."""
-    return _map(found, title, lambda value: _cell(_signed(value), "PuOr", 0.5 + value / (4 * allowed or 1.0)))
+    return _map(differences, title, lambda value: _cell(_signed(value), "PuOr", 0.5 + value / (4 * allowed or 1.0)))
 
 
-def _map(found: Matrix, title: str, cell: Callable[[float], Cell]) -> HeatMap:
-    rows = [[None if value is None else cell(value) for value in values] for values in found.values]
-    return HeatMap(title, found.columns, tuple(zip(found.rows, rows, strict=True)))
+def _map(scores: Matrix, title: str, cell: Callable[[float], Cell]) -> HeatMap:
+    rows = [[None if value is None else cell(value) for value in values] for values in scores.values]
+    return HeatMap(title, scores.columns, tuple(zip(scores.rows, rows, strict=True)))
 
 
 def _cell(text: str, scale: Scale, share: float) -> Cell:

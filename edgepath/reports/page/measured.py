@@ -181,7 +181,7 @@ def _maps(
     known = [*full.known, *artifact.known]
     high = max(known)
     low = min(*known, high - _LEAST_SPREAD)  # so that cells that read alike are of one shade
-    drawn = [map_scores(found, model, low, high) for found, model in ((full, FULL), (artifact, ARTIFACT))]
+    drawn = [map_scores(scores, model, low, high) for scores, model in ((full, FULL), (artifact, ARTIFACT))]
     drawn.append(map_differences(less(full, artifact), "difference, hundredths", allowed))
     legend = {"looks": full.looks, "low": low, "high": high, "allowed": allowed}
     return {"figure": _FIGURES[name], "how": _HOW[name], "maps": drawn, **legend}

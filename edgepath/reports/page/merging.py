@@ -93,7 +93,7 @@ def write_page(
         "name": bundle.name,
         "bundle": bundle.digest,
         "file": str(path),
-        "sections": [one.title for one in sections],
+        "sections": [section.title for section in sections],
         "not_measured": unmeasured(sections),
         "gates": len(cells),
         "inconclusive": cells.count(Verdict.INCONCLUSIVE),
@@ -112,17 +112,17 @@ def _check_out(path: Path, bundle: Path, force: bool) -> None:
 
 
 def _section(bundle: Bundle, command: str, path: str | Path, make: Callable[[Any], Section]) -> Section:
-    found = _read(Path(path), command)
-    of = [found] if command != "bench" else [one for one in found["bundles"] if isinstance(one, dict)]
-    if bundle.digest not in [one.get("bundle") for one in of]:
-        measured = ", ".join(f"{one.get('name')} (bundle.json {str(one.get('bundle'))[:12]})" for one in of)
+    result = _read(Path(path), command)
+    of = [result] if command != "bench" else [facts for facts in result["bundles"] if isinstance(facts, dict)]
+    if bundle.digest not in [facts.get("bundle") for facts in of]:
+        measured = ", ".join(f"{facts.get('name')} (bundle.json {str(facts.get('bundle'))[:12]})" for facts in of)
         raise UsageError(
             f"results {path}: measured on {measured or 'no bundle'}, {bundle.path} is {bundle.digest[:12]}; run "
             f"edgepath {command} on this bundle"
         )
-    ran = "probe hest" if command == "probe" and "tasks" in found else command
+    ran = "probe hest" if command == "probe" and "tasks" in result else command
     try:
-        return make(found)
+        return make(result)
     except _NOT_WHOLE as error:
         raise UsageError(
             f"results {path}: not whole ({error!r}); run edgepath {ran} --json with this edgepath"
@@ -132,16 +132,16 @@ def _section(bundle: Bundle, command: str, path: str | Path, make: Callable[[Any
 def _read(path: Path, command: str) -> Any:
     give = f"give what edgepath {command} --json prints"
     try:
-        found = read_json(path, _LARGEST)
+        result = read_json(path, _LARGEST)
     except ValueError as error:
         raise UsageError(f"results {path}: cannot be read ({error}); {give}") from None
-    form = "probe hest" if command == "probe" and isinstance(found, dict) and "tasks" in found else command
+    form = "probe hest" if command == "probe" and isinstance(result, dict) and "tasks" in result else command
     for key, kind in _NEEDED[form].items():
-        if not isinstance(found, dict) or type(found.get(key)) is not kind:
+        if not isinstance(result, dict) or type(result.get(key)) is not kind:
             raise UsageError(
                 f"results {path}: not of edgepath {form} (it lacks {key}, or holds another kind of it); {give}"
             )
-    return found
+    return result
 
 
 def _page(bundle: Bundle, sections: Sequence[Section]) -> tuple[str, list[Cell]]:

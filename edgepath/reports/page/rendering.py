@@ -23,7 +23,7 @@ def render(template: str, **values: object) -> Markup:
 @cache
 def templates() -> Environment:
     """Return the page's templates."""
-    found = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -31,9 +31,9 @@ def templates() -> Environment:
         lstrip_blocks=True,
         finalize=clean,
     )
-    found.tests["a_verdict"] = lambda value: isinstance(value, Verdict)
-    found.tests["like_a_number"] = lambda value: isinstance(value, str) and bool(_NUMBER.fullmatch(value))
-    return found
+    environment.tests["a_verdict"] = lambda value: isinstance(value, Verdict)
+    environment.tests["like_a_number"] = lambda value: isinstance(value, str) and bool(_NUMBER.fullmatch(value))
+    return environment
 
 
 def clean(value: object) -> object:

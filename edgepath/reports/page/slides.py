@@ -44,10 +44,10 @@ def _uri(path: Path) -> str:
     """Return a PNG as it is, as a data URI."""
     try:
         with open(path, "rb") as file:
-            found = file.read(_LARGEST + 1)
+            png = file.read(_LARGEST + 1)
     except OSError as error:
         where = "run report page in the folder that slides was run in, or slides again with --picture"
         raise UsageError(f"picture {path}: cannot be read ({error.strerror}); {where}") from None
-    if not found.startswith(_PNG) or len(found) > _LARGEST:
+    if not png.startswith(_PNG) or len(png) > _LARGEST:
         raise UsageError(f"picture {path}: is no PNG of at most {_LARGEST >> 20} MB; run slides again with --picture")
-    return "data:image/png;base64," + base64.b64encode(found).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

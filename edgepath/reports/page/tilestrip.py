@@ -26,7 +26,7 @@ class Picture:
 def pictures(report: Report, golden: np.ndarray) -> list[Picture]:
     """Return the golden tiles, uint8 (N, S, S, 3), that a report names as the farthest, farthest first."""
     worst = report["worst"]["tiles"] if "worst" in report else []  # older bundles do not name them
-    return [Picture(one["tile"], one["cosine"], _uri(golden[one["golden"]])) for one in worst]
+    return [Picture(tile["tile"], tile["cosine"], _uri(golden[tile["golden"]])) for tile in worst]
 
 
 def _uri(pixels: np.ndarray) -> str:
