@@ -38,7 +38,9 @@ from .options import (
     SkipBad,
     Strict,
     Threads,
+    Trust,
     Weights,
+    trusted,
     which_model,
 )
 
@@ -203,6 +205,7 @@ def embed(
     skip_bad: SkipBad = False,
     anonymous: Anonymous = False,
     threads: Threads = 0,
+    trust: Trust = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -211,7 +214,7 @@ def embed(
 
     with progress_bars() as progress:
         done = run(
-            bundle,
+            trusted(bundle, trust),
             tiles[0] if len(tiles) == 1 else tiles,
             out=out,
             batch=batch,

@@ -27,6 +27,8 @@ from .options import (
     SkipBad,
     Strict,
     Threads,
+    Trust,
+    trusted,
 )
 
 
@@ -69,6 +71,7 @@ def robustness(
     resize: ResizeOption = Resize.refuse,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +81,7 @@ def robustness(
 
     with progress_bars() as progress:
         result = run(
-            bundle,
+            trusted(bundle, trust),
             plism=plism,
             paired=paired,
             tiles=read_rows(tiles),
@@ -104,6 +107,7 @@ def curves(
     skip_bad: SkipBad = False,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -114,7 +118,7 @@ def curves(
     check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:
         result = run(
-            bundle,
+            trusted(bundle, trust),
             tiles,
             weights=weights,
             resize=resize.value,
@@ -148,6 +152,7 @@ def probe_labels(
     skip_bad: SkipBad = False,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -156,7 +161,7 @@ def probe_labels(
 
     with progress_bars() as progress:
         result = probe(
-            bundle,
+            trusted(bundle, trust),
             labelled,
             folds=folds,
             seed=seed,
@@ -179,6 +184,7 @@ def probe_genes(
     resize: ResizeOption = Resize.refuse,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +193,7 @@ def probe_genes(
 
     with progress_bars() as progress:
         result = probe_hest(
-            bundle,
+            trusted(bundle, trust),
             folder,
             tasks=task or (),
             components=components,
