@@ -200,7 +200,8 @@ def _check_same(result: Bench, baseline: Elsewhere) -> None:
         now, before = ({row[key] for row in bench["results"]} for bench in (result, old))
         if now != before:
             raise UsageError(
-                f"{who}: measured with {key} {_listed(sorted(before))}, this run with {_listed(sorted(now))}; give the same"
+                f"{who}: measured with {key} {_listed(sorted(before))}, this run with {_listed(sorted(now))}; give "
+                "the same"
             )
     names, wanted = {row["name"] for row in old["results"]}, _judged(result)
     if missing := wanted - names:
