@@ -66,4 +66,4 @@ class Stream:
 def _give_way() -> None:
     """Let the artifact's threads go first: where all cores are theirs, one that waits for a reader holds up all."""
     if sys.platform == "linux":  # elsewhere a process has one priority
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
