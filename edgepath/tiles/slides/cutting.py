@@ -108,8 +108,8 @@ def read_tile(slide: SlideReader, scale: Scale, x: int, y: int) -> np.ndarray:
     if inside != (width, height):
         pixels = np.pad(pixels, ((0, height - inside[1]), (0, width - inside[0]), (0, 0)), mode="edge")
     columns = _averaged(pixels.swapaxes(0, 1), offset[0], sides[0], scale.size)
-    tile: np.ndarray = _averaged(columns.swapaxes(0, 1), offset[1], sides[1], scale.size)
-    tile = np.rint(tile, out=tile).astype(np.uint8)
+    means = _averaged(columns.swapaxes(0, 1), offset[1], sides[1], scale.size)
+    tile: np.ndarray = np.rint(means, out=means).astype(np.uint8)
     return tile
 
 
