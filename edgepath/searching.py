@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import numpy as np
 
 from .backends import Runtime, find
-from .checks.candidate import FIGURES, Figure, Point, Ran, is_judged, missed, program_point, required, run_candidate
+from .checks.candidate import FIGURES, Point, Ran, is_judged, missed, program_point, required, run_candidate
 from .checks.summary import notes
 from .errors import UsageError, did_you_mean
 from .machine.hardware import cpu_features
@@ -63,7 +63,7 @@ class Searched(TypedDict):
     recipe: str
     target: str
     budget: dict[str, float]
-    required: dict[Figure, float]
+    required: dict[str, float]
     kept: list[str]
     layers: list[Alone]
     points: list[Point]

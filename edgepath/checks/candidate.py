@@ -53,12 +53,12 @@ class Point(TypedDict):
     artifact: Ran | None
 
 
-def required(accept: Accept) -> dict[Figure, float]:
+def required(accept: Accept) -> dict[str, float]:
     """Return the least that program and artifact have to reach."""
     return {"cosine_mean": accept.cosine_mean, "cosine_p01": accept.cosine_p01}
 
 
-def missed(point: Point, least: Mapping[Figure, float]) -> list[str]:
+def missed(point: Point, least: Mapping[str, float]) -> list[str]:
     """Return what a candidate misses, empty where it is good enough: of its program or else of its artifact."""
     if short := _short(point, least):
         return short
@@ -117,5 +117,5 @@ def _ran(lowered: Lowered, exact: np.ndarray, failed: list[str]) -> Ran:
     }
 
 
-def _short(cosines: Point | Ran, least: Mapping[Figure, float]) -> list[str]:
+def _short(cosines: Point | Ran, least: Mapping[str, float]) -> list[str]:
     return [key for key in FIGURES if (cosine := cosines[key]) is None or cosine < least[key]]

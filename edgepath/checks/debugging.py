@@ -57,13 +57,13 @@ def debug(
     Raises what `verify` raises.
     """
     require("torch", "export")
-    from ..program.forms import Program
+    bundle, recipe = _opened(bundle)
+    name, pixels = _pixels(bundle, tiles, resize)
+    from ..program.forms import Program  # slow: after what may be missing
     from .layerwise import prove
     from .networks import check_network
     from .parts import differences, named_parts
 
-    bundle, recipe = _opened(bundle)
-    name, pixels = _pixels(bundle, tiles, resize)
     vit, spec, _ = same_weights(bundle, weights)
     twin = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True)
     program = rebuild(bundle, recipe, vit, spec) if recipe.int8 else None

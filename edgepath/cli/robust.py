@@ -28,6 +28,7 @@ from .options import (
     Strict,
     Threads,
     Trust,
+    there,
     trusted,
 )
 
@@ -99,7 +100,10 @@ def robustness(
 def curves(
     bundle: BundleFolder,
     tiles: Annotated[
-        str, typer.Option(rich_help_panel=TILES, help="A folder of tiles or slides, a pack, or `synthetic:COUNT`.")
+        str,
+        typer.Option(
+            callback=there, rich_help_panel=TILES, help="A folder of tiles or slides, a pack, or `synthetic:COUNT`."
+        ),
     ] = "synthetic:32",
     plot: Plot = None,
     weights: SameWeights = None,

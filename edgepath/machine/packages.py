@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Iterable
+from functools import cache
 
 from .._version import __version__
 from ..errors import MissingRuntime
@@ -90,6 +91,7 @@ def extras_of(name: str) -> tuple[str, ...]:
     return tuple(extra for extra, names in EXTRAS.items() if name in names)
 
 
+@cache
 def version_of(name: str) -> str | None:
     """Return the installed version of a distribution, None where there is none."""
     try:
