@@ -70,7 +70,7 @@ def sign(
         key=None if key is None else Path(key),
         password=password,
         certificate=None if certificate is None else Path(certificate),
-        chain=[Path(one) for one in chain],
+        chain=[Path(issuer) for issuer in chain],
         pkcs11=pkcs11,
     )
     return {"bundle": opened.name, "digest": opened.digest, "signature": str(path)}
