@@ -21,20 +21,20 @@ SMI = ("--query-gpu=name,driver_version,clocks.sm,clocks.max.sm,power.limit", "-
 def device() -> dict[str, Any]:
     """Describe hardware, driver, clocks and power mode; what the system does not tell is left out."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"system": platform.platform(), "machine": platform.machine(), "cores": cores}
-    found |= _macos() if sys.platform == "darwin" else _linux(Path("/"))
-    return {key: value for key, value in found.items() if value}
+    facts = {"system": platform.platform(), "machine": platform.machine(), "cores": cores}
+    facts |= _macos() if sys.platform == "darwin" else _linux(Path("/"))
+    return {key: value for key, value in facts.items() if value}
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of what a runner can use, as far as they are installed here."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _linux(root: Path) -> dict[str, Any]:
