@@ -301,8 +301,8 @@ def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
 
     recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
     program = Program(make_program(recipe, copy.deepcopy(shared.net), shared.ranges, shared.plan))
-    found = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
-    return {key: getattr(found, key) for key in FIGURES}
+    drift = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
+    return {key: getattr(drift, key) for key in FIGURES}
 
 
 def _mixed(recipe: Recipe, kept: Sequence[str], budget: Mapping[str, float], name: str) -> Recipe:
