@@ -52,8 +52,8 @@ def sign(
         MissingRuntime: where model-signing is not installed (extra `sign`).
     """
     if (key is None) == (not pkcs11):
-        found = "both were given" if pkcs11 else "neither was given"
-        raise UsageError(f"sign: give a private key or the URI of one in a token, one of them; {found}")
+        given = "both were given" if pkcs11 else "neither was given"
+        raise UsageError(f"sign: give a private key or the URI of one in a token, one of them; {given}")
     if chain and certificate is None:
         raise UsageError("sign: a chain of certificates belongs to a certificate; give that too")
     opened = open_bundle(bundle)

@@ -80,7 +80,7 @@ def tune(
     sources = (first.ranges.absmax, other.ranges.absmax, both.absmax)
     for fold in folds(model):
         ways = [(way, _scales(fold, layers, sources, way)) for way in STRENGTHS[: None if smoothing else 1]]
-        errors = _fold_errors(fold, layers, first, other, [fold_scales for _, fold_scales in ways], weight_bits)
+        errors = _fold_errors(fold, layers, first, other, [way_scales for _, way_scales in ways], weight_bits)
         strength, fold_scales = ways[int(np.argmin(errors))]
         for name in fold.consumers:
             strengths[name], scales[name] = strength, fold_scales
