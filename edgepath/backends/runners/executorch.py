@@ -42,7 +42,7 @@ class Runner:
         artifact = Path(artifact).absolute()
         self.reopen: Callable[[], Runner] = functools.partial(Runner, artifact, threads=threads)
         about = read_about(artifact)
-        data = _whole(artifact, about)
+        data = _verified(artifact, about)
         self._threads = int(threads) or _allowed()
         self.size, self._names = int(about["tile"][1]), list(about["outputs"])
         self._data = data
@@ -141,7 +141,7 @@ def read_about(artifact: Path) -> dict[str, Any]:
     return about
 
 
-def _whole(artifact: Path, about: Mapping[str, Any]) -> bytes:
+def _verified(artifact: Path, about: Mapping[str, Any]) -> bytes:
     """Return the bytes of an artifact. Raises RuntimeError unless they are those that were built."""
     try:
         data = artifact.read_bytes()
