@@ -12,10 +12,10 @@ import numpy as np
 class Product:
     """A product with weights: `weight` (out, in) for a linear, (out, 3, P, P) for the patch convolution.
 
-    int8 or float8_e4m3fn where it is quantized; then `scale` (out,) is its weights', and `input_scales` those it quantizes and
-    dequantizes its input with, None where the input is the class token as it is. `bias` (out,) is zero where there is
-    none. `tokens` is `first` or `rest` where a cut before it leaves one token, or all but one; a program's is empty
-    where that is not compared.
+    int8 or float8_e4m3fn where it is quantized; then `scale` (out,) is its weights', and `input_scales` those it
+    quantizes and dequantizes its input with, None where the input is the class token as it is. `bias` (out,) is zero
+    where there is none. `tokens` is `first` or `rest` where a cut before it leaves one token, or all but one; a
+    program's is empty where that is not compared.
     """
 
     weight: np.ndarray

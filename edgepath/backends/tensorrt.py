@@ -18,7 +18,6 @@ from .backend import Backend, Builds, Found
 from .runners.tensorrt import BATCHES, parse_version
 from .tensorrt_rtx import parsed
 
-
 _FP8_SINCE = (8, 9)  # compute capability: Ada, Hopper, Blackwell and Thor; an Orin's is 8.7
 
 

@@ -121,7 +121,9 @@ def _hold(proof: Proof, product: Product, layer: Layer, x: np.ndarray) -> None:
     steps = x.astype(np.float64) / scale
     absolute, relative = _EDGE[number_format.name]
     slack = absolute + np.abs(steps) * (relative + (_FP16 if layer.half else 0.0))
-    lowest, highest = (quantized(edge.astype(np.float32), 1.0, number_format) for edge in (steps - slack, steps + slack))
+    lowest, highest = (
+        quantized(edge.astype(np.float32), 1.0, number_format) for edge in (steps - slack, steps + slack)
+    )
     proof.integers += codes.size
     proof.differ += int(differ.sum())
     proof.unexplained += int((differ & ~((lowest <= codes) & (codes <= highest))).sum())

@@ -115,9 +115,7 @@ def _calibrated(recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, 
         return own.ranges, NO_PLAN
     other = look("looks", open_tiles(LOOKS.format(how.looks), size=net.size))
     with stages.stage("tune", len(own.ranges.absmax)) as advance:
-        return tune(
-            net, own, other, smoothing=_smoothing(recipe), weight_bits=how.weight_bits, progress=advance
-        )
+        return tune(net, own, other, smoothing=_smoothing(recipe), weight_bits=how.weight_bits, progress=advance)
 
 
 def _smoothing(recipe: Recipe) -> bool:

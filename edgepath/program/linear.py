@@ -1,6 +1,6 @@
 """Quantized linears: symmetric, weights per output channel, activations per tensor, in an 8-bit format.
 
-Every device gets the same 8-bit numbers and the same scales. Devices that compute in FP16 store scales in FP16, so scales
+Every device gets the same numbers and the same scales. Devices that compute in FP16 store scales in FP16, so scales
 are chosen among the numbers FP16 can hold and the weights are rounded with the scale as it will be stored.
 """
 
@@ -71,7 +71,9 @@ class QuantizedLinear(RoundingLinear):
             return F.linear(x, weight, self.bias)
         # Cut before the rounding: what follows is one copy, and neighbours that read the same tokens share the cut.
         first = F.linear(x[:, :1], weight, self.bias)
-        return torch.cat([first, F.linear(dequantized(x[:, 1:], self.input_scale, self.number_format), weight, self.bias)], 1)
+        return torch.cat(
+            [first, F.linear(dequantized(x[:, 1:], self.input_scale, self.number_format), weight, self.bias)], 1
+        )
 
 
 def dequantized(x: Tensor, scale: float, number_format: NumberFormat = INT8) -> Tensor:

@@ -1,7 +1,7 @@
 """The operations that a quantized program is made of, registered with torch: every lowering knows them by name.
 
-Symmetric, 8 bits, no zero-points; of 8-bit floats only quantizing is an operation of its own. `program.forms` says what they are in ONNX, `backends.coreml` what in an ML program,
-`program.delegable` what for ExecuTorch.
+Symmetric, 8 bits, no zero-points; of 8-bit floats only quantizing is an operation of its own. `program.forms` says what
+they are in ONNX, `backends.coreml` what in an ML program, `program.delegable` what for ExecuTorch.
 """
 
 from __future__ import annotations

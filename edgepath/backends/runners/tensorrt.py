@@ -91,7 +91,8 @@ def _check(tiles: np.ndarray, size: int) -> None:
 def prepare(trt: Any, artifact: Path, *, cache: Path | None = None) -> Path:
     """Return the file of `artifact`'s engine for this GPU and this TensorRT (`trt` is its module), built if need be.
 
-    Raises OSError without an NVIDIA driver, where TensorRT is too old or the GPU lacks a format, RuntimeError where the engine cannot be built.
+    Raises OSError without an NVIDIA driver, where TensorRT is too old or the GPU lacks a format, RuntimeError where the
+    engine cannot be built.
     """
     require_capability(artifact)
     path = engine_file(artifact, trt.__version__, gpu(), cache)
