@@ -130,7 +130,7 @@ def _make(
 ) -> tuple[Made, np.ndarray]:
     """Quantize the model where the recipe says so, build the artifact, run both; return it all and the golden tiles."""
     net, trained, full_precision = ready.net, None, copy.deepcopy(ready.net) if speed else None
-    if recipe.int8:
+    if recipe.quantized:
         net, trained = quantize_from_tiles(
             recipe, net, ready.chosen, qad, ready.device, folder, stages, of=ready.identity
         )
@@ -154,7 +154,7 @@ def _origins(recipe: Recipe, ready: Prepared) -> Origins:
             "dim": ready.net.dim,
             "tokens": ready.net.tokens,
         },
-        calibration={**ready.chosen.provenance(), "looks": looks} if recipe.int8 else None,
+        calibration={**ready.chosen.provenance(), "looks": looks} if recipe.quantized else None,
         held_out={**ready.held_out.provenance(), "keys": list(ready.reference.keys)},
         skipped=[*ready.chosen.skipped, *ready.held_out.skipped],
         reference=ready.reference.runtime,

@@ -66,7 +66,7 @@ def debug(
 
     vit, spec, _ = same_weights(bundle, weights)
     twin = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True)
-    program = rebuild(bundle, recipe, vit, spec) if recipe.int8 else None
+    program = rebuild(bundle, recipe, vit, spec) if recipe.quantized else None
     layers, blocks = _watch(twin, program, pixels, counter(progress, "layers", len(pixels)))
     full_program = Program(program or twin, recipe)
     lowered = full_program.lowered

@@ -31,7 +31,7 @@ def rebuild(bundle: Bundle, recipe: Recipe, vit: Any, spec: Any, *, smoothed_onl
         rescale(net, exponents)
     except (ValueError, RuntimeError) as error:
         raise BundleError(f"bundle {bundle.path}: {RESCALED} is not of its model ({error}); export it again") from None
-    if not recipe.int8:
+    if not recipe.quantized:
         _check_same_scales(bundle, net)  # it has none
         return net
     try:

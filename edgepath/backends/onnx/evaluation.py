@@ -106,7 +106,9 @@ class Evaluator:
 
 
 def _number(values: np.ndarray) -> Tensor:
-    """Return a constant as the graph's values are kept: floats in float32, 8-bit integers as they are, others int64."""
+    """Return a constant as the graph's values are kept: floats in float32, 8 bits as they are, others int64."""
+    if values.dtype.name == "float8_e4m3fn":
+        return torch.from_numpy(np.array(values.view(np.uint8), order="C")).view(torch.float8_e4m3fn)
     kept = values.astype(np.float32) if values.dtype.kind == "f" else values
     kept = kept if kept.dtype in (np.float32, np.int8, np.uint8, np.bool_) else kept.astype(np.int64)
     return torch.from_numpy(np.array(kept, order="C"))

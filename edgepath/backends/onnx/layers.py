@@ -36,7 +36,7 @@ def layers(path: Path) -> dict[int, Layer]:
 
 
 def _run(graph: Graph, nodes: Sequence[NodeProto], dtype: np.dtype, x: np.ndarray) -> Found:
-    """Return the integers of the first node, and the output of the last, without and with optimizations."""
+    """Return the 8-bit numbers of the first node, and the output of the last, without and with optimizations."""
     given = x.astype(dtype)
     integers, plain = (
         _output(graph, nodes[:1], given, "ORT_DISABLE_ALL"),
@@ -58,7 +58,7 @@ def _output(graph: Graph, nodes: Sequence[NodeProto], x: np.ndarray, level: str)
         kept.name = name
         initializers.append(kept)
     kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
-    kind = TensorProto.INT8 if len(nodes) == 1 else kinds[x.dtype]
+    kind = TensorProto.DataType.Value(graph.quantized_type(nodes[0])) if len(nodes) == 1 else kinds[x.dtype]
     # With sizes unknown, as in the whole graph: known ones are fused in another way.
     inputs = [helper.make_tensor_value_info(start, kinds[x.dtype], ["batch", "tokens", x.shape[-1]])]
     outputs = [helper.make_tensor_value_info(end, kind, None)]
@@ -69,4 +69,5 @@ def _output(graph: Graph, nodes: Sequence[NodeProto], x: np.ndarray, level: str)
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     output: np.ndarray = session.run([end], {start: x})[0]
-    return output
+    # ONNX Runtime hands 8-bit floats on as their bits.
+    return output.view(helper.tensor_dtype_to_np_dtype(kind)) if len(nodes) == 1 else output

@@ -91,8 +91,10 @@ def _check(tiles: np.ndarray, size: int) -> None:
 def prepare(trt: Any, artifact: Path, *, cache: Path | None = None) -> Path:
     """Return the file of `artifact`'s engine for this GPU and this TensorRT (`trt` is its module), built if need be.
 
-    Raises OSError without an NVIDIA driver or where TensorRT is too old, RuntimeError where the engine cannot be built.
+    Raises OSError without an NVIDIA driver, where TensorRT is too old or the GPU lacks a format, RuntimeError where the
+    engine cannot be built.
     """
+    require_capability(artifact)
     path = engine_file(artifact, trt.__version__, gpu(), cache)
     if not path.exists():
         plans = read_plans(artifact)
@@ -105,6 +107,17 @@ def read_plans(artifact: Path) -> dict[str, Any]:
     """Return what `plan.json` beside an artifact says."""
     plans: dict[str, Any] = json.loads((artifact.parent / "plan.json").read_text(encoding="utf-8"))
     return plans
+
+
+def require_capability(artifact: Path) -> None:
+    """Raise OSError where this GPU lacks the number format of an artifact, by the capability that its plan asks for."""
+    wanted = read_plans(artifact).get("fp8_since")
+    if wanted is None:
+        return
+    name = gpu()
+    found = re.search(r", sm(\d+)(\d),", name)
+    if found is None or (int(found[1]), int(found[2])) < tuple(wanted):
+        raise OSError(f"{name} has no FP8, which this bundle computes in; take a bundle of jetson-int8")
 
 
 def pick_plan(plans: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any]:

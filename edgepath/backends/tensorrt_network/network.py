@@ -5,6 +5,7 @@ TensorRT has no file for a network, and its weights are other objects' memory, s
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +138,7 @@ def _in_order(layers: Sequence[Layer], given: Iterable[str]) -> tuple[Layer, ...
 def _numbers(kind: str, layer: Any) -> dict[str, Any]:
     """Return what a layer holds besides its settings: arrays, copied, and how attention is computed."""
     if kind == "CONSTANT":
-        return {"value": np.array(layer.weights).reshape(tuple(layer.shape))}
+        return {"value": _array(layer.weights).reshape(tuple(layer.shape))}
     if kind == "CONVOLUTION":
         return {"kernel": np.array(layer.kernel), "bias": np.array(layer.bias)}
     if kind == "ATTENTION_INPUT":
@@ -145,6 +146,25 @@ def _numbers(kind: str, layer: Any) -> dict[str, Any]:
         plain = not attention.causal and attention.mask is None and attention.norm_op.name == "SOFTMAX"
         return {"plain": plain and attention.normalization_quantize_scale is None}
     return {}
+
+
+def _array(weights: Any) -> np.ndarray:
+    """Return a layer's constant, copied. Of FP8 the bindings have no array, and hand out TensorRT's own `Weights`."""
+    if isinstance(weights, np.ndarray):
+        return weights.copy()
+    import ml_dtypes
+
+    # A pybind11 object holds, after Python's own two words, the address of its C++ object: type, address, count.
+    of = _Weights.from_address(ctypes.c_void_p.from_address(id(weights) + object.__basicsize__).value or 0)
+    if weights.dtype.name != "FP8" or (of.type, of.count) != (int(weights.dtype), weights.size):
+        raise UsageError(f"TensorRT network: a constant of type {weights.dtype.name} cannot be read here")
+    return np.frombuffer(ctypes.string_at(of.values, of.count), ml_dtypes.float8_e4m3fn)
+
+
+class _Weights(ctypes.Structure):
+    """`nvinfer1::Weights`."""
+
+    _fields_ = (("type", ctypes.c_int32), ("values", ctypes.c_void_p), ("count", ctypes.c_int64))
 
 
 def _value(value: Any) -> Any:

@@ -66,7 +66,7 @@ def _product(layer: Layer, makers: Mapping[str, Layer]) -> Product | None:
         return Product(weight, bias)
     before = _source(given.inputs[0], makers)
     rounded = before is not None and before.kind == "QUANTIZE"
-    if not rounded or before is None or weight.dtype != np.int8:
+    if not rounded or before is None or weight.dtype.itemsize != 1:
         return Product(weight, bias)
     scales = (_scale(before, makers), _scale(given, makers))
     return Product(weight, bias, _constant(source.inputs[1], makers).astype(np.float32).ravel(), scales)
@@ -92,7 +92,7 @@ def _scale(layer: Layer, makers: Mapping[str, Layer]) -> float:
 
 
 def key_of(product: Product) -> tuple[object, ...]:
-    """Return what of an INT8 product has to be equal to the bit."""
+    """Return what of an 8-bit product has to be equal to the bit."""
     assert product.scale is not None
-    integers, scale = np.ascontiguousarray(product.weight), np.ascontiguousarray(product.scale)
-    return integers.shape, integers.tobytes(), scale.tobytes(), product.input_scales
+    weight, scale = np.ascontiguousarray(product.weight), np.ascontiguousarray(product.scale)
+    return weight.dtype.name, weight.shape, weight.tobytes(), scale.tobytes(), product.input_scales
