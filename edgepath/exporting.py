@@ -132,7 +132,7 @@ def _make(
 ) -> tuple[Made, np.ndarray]:
     """Quantize the model where the recipe says so, build the artifact, run both; return it all and the golden tiles."""
     net, trained, full_precision = ready.net, None, copy.deepcopy(ready.net) if speed else None
-    if recipe.int8:
+    if recipe.quantized:
         net, trained = quantize_from_tiles(
             recipe, net, ready.chosen, qad, ready.device, folder, stages, of=ready.identity
         )
@@ -161,7 +161,7 @@ def _origins(recipe: Recipe, ready: Prepared) -> Origins:
             "looks": looks,
             "datasets": datasets(ready.chosen),
         }
-        if recipe.int8
+        if recipe.quantized
         else None,
         held_out={
             **ready.held_out.provenance(),
@@ -214,7 +214,7 @@ def _check_finite(recipe: Recipe, embeddings: np.ndarray, headroom: HeadroomFigu
     """Refuse an artifact that embeds nothing: with FP16 it overflows, and where is known."""
     if headroom is None or np.isfinite(embeddings).all():
         return
-    odd = [f"{one['place']} ({one['operation']}) reaches {one['largest']:.6g}" for one in headroom["nearest"][:3]]
+    odd = [f"{row['place']} ({row['operation']}) reaches {row['largest']:.6g}" for row in headroom["nearest"][:3]]
     raise UsageError(
         f"export {recipe.target}: embeddings are not finite, FP16 holds no more than 65,504: {', '.join(odd)}; "
         "choose a target that computes in FP32 (edgepath targets)"

@@ -243,12 +243,12 @@ def _check_worth(target: str, kept: int | None, layers: int, budget: Mapping[str
     figures = _cosines(point, budget)
     if kept is None:
         raise UsageError(
-            f"search {target}: the budget {_said(budget)} is not met even without INT8 ({figures}); give a smaller one"
+            f"search {target}: the budget {_text(budget)} is not met even without INT8 ({figures}); give a smaller one"
         )
     if ran := point["artifact"]:
         figures = f"{figures} of the program; of the artifact, {', '.join([_cosines(ran, budget), *ran['failed']])}"
     raise UsageError(
-        f"search {target}: only full precision meets the budget {_said(budget)}; all in INT8 it is {figures}: give a "
+        f"search {target}: only full precision meets the budget {_text(budget)}; all in INT8 it is {figures}: give a "
         "smaller one, or a target without INT8"
     )
 
@@ -339,5 +339,5 @@ def _mixed(recipe: Recipe, kept: Sequence[str], name: str) -> Recipe:
     )
 
 
-def _said(budget: Mapping[str, float]) -> str:
+def _text(budget: Mapping[str, float]) -> str:
     return ", ".join(f"{key}={value}" for key, value in budget.items())

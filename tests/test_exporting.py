@@ -43,7 +43,7 @@ def test_every_target_becomes_a_bundle_that_passes(exports: Exports, target: str
     assert (bundle.dim, bundle.outputs) == (96, ("embedding",))
     assert bundle.artifact.exists()
     assert (done.report["ran_with"] is None) == (recipe.checked_with == "none")
-    assert (bundle.path / "ranges.npz").exists() == (bundle.path / "calibration.csv").exists() == recipe.int8
+    assert (bundle.path / "ranges.npz").exists() == (bundle.path / "calibration.csv").exists() == recipe.quantized
     assert {"kit/runner.py", "kit/check.py", "kit/README.md", "kit/requirements.txt"} <= bundle.manifest["files"].keys()
 
 

@@ -36,9 +36,9 @@ def test_table_of_targets_is_complete() -> None:
 
 
 def _order(target: str) -> tuple[int, int]:
-    families = ("onnx", "openvino", "jetson", "rtx", "torchtrt", "coreml", "coreai", "executorch")
+    families = ("onnx", "openvino", "jetson", "thor", "rtx", "torchtrt", "coreml", "coreai", "executorch")
     family, _, precision = target.partition("-")
-    return families.index(family), ("fp32", "fp16", "int8", "int8-cls").index(precision)
+    return families.index(family), ("fp32", "fp16", "int8", "int8-cls", "fp8").index(precision)
 
 
 def test_python_example_uses_public_names() -> None:

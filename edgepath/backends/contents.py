@@ -12,10 +12,10 @@ import numpy as np
 class Product:
     """A product with weights: `weight` (out, in) for a linear, (out, 3, P, P) for the patch convolution.
 
-    int8 where it is quantized; then `scale` (out,) is its weights', and `input_scales` those it quantizes and
-    dequantizes its input with, None where the input is the class token as it is. `bias` (out,) is zero where there is
-    none. `tokens` is `first` or `rest` where a cut before it leaves one token, or all but one; a program's is empty
-    where that is not compared.
+    int8 or float8_e4m3fn where it is quantized; then `scale` (out,) is its weights', and `input_scales` those it
+    quantizes and dequantizes its input with, None where the input is the class token as it is. `bias` (out,) is zero
+    where there is none. `tokens` is `first` or `rest` where a cut before it leaves one token, or all but one; a
+    program's is empty where that is not compared.
     """
 
     weight: np.ndarray
@@ -59,7 +59,7 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 class Layer:
     """A quantized linear of an artifact. `half`: its floating-point numbers are FP16, so what it is given has to be.
 
-    `run` takes float32 (1, T, in) and returns its integers, int8 (1, T, in), and its output, float32 (1, T, out), as
+    `run` takes float32 (1, T, in) and returns its 8-bit numbers (1, T, in), and its output, float32 (1, T, out), as
     the file says and as the runtime's fused kernels compute it.
     """
 

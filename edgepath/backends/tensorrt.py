@@ -18,9 +18,11 @@ from .backend import Backend, Builds, Found
 from .runners.tensorrt import BATCHES, parse_version
 from .tensorrt_rtx import parsed
 
+_FP8_SINCE = (8, 9)  # compute capability: Ada, Hopper, Blackwell and Thor; an Orin's is 8.7
+
 
 def _build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Write `model.onnx` (FP16 tensors, INT8 Q/DQ as in the program) and `plan.json`; return the graph's path."""
+    """Write `model.onnx` (FP16 tensors, Q/DQ as in the program) and `plan.json`; return the graph's path."""
     import onnx
 
     path = folder / "model.onnx"
@@ -28,8 +30,23 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
     size = program.model.size
     shapes = {name: [batch, size, size, 3] for name, batch in BATCHES.items()}
     plans = [_plan(plan, shapes) for plan in recipe.deploy.plan]
-    (folder / "plan.json").write_text(json.dumps({"schema": 1, "shapes": shapes, "plans": plans}, indent=2) + "\n")
+    contents: dict[str, Any] = {"schema": 1, "shapes": shapes, "plans": plans}
+    if recipe.precision.linear == "fp8":
+        contents["fp8_since"] = list(_FP8_SINCE)
+    (folder / "plan.json").write_text(json.dumps(contents, indent=2) + "\n")
     return path
+
+
+def _check(recipe: Any) -> str:
+    """Say which device or release of an FP8 recipe has no FP8, "" where all do."""
+    if recipe.precision.linear != "fp8":
+        return ""
+    if orins := [device for device in recipe.deploy.devices if "orin" in device.lower()]:
+        return f'deploy.devices names "{orins[0]}"; an Orin has no FP8: name others, or take jetson-int8'
+    weak = [plan.release for plan in recipe.deploy.plan if not plan.strongly_typed]
+    if weak:
+        return f'deploy.plan "{weak[0]}" is weakly typed; FP8 needs strongly_typed = true'
+    return ""
 
 
 def _plan(plan: Any, shapes: Mapping[str, list[int]]) -> dict[str, Any]:
@@ -68,13 +85,14 @@ BACKEND = Backend(
         build=_build,
         needs="onnx",
         kit="jetson",
-        precisions=(("fp16", "fp16"), ("int8", "fp16")),
+        precisions=(("fp16", "fp16"), ("int8", "fp16"), ("fp8", "fp16")),
         checked_with="onnx_fp16",
         was_checked_with="onnxruntime",
         suffix=".onnx",
         read=onnxruntime.read,
         layers=onnxruntime.layers,
         reads_with=("onnx", "export"),
+        check=_check,
         network=parsed,
         network_needs=("tensorrt_rtx_bindings",),
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node, not run by TensorRT: run "

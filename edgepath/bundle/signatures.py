@@ -107,8 +107,8 @@ def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | No
         signed = _signed_manifest(path)
         config.set_ignore_unsigned_files(True).verify(bundle, path)
     except Exception as error:  # whatever a file that is no signature leads the library to
-        found = f"{type(error).__name__}: {first_line(error)}"[:200]
-        raise BundleError(f"{who}: its signature is not by {trust.name}, or of another bundle ({found})") from None
+        problem = f"{type(error).__name__}: {first_line(error)}"[:200]
+        raise BundleError(f"{who}: its signature is not by {trust.name}, or of another bundle ({problem})") from None
     if signed != digest:
         raise BundleError(f"{who}: its signature is of another {MANIFEST} ({signed[:12]}, this is {digest[:12]})")
 
@@ -117,7 +117,8 @@ def _signed_manifest(path: Path) -> str:
     """Return the sha256 of `bundle.json` that a signature lists; to be believed once the signature was verified."""
     envelope = read_json(path, _LARGEST)["dsseEnvelope"]
     statement = parse_json(base64.b64decode(envelope["payload"], validate=True))
-    return next(str(one["digest"]) for one in statement["predicate"]["resources"] if one["name"] == MANIFEST)
+    resources = statement["predicate"]["resources"]
+    return next(str(resource["digest"]) for resource in resources if resource["name"] == MANIFEST)
 
 
 def _library() -> Any:

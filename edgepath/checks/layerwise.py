@@ -27,10 +27,12 @@ from .parts import named_parts, paired
 
 if TYPE_CHECKING:
     from ..program.fold import EdgeModel
+    from ..program.formats import NumberFormat
 
 _FP16, _FP32 = 2.0**-11, 2.0**-24  # what rounding changes, relative
 _SMALLEST = 2.0**-25  # half a step of FP16 below its smallest normal number
-_EDGE = 1e-4  # in steps: what FP32 leaves of x / scale, computed in any of the usual ways
+# What FP32 leaves of x / scale, computed in any of the usual ways: steps of integers, and a fraction of 8-bit floats.
+_EDGE = {"int8": (1e-4, 0.0), "fp8": (0.0, 1e-6)}
 
 
 @dataclass
@@ -112,15 +114,20 @@ def _hold(proof: Proof, product: Product, layer: Layer, x: np.ndarray) -> None:
     assert product.scale is not None and product.input_scales is not None
     x = x.astype(np.float16).astype(np.float32) if layer.half else x
     scale = product.input_scales[0]
-    wanted = quantized(x, scale)
-    integers, output, fused = layer.run(x)
-    apart = integers.astype(np.int64) - wanted
+    number_format = format_of(product)
+    rounded, output, fused = layer.run(x)
+    codes = rounded.astype(np.float64)
+    differ = codes != quantized(x, scale, number_format)
     steps = x.astype(np.float64) / scale
-    edge = np.abs(np.abs(steps - np.floor(steps)) - 0.5) <= _EDGE + np.abs(steps) * (_FP16 if layer.half else 0.0)
-    proof.integers += wanted.size
-    proof.differ += int((apart != 0).sum())
-    proof.unexplained += int(((apart != 0) & ~(edge & (np.abs(apart) == 1))).sum())
-    exact, bound, unit = expected(product, integers, half=layer.half)
+    absolute, relative = _EDGE[number_format.name]
+    slack = absolute + np.abs(steps) * (relative + (_FP16 if layer.half else 0.0))
+    lowest, highest = (
+        quantized(edge.astype(np.float32), 1.0, number_format) for edge in (steps - slack, steps + slack)
+    )
+    proof.integers += codes.size
+    proof.differ += int(differ.sum())
+    proof.unexplained += int((differ & ~((lowest <= codes) & (codes <= highest))).sum())
+    exact, bound, unit = expected(product, codes, half=layer.half)
     error = _apart(output, exact)
     proof.error_steps = max(proof.error_steps, float((error / unit).max()))
     proof.error_of_bound = max(proof.error_of_bound, float((error / bound).max()))
@@ -133,18 +140,23 @@ def _apart(output: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(error), np.inf, error)
 
 
-def quantized(x: np.ndarray, scale: float) -> np.ndarray:
-    """Return the integers that the program makes of `x`: its own operation, computed in torch."""
+def format_of(product: Product) -> NumberFormat:
+    """Return the format that a product's weights are stored in, and its input is rounded to."""
+    from ..program.formats import FP8, INT8
+
+    return INT8 if product.weight.dtype == np.int8 else FP8
+
+
+def quantized(x: np.ndarray, scale: float, number_format: NumberFormat) -> np.ndarray:
+    """Return the 8-bit numbers, float64, that the program makes of `x`: its own operation, computed in torch."""
     import torch
 
-    from ..program.operations import quantize
-
-    integers: np.ndarray = quantize(torch.from_numpy(x), scale).numpy().astype(np.int64)
-    return integers
+    codes: np.ndarray = number_format.quantize(torch.from_numpy(x), scale).double().numpy()
+    return codes
 
 
 def expected(product: Product, integers: np.ndarray, *, half: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the exact output of a product for integers (..., in), how far rounding may lead from it, and a step.
+    """Return the exact output of a product for 8-bit numbers (..., in), how far rounding may lead from it, and a step.
 
     With `half`, both factors and the bias are rounded to FP16, as are the product and its sum with the bias; sums are
     FP32 in either case, of in + 1 terms in any order.
@@ -158,5 +170,6 @@ def expected(product: Product, integers: np.ndarray, *, half: bool) -> tuple[np.
     size = np.abs(codes) @ np.abs(weight).T * unit + np.abs(bias)
     bound = (weight.shape[1] + 4) * _FP32 * size
     if half:
-        bound += 2.01 * _FP16 * (size + np.abs(exact)) + _SMALLEST * (scale * np.abs(codes).sum(-1, keepdims=True) + 2)
+        sums = scale * np.abs(codes).sum(-1, keepdims=True) + np.abs(weight).sum(1) * product.scale
+        bound += 2.01 * _FP16 * (size + np.abs(exact)) + _SMALLEST * (sums + 2)
     return exact, bound + np.finfo(np.float32).tiny, unit

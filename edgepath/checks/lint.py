@@ -28,6 +28,7 @@ _SMALLEST_NORMAL = 2.0**-14
 _OPSETS = (9, 24)
 _TENSORRT = "TensorRT documentation, Working with Quantized Types"
 _OURS = "edgepath's choice for vision transformers"
+_E4M3 = "FLOAT8E4M3FN"
 _LINEARS_ONLY = "leave Q/DQ to the linears, and measure where not"
 
 
@@ -105,14 +106,20 @@ def opset(graph: Graph) -> Iterator[Finding]:
         yield Finding(
             "error", "opset", _name(halves[0]), problem, "export with opset 19 or later", "ONNX QuantizeLinear-19"
         )
+    floats = [node for node in graph.of("QuantizeLinear", "DequantizeLinear") if _is_float8(graph.quantized_type(node))]
+    if floats and graph.opset < 19:
+        problem = f"8-bit floats in opset {graph.opset}"
+        yield _error("opset", floats[0], problem, "export with opset 19 or later", "ONNX QuantizeLinear-19")
 
 
 def symmetric(graph: Graph) -> Iterator[Finding]:
-    """Of 8-bit integers TensorRT takes the signed ones, with a zero-point of 0."""
+    """Of 8-bit numbers TensorRT takes signed integers and E4M3, with a zero-point of 0."""
     for node in graph.of("QuantizeLinear", "DequantizeLinear"):
         kind = graph.quantized_type(node)
         if kind in ("UINT8", "INT16", "UINT16", "INT32", "UINT4", "UINT2"):
             yield _error("symmetric", node, f"{kind} values", "quantize to INT8, zero-point 0", _TENSORRT)
+        if _is_float8(kind) and kind != _E4M3:
+            yield _error("symmetric", node, f"{kind} values", "of 8-bit floats, take E4M3 (FLOAT8E4M3FN)", _TENSORRT)
         if len(node.input) > 2 and node.input[2]:
             zero = graph.array(node.input[2])
             if zero is None:
@@ -120,6 +127,19 @@ def symmetric(graph: Graph) -> Iterator[Finding]:
             elif zero.astype(np.float32).any():
                 problem = f"zero-point {max(zero.astype(np.float32).ravel().tolist(), key=abs):g}"
                 yield _error("symmetric", node, problem, "quantize symmetrically, zero-point 0", _TENSORRT)
+
+
+def float8(graph: Graph) -> Iterator[Finding]:
+    """E4M3 has no infinity: what does not saturate becomes NaN, and one NaN among weights spoils all that they make."""
+    for node in graph.of("QuantizeLinear"):
+        saturates = all(attribute.i for attribute in node.attribute if attribute.name == "saturate")
+        if _is_float8(graph.quantized_type(node)) and not saturates:
+            problem, remedy = "values above 448 become NaN", "leave saturate at 1"
+            yield _error("float8", node, problem, remedy, "ONNX QuantizeLinear-19")
+    for node in graph.of("DequantizeLinear"):
+        weight = graph.array(node.input[0]) if _is_float8(graph.quantized_type(node)) else None
+        if weight is not None and (odd := int(np.isnan(weight.astype(np.float32)).sum())):
+            yield _error("float8", node, f"{odd} weights are NaN", "export it again", "E4M3: arXiv 2209.05433")
 
 
 def operators(graph: Graph) -> Iterator[Finding]:
@@ -198,6 +218,10 @@ def both_inputs(graph: Graph) -> Iterator[Finding]:
             which = ("activation", "weight")[quantized.index(False)]
             problem = f"its {which} is not quantized, the other is"
             yield _error("both inputs", node, problem, "put Q/DQ on both", _TENSORRT)
+        kinds = {graph.quantized_type(maker) for maker in made if maker is not None} - {""}
+        if len(kinds) > 1 and any(map(_is_float8, kinds)):
+            problem = f"its inputs are {' and '.join(sorted(kinds))}"
+            yield _error("both inputs", node, problem, "quantize both to one format", _TENSORRT)
 
 
 def kept_in_floating_point(graph: Graph) -> Iterator[Finding]:
@@ -261,6 +285,7 @@ RULES: tuple[Callable[[Graph], Iterator[Finding]], ...] = (
     opset,
     operators,
     symmetric,
+    float8,
     scales,
     granularity,
     both_inputs,
@@ -269,6 +294,10 @@ RULES: tuple[Callable[[Graph], Iterator[Finding]], ...] = (
     shared_zero_point,
     strong_typing,
 )
+
+
+def _is_float8(kind: str) -> bool:
+    return kind.startswith("FLOAT8")
 
 
 def _axis(node: NodeProto) -> int:

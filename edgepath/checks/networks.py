@@ -49,7 +49,8 @@ def check_network(bundle: Bundle, program: Program, tiles: np.ndarray) -> Networ
     return {
         "tiles": len(tiles),
         "layers": len(network.layers),
-        "int8": sum(product.scale is not None for product in linears),
+        "int8": sum(product.scale is not None and product.weight.dtype == np.int8 for product in linears),
+        "fp8": sum(product.scale is not None and product.weight.dtype != np.int8 for product in linears),
         "float": sum(product.scale is None for product in linears),
         "differ": sum(wanted.values()) - equal,
         "finite": finite,

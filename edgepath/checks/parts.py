@@ -54,13 +54,14 @@ def named_parts(model: EdgeModel) -> tuple[dict[str, Product], dict[str, Norm]]:
     import torch
     from torch import nn
 
+    from ..program.formats import to_numpy
     from ..program.linear import QuantizedLinear
 
     products: dict[str, Product] = {}
     norms: dict[str, Norm] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear):
-            numbers = layer.weight.numpy(), _bias(layer), layer.weight_scale.numpy()
+            numbers = to_numpy(layer.weight), _bias(layer), layer.weight_scale.numpy()
             cut = layer.spared == "first"
             if layer.spared != "none":
                 products[name + CLASS_TOKEN] = Product(*numbers, tokens="first" if cut else "")
@@ -165,12 +166,15 @@ def _product(name: str, ours: Product, theirs: Product) -> list[Difference]:
 
 
 def _integers(ours: Product, theirs: Product) -> list[str]:
-    """Say in what integers, the tokens they are for, and the scales of the weights differ."""
+    """Say in what 8-bit numbers, to the bit, the tokens they are for, and the scales of the weights differ."""
     assert ours.scale is not None
     assert theirs.scale is not None
     texts = []
-    if odd := int((ours.weight != theirs.weight).sum()):
-        texts.append(f"{odd} of {ours.weight.size} integers differ")
+    if ours.weight.dtype != theirs.weight.dtype:
+        return [f"weights in {theirs.weight.dtype}, the program's are {ours.weight.dtype}"]
+    bits = [np.ascontiguousarray(product.weight).view(np.uint8) for product in (ours, theirs)]
+    if odd := int((bits[0] != bits[1]).sum()):
+        texts.append(f"{odd} of {ours.weight.size} {'integers' if ours.weight.dtype == np.int8 else 'weights'} differ")
     if ours.tokens not in ("", theirs.tokens):
         texts.append(f"it takes {theirs.tokens or 'all'} of the tokens, the program's takes {ours.tokens}")
     if not np.array_equal(ours.scale, theirs.scale):

@@ -273,13 +273,15 @@ class Counts(TypedDict):
 class NetworkFigures(TypedDict):
     """The TensorRT network of an artifact, computed in torch beside its program (`checks.networks`).
 
-    Of its linears `int8` are INT8 and `float` are not; `differ` is how many INT8 ones of the program are not in it to
-    the bit. Cosines are to the program's embeddings; None where those of the network are not `finite`.
+    Of its linears `int8` are INT8, `fp8` are FP8, `float` are neither; `differ` is how many 8-bit ones of the
+    program are not in it to the bit. Cosines are to the program's embeddings; None where those of the network are not
+    `finite`.
     """
 
     tiles: int
     layers: int
     int8: int
+    fp8: int
     float: int
     differ: int
     finite: bool

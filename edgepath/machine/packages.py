@@ -76,9 +76,9 @@ def versions() -> dict[str, str]:
     names = dict.fromkeys(
         ["numpy", "pillow", "simplejpeg", *(name for names in EXTRAS.values() for name in names), "tensorrt"]
     )
-    found = {name: version_of(name) for name in names}
+    installed = {name: version_of(name) for name in names}
     mine = {"edgepath": __version__, "python": platform.python_version()}
-    return mine | {name: version for name, version in found.items() if version is not None}
+    return mine | {name: version for name, version in installed.items() if version is not None}
 
 
 def pip_install(*extras: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .fold import EdgeModel
     from .tune import Seen
 
-_FROM = ("calibrate", "calibrating", "fold", "linear", "operations", "smooth", "tune")
+_FROM = ("calibrate", "calibrating", "fold", "formats", "linear", "operations", "smooth", "tune")
 RANGES_FROM = tuple(f"program/{name}" for name in _FROM)
 """The modules that look at tokens and choose ranges. A test holds it to the imports."""
 LOOKS_FROM = ("tiles/stains",)
@@ -57,9 +57,9 @@ def calibrated(
             return known
     from .calibrate import save_ranges
 
-    found = _calibrated(recipe, net, tiles, device, stages)
-    store(file, lambda handle: save_ranges(handle, *found))
-    return found
+    calibration = _calibrated(recipe, net, tiles, device, stages)
+    store(file, lambda handle: save_ranges(handle, *calibration))
+    return calibration
 
 
 def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str, object]) -> dict[str, object]:
@@ -70,7 +70,7 @@ def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str,
         "tiles": tiles.provenance()["sha256"],
         "count": len(tiles),
         "looks": how.looks,
-        "smoothed": bool(how.smooth_alpha),
+        "smoothed": _smoothing(recipe),
         "weight_bits": how.weight_bits,
         "device": device_name(device),
         "code": _code(),
@@ -115,5 +115,11 @@ def _calibrated(recipe: Recipe, net: EdgeModel, tiles: TileSource, device: str, 
         return own.ranges, NO_PLAN
     other = look("looks", open_tiles(LOOKS.format(how.looks), size=net.size))
     with stages.stage("tune", len(own.ranges.absmax)) as advance:
-        smoothing, bits = bool(how.smooth_alpha), how.weight_bits
-        return tune(net, own, other, smoothing=smoothing, weight_bits=bits, progress=advance)
+        return tune(net, own, other, smoothing=_smoothing(recipe), weight_bits=how.weight_bits, progress=advance)
+
+
+def _smoothing(recipe: Recipe) -> bool:
+    """Tell whether layers are tuned with smoothing; for a format that takes no plan, as for INT8: both share ranges."""
+    from .formats import FORMATS
+
+    return bool(recipe.quantize.smooth_alpha) or not FORMATS[recipe.precision.linear].tuned

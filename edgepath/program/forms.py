@@ -1,4 +1,4 @@
-"""From the one quantized program to ONNX, in the form that every ONNX consumer recognises as INT8.
+"""From the one quantized program to ONNX, in the form that every ONNX consumer recognises as INT8, or FP8.
 
 The exporter writes a linear as `MatMul(DQ(Q(x)), Transpose(DQ(W)))`. That is legal and costs the speed-up: with the
 Transpose, ONNX Runtime falls back to FP32. So weights are stored transposed. They have no zero-points, which are all
@@ -59,7 +59,7 @@ class Program:
 
     def __init__(self, model: EdgeModel, recipe: Recipe | None = None, facts: Mapping[str, str] | None = None) -> None:
         self.model, self.facts = model, dict(facts or {})
-        apart = recipe is not None and recipe.int8 and builds_of(recipe.backend).split_projections
+        apart = recipe is not None and recipe.quantized and builds_of(recipe.backend).split_projections
         self.lowered = cut(model) if apart else model
         self.peaks = Peaks(model) if recipe is not None and recipe.fp16 else None
         self.outputs = OUTPUTS if model.tokens else OUTPUTS[:1]
@@ -183,16 +183,20 @@ def _name_batch(graph: ModelProto) -> None:
 
 
 def _translations() -> dict[Any, Callable[..., Any]]:
-    """Return what `program.operations` are in ONNX; a zero-point says that 8 bits are signed."""
+    """Return what `program.operations` are in ONNX; a zero-point says what kind 8 bits are of."""
+    import ml_dtypes
     import onnxscript
 
     op: Any = onnxscript.opset20
 
     def quantize(x: Any, scale: float) -> Any:
-        return op.QuantizeLinear(x, scale, _zero(op))
+        return op.QuantizeLinear(x, scale, _zero(op, np.int8))
+
+    def quantize_e4m3(x: Any, scale: float) -> Any:
+        return op.QuantizeLinear(x, scale, _zero(op, ml_dtypes.float8_e4m3fn))  # saturates, unless told not to
 
     def dequantize(integers: Any, scale: float) -> Any:
-        return op.DequantizeLinear(integers, scale, _zero(op))
+        return op.DequantizeLinear(integers, scale, _zero(op, integers.dtype.numpy()))
 
     def dequantize_rows(integers: Any, scale: Any) -> Any:
         return op.DequantizeLinear(integers, scale, axis=0)
@@ -200,13 +204,14 @@ def _translations() -> dict[Any, Callable[..., Any]]:
     names = torch.ops.edgepath
     return {
         names.quantize.default: quantize,
+        names.quantize_e4m3.default: quantize_e4m3,
         names.dequantize.default: dequantize,
         names.dequantize_rows.default: dequantize_rows,
     }
 
 
-def _zero(op: Any) -> Any:
-    return op.Constant(value=ir.tensor(np.int8(0)))
+def _zero(op: Any, kind: Any) -> Any:
+    return op.Constant(value=ir.tensor(np.array(0, kind)))
 
 
 def _forget_the_machine(model: ir.Model) -> None:

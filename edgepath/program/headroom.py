@@ -18,7 +18,7 @@ FP16_MAX = 65504.0
 _MOVES = {"alias", "cat", "chunk", "clone", "contiguous", "copy_", "detach", "dropout", "expand", "flatten"}
 _MOVES |= {"lift_fresh", "numpy_T", "permute", "repeat", "reshape", "select", "slice", "split", "split_with_sizes"}
 _MOVES |= {"squeeze", "stack", "t", "to", "_to_copy", "transpose", "unbind", "unflatten", "unsqueeze", "_unsafe_view"}
-_MOVES |= {"view", "dequantize", "dequantize_rows"}  # the last two: no farther than what was rounded, or stored
+_MOVES |= {"view", "quantize_e4m3", "dequantize", "dequantize_rows"}  # the last three: no farther than what was rounded
 
 
 @dataclass(frozen=True, order=True)

@@ -1,6 +1,6 @@
-"""INT8 linears: symmetric, weights per output channel, activations per tensor.
+"""Quantized linears: symmetric, weights per output channel, activations per tensor, in an 8-bit format.
 
-Every device gets the same integers and the same scales. Devices that compute in FP16 store scales in FP16, so scales
+Every device gets the same numbers and the same scales. Devices that compute in FP16 store scales in FP16, so scales
 are chosen among the numbers FP16 can hold and the weights are rounded with the scale as it will be stored.
 """
 
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError, did_you_mean, first_line
-from . import operations
 from .calibrate import NO_PLAN, Plan, Ranges, linears
 from .fold import ClsOnlyBlock, EdgeModel
+from .formats import INT8, NumberFormat, format_of
 from .operations import dequantize, dequantize_rows
 
 INT8_MAX = 127
@@ -35,52 +35,75 @@ class RoundingLinear(nn.Module):
 
 
 class QuantizedLinear(RoundingLinear):
-    """A linear layer between quantize/dequantize pairs: `int8 (out, in)` weights, one input scale, FP32 bias."""
+    """A linear layer between quantize/dequantize pairs: 8-bit weights (out, in), one input scale, FP32 bias."""
 
     weight: Tensor
     weight_scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, input_scale: float, weight_scale: Tensor, weight_max: int = INT8_MAX) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        input_scale: float,
+        weight_scale: Tensor,
+        weight_max: float = INT8_MAX,
+        number_format: NumberFormat = INT8,
+    ) -> None:
         super().__init__()
-        integers = torch.round(linear.weight.detach() / weight_scale[:, None]).clamp(-weight_max, weight_max)
+        weight = number_format.rounded(linear.weight.detach() / weight_scale[:, None], weight_max)
         self.input_scale = input_scale
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.register_buffer("weight", integers.to(torch.int8))
+        self.register_buffer("weight", weight)
         self.register_buffer("weight_scale", weight_scale.detach().clone())
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
+    @property
+    def number_format(self) -> NumberFormat:
+        """The format of its weights and of its rounded input."""
+        return format_of(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.spared == "none":
-            rounded = dequantized(x, self.input_scale)
+            rounded = dequantized(x, self.input_scale, self.number_format)
             return F.linear(rounded, dequantize_rows(self.weight, self.weight_scale), self.bias)
         weight = dequantize_rows(self.weight, self.weight_scale)
         if self.spared == "all":
             return F.linear(x, weight, self.bias)
         # Cut before the rounding: what follows is one copy, and neighbours that read the same tokens share the cut.
         first = F.linear(x[:, :1], weight, self.bias)
-        return torch.cat([first, F.linear(dequantized(x[:, 1:], self.input_scale), weight, self.bias)], 1)
+        return torch.cat(
+            [first, F.linear(dequantized(x[:, 1:], self.input_scale, self.number_format), weight, self.bias)], 1
+        )
 
 
-def dequantized(x: Tensor, scale: float) -> Tensor:
+def dequantized(x: Tensor, scale: float, number_format: NumberFormat = INT8) -> Tensor:
     """Return `x` rounded to 8 bits, by the pair of operations that every lowering knows."""
-    return cast(Tensor, dequantize(operations.quantize(x, scale), scale))
+    return cast(Tensor, dequantize(number_format.quantize(x, scale), scale))
 
 
-def quantize_linear(linear: nn.Linear, input_absmax: float, weight_bits: int = 8) -> QuantizedLinear:
+def quantize_linear(
+    linear: nn.Linear, input_absmax: float, weight_bits: int = 8, number_format: NumberFormat = INT8
+) -> QuantizedLinear:
     """Quantize one layer by its largest magnitudes: of its input, and of each row of its weights.
 
     With fewer `weight_bits` than 8 the weights take fewer of the values that `int8` has: -7 to 7 for 4.
     """
-    largest = weight_max(weight_bits)
+    largest = number_format.largest if weight_bits == 8 else weight_max(weight_bits)
     scale = storable_scale(linear.weight.detach().abs().amax(dim=1), largest)
-    return QuantizedLinear(linear, float(storable_scale(torch.tensor(input_absmax))), scale, largest)
+    input_scale = float(storable_scale(torch.tensor(input_absmax), number_format.largest))
+    return QuantizedLinear(linear, input_scale, scale, largest, number_format)
 
 
 def quantize(
-    model: EdgeModel, ranges: Ranges, plan: Plan = NO_PLAN, *, weight_bits: int = 8, keep: Sequence[str] = ()
+    model: EdgeModel,
+    ranges: Ranges,
+    plan: Plan = NO_PLAN,
+    *,
+    weight_bits: int = 8,
+    keep: Sequence[str] = (),
+    number_format: NumberFormat = INT8,
 ) -> EdgeModel:
-    """Replace the linears of the transformer blocks by INT8 ones, in place, and return the model.
+    """Replace the linears of the transformer blocks by 8-bit ones, in place, and return the model.
 
     Those named in `keep` stay as they are. Raises UsageError when `ranges` were taken on a model with other layers, or
     when the model has no layer of a name in `keep`.
@@ -90,7 +113,7 @@ def quantize(
         odd = sorted(set(layers) ^ set(ranges.absmax))[0]
         raise UsageError(f"calibration ranges do not fit the model: {odd} is in one of them only")
     for name, layer in to_quantize(layers, keep).items():
-        replace_layer(model, name, quantize_linear(layer, plan.limit(name, ranges), weight_bits))
+        replace_layer(model, name, quantize_linear(layer, plan.limit(name, ranges), weight_bits, number_format))
     return model
 
 
@@ -149,7 +172,7 @@ def weight_max(bits: int) -> int:
     return int(2 ** (bits - 1)) - 1
 
 
-def storable_scale(absmax: Tensor, largest: int = INT8_MAX) -> Tensor:
+def storable_scale(absmax: Tensor, largest: float = INT8_MAX) -> Tensor:
     """Return absmax / `largest` rounded up to a number FP16 can hold, as float32; 1 for an absmax of 0.
 
     Rounding up keeps the largest value inside the 8-bit range. Scales below FP16's smallest normal number (6.1e-5)

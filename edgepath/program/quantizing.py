@@ -39,11 +39,14 @@ def quantize_from_tiles(
 
     What was calibrated on, and what was found, is kept in `folder`. `of` is as in `calibrated`.
     """
-    from .calibrate import linears, save_ranges
+    from .calibrate import NO_PLAN, linears, save_ranges
+    from .formats import FORMATS
     from .linear import save_program, to_quantize
 
     to_quantize(linears(net), recipe.quantize.keep)  # a name that is not there is said before the work
     ranges, plan = calibrated(recipe, net, tiles, device, stages, of=of)
+    if not FORMATS[recipe.precision.linear].tuned:
+        plan = NO_PLAN
     save_ranges(folder / "ranges.npz", ranges, plan)
     _write_tiles(tiles, folder / "calibration.csv")
     if not qad:
@@ -57,12 +60,13 @@ def quantize_from_tiles(
 
 def make_program(recipe: Recipe, net: EdgeModel, ranges: Ranges, plan: Plan) -> EdgeModel:
     """Make a folded model the quantized program of a recipe, in place, from what calibration saw and decided."""
+    from .formats import FORMATS
     from .linear import quantize, spare_class_token
     from .smooth import smooth
 
-    how = recipe.quantize
+    how, number_format = recipe.quantize, FORMATS[recipe.precision.linear]
     ranges = smooth(net, ranges, plan, alpha=how.smooth_alpha)
-    net = quantize(net, ranges, plan, weight_bits=how.weight_bits, keep=how.keep)
+    net = quantize(net, ranges, plan, weight_bits=how.weight_bits, keep=how.keep, number_format=number_format)
     return spare_class_token(net) if how.class_token == "float" else net
 
 

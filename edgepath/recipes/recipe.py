@@ -34,7 +34,7 @@ _REMOVED: dict[str, tuple[Any, Any]] = {"rounding": ("nearest", "gptq"), "scores
 class Precision:
     """Number format per kind of layer: the linear layers of the transformer blocks, and everything else."""
 
-    linear: typing.Literal["fp32", "fp16", "int8"]
+    linear: typing.Literal["fp32", "fp16", "int8", "fp8"]
     """Format of the linear layers of the transformer blocks."""
     other: typing.Literal["fp32", "fp16"]
     """Format of everything else: attention, norms, activation functions, residuals."""
@@ -42,7 +42,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Quantize:
-    """How the INT8 linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off.
+    """How the 8-bit linears are made. `smooth_alpha` is SmoothQuant's migration strength; 0 turns smoothing off.
 
     With `looks`, so many procedural tiles, a staining and a scanner each, are calibrated on besides the given ones, and
     each layer gets a strength of its own, judged across both (`program.tune`); `smooth_alpha` only turns smoothing on
@@ -202,13 +202,18 @@ class Recipe:
     """Version of the file's schema."""
 
     @property
+    def quantized(self) -> bool:
+        """Whether the linear layers have 8 bits, of integers or of FP8 (E4M3)."""
+        return self.precision.linear in ("int8", "fp8")
+
+    @property
     def int8(self) -> bool:
-        """Whether the linear layers are quantized."""
+        """Whether the linear layers have 8-bit integers."""
         return self.precision.linear == "int8"
 
     @property
     def fp16(self) -> bool:
-        """Whether values outside the INT8 linears are FP16."""
+        """Whether values outside the 8-bit linears are FP16."""
         return self.precision.other == "fp16"
 
     def to_json(self) -> RecipeFacts:
@@ -307,5 +312,7 @@ def _check_buildable(recipe: Recipe) -> None:
         raise RecipeError(
             f'{who}: quantize.class_token = "float"; it can be so in INT8 targets of {", ".join(able)} only'
         )
+    if recipe.quantize.weight_bits < 8 and recipe.precision.linear == "fp8":
+        raise RecipeError(f"{who}: quantize.weight_bits = {recipe.quantize.weight_bits}; FP8 weights have 8")
     if problem := builds.check(recipe):
         raise RecipeError(f"{who}: {problem}")

@@ -224,7 +224,8 @@ def print_debugging(result: Debugging, shown: int = 12) -> None:
 
 def network_line(network: NetworkFigures) -> str:
     """Say what TensorRT's front end made of an artifact."""
-    linears = f"{network['int8']} linear layers in INT8, {network['float']} in floating point"
+    kind = "FP8" if network["fp8"] else "INT8"
+    linears = f"{network['fp8'] or network['int8']} linear layers in {kind}, {network['float']} in floating point"
     if network["differ"]:
         linears += f"; {network['differ']} of the program's are not in it"
     mean = network["cosine_mean"]

@@ -39,6 +39,7 @@ from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
 from edgepath.program.calibrate import calibrate
 from edgepath.program.fold import EdgeModel, fold
+from edgepath.program.formats import FP8
 from edgepath.program.forms import Program
 from edgepath.program.linear import quantize
 from edgepath.program.smooth import smooth
@@ -67,6 +68,7 @@ RUNNERS = {
     "coreai-fp16 interpreted": ("coreai-fp16", "coreai"),
     "coreai-int8 interpreted": ("coreai-int8", "coreai"),
     "jetson-int8 on TensorRT": ("jetson-int8", "tensorrt"),
+    "thor-fp8 on ONNX Runtime": ("thor-fp8", "onnxruntime"),
     "rtx-fp16 on ONNX Runtime": ("rtx-fp16", "onnxruntime"),
     "rtx-int8 on ONNX Runtime": ("rtx-int8", "onnxruntime"),
     "rtx-int8 on TensorRT-RTX": ("rtx-int8", "tensorrt_rtx"),
@@ -78,10 +80,12 @@ RUNNERS = {
 
 @pytest.fixture(scope="session")
 def nets(tiny: ModelSpec, tiles: np.ndarray) -> dict[str, EdgeModel]:
-    """`full`: class token alone; `int8`: class token and mean, tokens kept."""
+    """`full`: class token alone; `int8` and `fp8`: class token and mean, tokens kept."""
     net = fold(random_model(tiny), tiny, embedding="cls+mean", tokens=True)
-    ranges = smooth(net, calibrate(net, [tiles[:4]]))
-    return {"full": fold(random_model(tiny), tiny), "int8": quantize(net, ranges)}
+    fp8 = copy.deepcopy(net)
+    ranges = calibrate(net, [tiles[:4]])
+    made = {"full": fold(random_model(tiny), tiny), "fp8": quantize(fp8, ranges, number_format=FP8)}
+    return made | {"int8": quantize(net, smooth(net, ranges))}
 
 
 class LoweredOnce(Program):
@@ -103,7 +107,7 @@ def artifact(nets: dict[str, EdgeModel], tmp_path_factory: pytest.TempPathFactor
     def build(target: str) -> Path:
         if target not in built:
             recipe = find_recipe(target)
-            program = programs["int8" if recipe.int8 else "full"]
+            program = programs[recipe.precision.linear if recipe.quantized else "full"]
             built[target] = builds_of(recipe.backend).build(program, tmp_path_factory.mktemp(target), recipe)
         return built[target]
 
@@ -517,7 +521,7 @@ def test_tensorrt_runner_names_what_is_missing(artifact: Callable[[str], Path]) 
         tensorrt.Runner(artifact("jetson-int8"))
 
 
-@pytest.mark.parametrize("target", ["jetson-int8", "jetson-fp16"])
+@pytest.mark.parametrize("target", ["jetson-int8", "jetson-fp16", "thor-fp8"])
 def test_tensorrt_parses_the_graph_and_builds_an_engine_without_a_gpu(
     target: str, artifact: Callable[[str], Path]
 ) -> None:
@@ -534,7 +538,7 @@ def test_tensorrt_parses_the_graph_and_builds_an_engine_without_a_gpu(
 
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     counts = collections.Counter(layer.type.name for layer in layers)
-    assert counts["QUANTIZE"] == (BLOCK_LINEARS if target == "jetson-int8" else 0)
+    assert counts["QUANTIZE"] == (0 if target == "jetson-fp16" else BLOCK_LINEARS)
     assert counts["DEQUANTIZE"] == 2 * counts["QUANTIZE"]  # activation and weight
     assert counts["NORMALIZATION"] == NORMS  # fused: taken apart it would overflow in FP16
     for layer in layers:
@@ -542,9 +546,9 @@ def test_tensorrt_parses_the_graph_and_builds_an_engine_without_a_gpu(
             assert layer.get_output(0).dtype == trt.float16, layer.name
 
     config = builder.create_builder_config()
-    # The nearest to Orin's SM87 that this build offers.
+    # The nearest to Orin's SM87 that this build offers, and to Thor's SM110.
     config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    config.set_compute_capability(getattr(trt.ComputeCapability, "SM120" if target == "thor-fp8" else "SM86"), 0)
     shapes = json.loads((artifact(target).parent / "plan.json").read_text())["shapes"]
     profile = builder.create_optimization_profile()
     profile.set_shape("tiles", *(tuple(shapes[name]) for name in ("min", "opt", "max")))

@@ -522,7 +522,7 @@ def test_jetson_tells_power_mode_and_clocks(check: ModuleType, tmp_path: Path, m
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(device, "_said", lambda *command: "NV Power Mode: 25W\n1" if command[0] == "nvpmodel" else "")
+    monkeypatch.setattr(device, "_output", lambda *command: "NV Power Mode: 25W\n1" if command[0] == "nvpmodel" else "")
     found = device._linux(tmp_path)
     assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found["release"] == "# R36 (release), REVISION: 4.3"
@@ -536,13 +536,13 @@ def test_jetson_tells_power_mode_and_clocks(check: ModuleType, tmp_path: Path, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["jetson-int8", "jetson-fp16"])
-def test_tensorrt_reads_and_builds_our_graph(export: Export, target: str) -> None:
+@pytest.mark.parametrize(("target", "gpu"), [("jetson-int8", "SM86"), ("jetson-fp16", "SM86"), ("thor-fp8", "SM120")])
+def test_tensorrt_reads_and_builds_our_graph(export: Export, target: str, gpu: str) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX: pip install 'edgepath[rtx]'")
 
-    def for_another_gpu(config: Any) -> None:  # SM86: there is none here, and it is not a Jetson's
+    def for_another_gpu(config: Any) -> None:  # there is none here, and it is not a Jetson's
         config.num_compute_capabilities = 1
-        assert config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        assert config.set_compute_capability(trt.ComputeCapability.__members__[gpu], 0)
 
     artifact = open_bundle(export(target)).artifact
     plans = tensorrt.read_plans(artifact)
@@ -617,6 +617,32 @@ def test_engine_is_built_once_for_graph_plan_version_and_gpu(tmp_path: Path, mon
     others.add(prepare())
     assert len(others) == len(built) == 5
     assert sorted(cache.iterdir()) == sorted(others)  # nothing was left aside
+
+
+FP8 = {
+    "Orin, sm87, 8 multiprocessors": False,
+    "RTX 3060, sm86, 28 multiprocessors": False,
+    "RTX 4090, sm89, 128 multiprocessors": True,
+    "Thor, sm110, 20 multiprocessors": True,
+}
+
+
+@pytest.mark.parametrize("name", FP8)
+def test_fp8_is_refused_on_a_gpu_without_it(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    artifact = open_bundle(export("thor-fp8")).artifact
+    monkeypatch.setattr(tensorrt, "gpu", lambda: name)
+    monkeypatch.setattr(tensorrt, "serialize", lambda *_: b"engine")
+    trt = MagicMock(__version__="11.4.1")
+    if FP8[name]:
+        assert tensorrt.prepare(trt, artifact, cache=tmp_path).read_bytes() == b"engine"
+        return
+    with pytest.raises(OSError, match=r"^\w+.* has no FP8, which this bundle computes in; take .* jetson-int8$"):
+        tensorrt.prepare(trt, artifact, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+    other = open_bundle(export("jetson-int8")).artifact  # nothing but FP8 asks for more than TensorRT does
+    assert tensorrt.prepare(trt, other, cache=tmp_path).exists()
 
 
 def test_engine_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def wait(browser: Browser, expression: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("target", ["onnx-fp32", "onnx-int8", "jetson-fp16", "jetson-int8"])
+@pytest.mark.parametrize("target", ["onnx-fp32", "onnx-int8", "jetson-fp16", "jetson-int8", "thor-fp8"])
 def test_operations_outside_the_standard_are_the_documented_one(exports: Exports, target: str) -> None:
     graph = onnx.load(exports(target).bundle.path / "model.onnx", load_external_data=False).graph
     odd = {f"{node.domain}.{node.op_type}" for node in graph.node if node.domain}

@@ -16,6 +16,7 @@ from edgepath.checks.debugging import debug
 from edgepath.checks.layerwise import Proof, _hold, expected, prove, quantized
 from edgepath.exporting import Exported
 from edgepath.program.delegable import BOUNDS
+from edgepath.program.formats import FP8, INT8, to_numpy
 from edgepath.program.forms import Program
 from edgepath.program.rebuilding import rebuild, same_weights
 from edgepath.recipes.recipe import Recipe
@@ -23,7 +24,7 @@ from edgepath.reports.tables.checks import layer_table
 
 Exports = Callable[[str], Exported]
 Altered = Callable[[str, Callable[[Path], object]], Bundle]
-INT8 = ("onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8", "executorch-int8")
+QUANTIZED = ("thor-fp8", "onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8", "executorch-int8")
 FC2 = "vit.blocks.0.mlp.fc2"
 PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
 
@@ -38,7 +39,7 @@ def proofs_of(bundle: Bundle) -> dict[str, Proof]:
     return prove(program_of(bundle), bundle.artifact, bundle.golden()[0][:1])
 
 
-@pytest.mark.parametrize("target", INT8)
+@pytest.mark.parametrize("target", QUANTIZED)
 def test_every_layer_computes_the_programs_integers(exports: Exports, target: str) -> None:
     proofs = proofs_of(exports(target).bundle)
     assert len(proofs) == (14 if builds_of(exports(target).bundle.backend).split_projections else 9)
@@ -67,10 +68,10 @@ def swapped(weights: list[np.ndarray], file: str) -> Callable[[Path], None]:
     return change
 
 
-@pytest.mark.parametrize("target", INT8)
+@pytest.mark.parametrize("target", QUANTIZED)
 def test_a_swapped_weight_shows_in_its_layers_alone(exports: Exports, altered: Altered, target: str) -> None:
     program = program_of(exports(target).bundle)
-    weights = [program.get_submodule(name).weight.numpy() for name in PROJ]
+    weights = [to_numpy(program.get_submodule(name).weight) for name in PROJ]
     if target == "executorch-int8":
         weights = [np.pad(weight, ((0, 0), (0, BOUNDS))) for weight in weights]
     elif target != "coreml-int8":
@@ -95,7 +96,7 @@ def input_scale(folder: Path) -> None:
     onnx.save(model, folder / "model.onnx")
 
 
-@pytest.mark.parametrize("target", ["onnx-int8", "jetson-int8"])
+@pytest.mark.parametrize("target", ["onnx-int8", "jetson-int8", "thor-fp8"])
 def test_an_input_rounded_otherwise_shows_in_its_integers(altered: Altered, target: str) -> None:
     proofs = proofs_of(altered(target, input_scale))
     assert [name for name, proof in proofs.items() if proof.unexplained] == [FC2]
@@ -153,9 +154,11 @@ def test_exact_output_and_bound() -> None:
     assert (np.abs(computed.astype(np.float64) - exact) > bound).any(), "FP16 was not rounded"
 
 
-def test_integers_are_rounded_half_to_even_and_clipped() -> None:
+def test_8_bit_numbers_are_rounded_half_to_even_and_clipped() -> None:
     x = np.array([0.5, 1.5, -0.5, -1.5, 2.4, 300, -300], np.float32) * np.float32(0.25)
-    assert quantized(x, 0.25).tolist() == [0, 2, 0, -2, 2, 127, -128]
+    assert quantized(x, 0.25, INT8).tolist() == [0, 2, 0, -2, 2, 127, -128]
+    x = np.array([1.0625, 1.1875, -1.1, 500, -500, 1e-3, 9e-4], np.float32) * np.float32(0.25)
+    assert quantized(x, 0.25, FP8).tolist() == [1.0, 1.25, -1.125, 448, -448, 2**-9, 0]
 
 
 def test_a_layer_that_says_no_number_is_not_proved() -> None:
@@ -163,7 +166,7 @@ def test_a_layer_that_says_no_number_is_not_proved() -> None:
     weight, scale = rng.integers(-127, 128, (4, 8)).astype(np.int8), np.full(4, 0.01, np.float32)
     product = Product(weight, np.zeros(4, np.float32), scale, (0.02, 0.02))
     x = rng.normal(size=(1, 3, 8)).astype(np.float32)
-    integers = quantized(x, 0.02).astype(np.int8)
+    integers = quantized(x, 0.02, INT8).astype(np.int8)
     exact = expected(product, integers, half=False)[0].astype(np.float32)
     for output, holds in ((exact, True), (np.full_like(exact, np.nan), False)):
         proof = Proof()

@@ -36,7 +36,7 @@ TARGETS = (
     *("onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"),
     *("jetson-fp16", "jetson-int8", "rtx-fp16", "rtx-int8", "coreml-fp16", "coreml-int8"),
     *(pytest.param(target, marks=NEEDS_TORCHTRT) for target in ("torchtrt-fp16", "torchtrt-int8")),
-    *("executorch-fp32", "executorch-int8"),
+    *("executorch-fp32", "executorch-int8", "thor-fp8"),
 )
 PROJ = ("vit.blocks.0.attn.proj", "vit.blocks.1.attn.proj")  # of one shape
 QKV = "vit.blocks.0.attn.qkv"
@@ -133,12 +133,14 @@ def weights_file(bundle: Bundle) -> str:
     return file.get(bundle.backend, "model.pte" if bundle.backend == "executorch" else "model.onnx")
 
 
-@pytest.mark.parametrize("target", ["onnx-int8", "jetson-int8", "openvino-int8", "coreml-int8", "executorch-int8"])
+@pytest.mark.parametrize(
+    "target", ["onnx-int8", "jetson-int8", "thor-fp8", "openvino-int8", "coreml-int8", "executorch-int8"]
+)
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("swapped", rf"^{re.escape(PROJ[0])}: \d+ of 9216 integers differ$"),
-        ("transposed", r"^FIRST: \d+ of (27648|9216) integers differ$"),
+        ("swapped", rf"^{re.escape(PROJ[0])}: \d+ of 9216 (integers|weights) differ$"),
+        ("transposed", r"^FIRST: \d+ of (27648|9216) (integers|weights) differ$"),
         ("scaled", r"^FIRST: scales of its weights differ \(relative L2 0\.25\)$"),
     ],
 )
@@ -188,6 +190,7 @@ def coreml_epsilon(folder: Path) -> None:
         ("onnx-int8", onnx_epsilon),
         ("onnx-fp32", onnx_epsilon),
         ("jetson-int8", onnx_epsilon),
+        ("thor-fp8", onnx_epsilon),
         ("openvino-int8", openvino_epsilon),
         ("openvino-fp16", openvino_epsilon),
         ("coreml-int8", coreml_epsilon),

@@ -19,9 +19,14 @@ from edgepath.exporting import Exported
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx", exc_type=ImportError)
 
 
-@pytest.mark.parametrize("target", ["jetson-int8", "jetson-fp16"])
+@pytest.mark.parametrize("target", ["jetson-int8", "jetson-fp16", "thor-fp8"])
 def test_what_is_made_for_a_jetson_is_built(exports: Callable[[str], Exported], target: str) -> None:
     assert trial_build(exports(target).bundle.path) == []
+
+
+def test_fp8_is_refused_for_a_gpu_that_has_none(exports: Callable[[str], Exported]) -> None:
+    (finding,) = trial_build(exports("thor-fp8").bundle.path, ("SM86",))
+    assert (finding.rule, finding.source.partition("built for ")[2]) == ("refused", "SM86")
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_shipped_recipe_loads_and_goes_through_json(path: Path) -> None:
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json(), allow_nan=False))) == recipe
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert recipe.int8 == ("int8" in path.stem)
+    assert recipe.quantized == ("int8" in path.stem or "fp8" in path.stem)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -80,7 +81,7 @@ def test_shipped_recipe_says_what_its_file_says(path: Path) -> None:
 def test_recipes_are_found_by_target() -> None:
     found = recipes()
     assert sorted(found) == sorted(path.stem for path in FILES)
-    assert len(found) == 17
+    assert len(found) == 18
     assert {recipe.backend for recipe in found.values()} == set(backends.targets())
     for target, recipe in found.items():
         assert find_recipe(target) == recipe
@@ -89,7 +90,7 @@ def test_recipes_are_found_by_target() -> None:
 def test_lower_precision_is_held_to_gates_of_its_own() -> None:
     for recipe in recipes().values():
         assert recipe.accept.cosine_p01 <= recipe.accept.cosine_mean
-        assert recipe.accept.cosine_p01 >= (0.99 if recipe.int8 else 0.9999)
+        assert recipe.accept.cosine_p01 >= (0.99 if recipe.quantized else 0.9999)
 
 
 # --- one of the user's own
@@ -319,6 +320,14 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     [
         ("onnx-fp32", {"precision": {"linear": "fp16", "other": "fp16"}}, "precision fp16/fp16; onnxruntime builds"),
         ("jetson-fp16", {"precision": {"linear": "fp32", "other": "fp32"}}, "precision fp32/fp32; tensorrt builds"),
+        ("thor-fp8", {"deploy": {"devices": ["Jetson AGX Orin"]}}, 'names "Jetson AGX Orin"; an Orin has no FP8'),
+        (
+            "thor-fp8",
+            {"deploy": recipes()["jetson-int8"].to_json()["deploy"] | {"devices": ["a"]}},
+            "weakly typed; FP8",
+        ),
+        ("thor-fp8", {"quantize": {"weight_bits": 4}}, "quantize.weight_bits = 4; FP8 weights have 8"),
+        ("onnx-int8", {"precision": {"linear": "fp8", "other": "fp32"}}, "precision fp8/fp32; onnxruntime builds"),
         ("coreml-fp16", {"checked_with": "openvino"}, 'checked_with = "openvino"; what coreml builds'),
         ("coreml-fp16", {"deploy": {"devices": ["Mac"]}}, 'deploy.minimum_os = ""; known: iOS16'),
         ("coreml-int8", {"deploy": {"devices": ["Mac"], "minimum_os": "iOS16"}}, "known: iOS18"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def layers(path: Path) -> dict[int, Layer]:
     """Return the layers by their place among the products of a graph that `backends.onnx.parts` reads."""
-    graph, found = read_graph(path), {}
+    graph, by_place = read_graph(path), {}
     products = [node for node in graph.of(*PRODUCTS) if graph.is_weight(node.input[1])]
     for place, node in enumerate(products):
         if (weight := graph.made_by.get(node.input[1])) is None:
@@ -31,12 +31,12 @@ def layers(path: Path) -> dict[int, Layer]:
             nodes.append(add)
         scale = graph.array(before.input[1])
         assert scale is not None
-        found[place] = Layer(scale.dtype == np.float16, partial(_run, graph, nodes, scale.dtype))
-    return found
+        by_place[place] = Layer(scale.dtype == np.float16, partial(_run, graph, nodes, scale.dtype))
+    return by_place
 
 
 def _run(graph: Graph, nodes: Sequence[NodeProto], dtype: np.dtype, x: np.ndarray) -> Found:
-    """Return the integers of the first node, and the output of the last, without and with optimizations."""
+    """Return the 8-bit numbers of the first node, and the output of the last, without and with optimizations."""
     given = x.astype(dtype)
     integers, plain = (
         _output(graph, nodes[:1], given, "ORT_DISABLE_ALL"),
@@ -58,7 +58,7 @@ def _output(graph: Graph, nodes: Sequence[NodeProto], x: np.ndarray, level: str)
         kept.name = name
         initializers.append(kept)
     kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
-    kind = TensorProto.INT8 if len(nodes) == 1 else kinds[x.dtype]
+    kind = TensorProto.DataType.Value(graph.quantized_type(nodes[0])) if len(nodes) == 1 else kinds[x.dtype]
     # With sizes unknown, as in the whole graph: known ones are fused in another way.
     inputs = [helper.make_tensor_value_info(start, kinds[x.dtype], ["batch", "tokens", x.shape[-1]])]
     outputs = [helper.make_tensor_value_info(end, kind, None)]
@@ -69,4 +69,5 @@ def _output(graph: Graph, nodes: Sequence[NodeProto], x: np.ndarray, level: str)
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     output: np.ndarray = session.run([end], {start: x})[0]
-    return output
+    # ONNX Runtime hands 8-bit floats on as their bits.
+    return output.view(helper.tensor_dtype_to_np_dtype(kind)) if len(nodes) == 1 else output

@@ -36,16 +36,25 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, **how: Any)
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int = 1, saturate: int = 1) -> Tensor:
-    """Half to even, clipped; `saturate` is about 8-bit floats. Stays float32: made an integer, a NaN would vanish."""
+    """Half to even, clipped: to the numbers of E4M3, or to integers. Stays float32: made an integer, NaN vanishes."""
+    if zero_point is not None and zero_point.dtype == torch.float8_e4m3fn:
+        if zero_point.float().any() or not saturate:
+            raise ValueError("an 8-bit float with a zero-point, or that does not saturate, is not evaluated")
+        return to_e4m3(x / _along(scale, x, axis))
     signed = zero_point is not None and zero_point.dtype == torch.int8
     low, high = (-128, 127) if signed else (0, 255)
-    whole = torch.round(x / _along(scale, x, axis))
-    return (whole if zero_point is None else whole + _along(zero_point.float(), x, axis)).clamp(low, high)
+    integers = torch.round(x / _along(scale, x, axis))
+    return (integers if zero_point is None else integers + _along(zero_point.float(), x, axis)).clamp(low, high)
 
 
 def dequantize(x: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int = 1) -> Tensor:
-    whole = x.float() if zero_point is None else x.float() - _along(zero_point.float(), x, axis)
-    return whole * _along(scale, x, axis)
+    integers = x.float() if zero_point is None else x.float() - _along(zero_point.float(), x, axis)
+    return integers * _along(scale, x, axis)
+
+
+def to_e4m3(x: Tensor) -> Tensor:
+    """Return the nearest numbers of E4M3, half to even, clipped to 448, as float32."""
+    return x.clamp(-448, 448).to(torch.float8_e4m3fn).float()
 
 
 def _along(vector: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -84,15 +84,17 @@ class Runner:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
 
 
 def prepare(trt: Any, artifact: Path, *, cache: Path | None = None) -> Path:
     """Return the file of `artifact`'s engine for this GPU and this TensorRT (`trt` is its module), built if need be.
 
-    Raises OSError without an NVIDIA driver or where TensorRT is too old, RuntimeError where the engine cannot be built.
+    Raises OSError without an NVIDIA driver, where TensorRT is too old or the GPU lacks a format, RuntimeError where the
+    engine cannot be built.
     """
+    require_capability(artifact)
     path = engine_file(artifact, trt.__version__, gpu(), cache)
     if not path.exists():
         plans = read_plans(artifact)
@@ -107,14 +109,25 @@ def read_plans(artifact: Path) -> dict[str, Any]:
     return plans
 
 
+def require_capability(artifact: Path) -> None:
+    """Raise OSError where this GPU lacks the number format of an artifact, by the capability that its plan asks for."""
+    wanted = read_plans(artifact).get("fp8_since")
+    if wanted is None:
+        return
+    name = gpu()
+    found = re.search(r", sm(\d+)(\d),", name)
+    if found is None or (int(found[1]), int(found[2])) < tuple(wanted):
+        raise OSError(f"{name} has no FP8, which this bundle computes in; take a bundle of jetson-int8")
+
+
 def pick_plan(plans: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any]:
     """Return the newest plan that the TensorRT of this version is not too old for; OSError where there is none."""
-    found = [plan for plan in plans if tuple(plan["since"]) <= parse_version(version)]
-    if not found:
+    usable = [plan for plan in plans if tuple(plan["since"]) <= parse_version(version)]
+    if not usable:
         oldest = min((plan["since"] for plan in plans), default=None)
         needed = f"{oldest[0]}.{oldest[1]} or later is needed" if oldest else "the bundle has no plan for any"
         raise OSError(f"TensorRT {version} is installed; {needed}")
-    return max(found, key=lambda plan: tuple(plan["since"]))
+    return max(usable, key=lambda plan: tuple(plan["since"]))
 
 
 def serialize(

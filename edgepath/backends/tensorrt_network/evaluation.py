@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError, first_line
+from ..onnx.ops import to_e4m3
 from .network import Layer, Network
 from .ops import LAYERS, MOVES
 
@@ -67,4 +68,8 @@ class Evaluator:
             return value.bfloat16().float() if self._rounding else value.float()
         if kind in ("INT32", "INT64"):
             return value.long()
-        return value.float() if kind in ("FLOAT", "INT8") else value
+        if kind == "INT8":  # half to even, clipped; stays float32: made an integer, a NaN would vanish
+            return value.float().round().clamp(-128, 127)
+        if kind == "FP8":
+            return to_e4m3(value.float())
+        return value.float() if kind == "FLOAT" else value

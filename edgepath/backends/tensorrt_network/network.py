@@ -5,6 +5,7 @@ TensorRT has no file for a network, and its weights are other objects' memory, s
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +81,9 @@ def read_network(trt: Any, network: Any, profile: Any = None) -> Network:
     """Return an `INetworkDefinition` of the bindings `trt` as values. Raises UsageError for a layer not known here."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
-    shapes = {one.name: tuple(map(tuple, profile.get_shape(one.name))) for one in inputs} if profile else {}
+    shapes = {tensor.name: tuple(map(tuple, profile.get_shape(tensor.name))) for tensor in inputs} if profile else {}
     layers = [_layer(trt, network.get_layer(index)) for index in range(network.num_layers)]
-    given, made = ({one.name: _about(one) for one in tensors} for tensors in (inputs, outputs))
+    given, made = ({tensor.name: _about(tensor) for tensor in tensors} for tensors in (inputs, outputs))
     return Network(given, made, _in_order(layers, given), shapes)
 
 
@@ -106,13 +107,15 @@ def _layer(trt: Any, layer: Any) -> Layer:
         raise UsageError(f"TensorRT network: {kind} {name!r} is not known here; this network cannot be evaluated")
     given = [layer.get_input(index) for index in range(layer.num_inputs)]
     made = [layer.get_output(index) for index in range(layer.num_outputs)]
-    inputs = tuple("" if one is None else one.name for one in given)
+    inputs = tuple("" if tensor is None else tensor.name for tensor in given)
     of, names = _SETTINGS[kind]
     layer.__class__ = getattr(trt, of)  # the bindings hand out the base class
     replaced = {name for name, tensor in zip(_TENSORS_INSTEAD.get(kind, ()), inputs[1:], strict=False) if tensor}
     settings = {name: _value(getattr(layer, name)) for name in names if name not in replaced}
     settings |= _numbers(kind, layer)
-    return Layer(kind, name, inputs, tuple(one.name for one in made), tuple(one.dtype.name for one in made), settings)
+    return Layer(
+        kind, name, inputs, tuple(tensor.name for tensor in made), tuple(tensor.dtype.name for tensor in made), settings
+    )
 
 
 def _in_order(layers: Sequence[Layer], given: Iterable[str]) -> tuple[Layer, ...]:
@@ -135,7 +138,7 @@ def _in_order(layers: Sequence[Layer], given: Iterable[str]) -> tuple[Layer, ...
 def _numbers(kind: str, layer: Any) -> dict[str, Any]:
     """Return what a layer holds besides its settings: arrays, copied, and how attention is computed."""
     if kind == "CONSTANT":
-        return {"value": np.array(layer.weights).reshape(tuple(layer.shape))}
+        return {"value": _array(layer.weights).reshape(tuple(layer.shape))}
     if kind == "CONVOLUTION":
         return {"kernel": np.array(layer.kernel), "bias": np.array(layer.bias)}
     if kind == "ATTENTION_INPUT":
@@ -145,11 +148,30 @@ def _numbers(kind: str, layer: Any) -> dict[str, Any]:
     return {}
 
 
+def _array(weights: Any) -> np.ndarray:
+    """Return a layer's constant, copied. Of FP8 the bindings have no array, and hand out TensorRT's own `Weights`."""
+    if isinstance(weights, np.ndarray):
+        return weights.copy()
+    import ml_dtypes
+
+    # A pybind11 object holds, after Python's own two words, the address of its C++ object: type, address, count.
+    of = _Weights.from_address(ctypes.c_void_p.from_address(id(weights) + object.__basicsize__).value or 0)
+    if weights.dtype.name != "FP8" or (of.type, of.count) != (int(weights.dtype), weights.size):
+        raise UsageError(f"TensorRT network: a constant of type {weights.dtype.name} cannot be read here")
+    return np.frombuffer(ctypes.string_at(of.values, of.count), ml_dtypes.float8_e4m3fn)
+
+
+class _Weights(ctypes.Structure):
+    """`nvinfer1::Weights`."""
+
+    _fields_ = (("type", ctypes.c_int32), ("values", ctypes.c_void_p), ("count", ctypes.c_int64))
+
+
 def _value(value: Any) -> Any:
     """Return a setting as a plain value: TensorRT's dimensions as a tuple, its enumerations by name."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return value.name if hasattr(value, "name") else tuple(int(one) for one in value)
+    return value.name if hasattr(value, "name") else tuple(int(size) for size in value)
 
 
 def _about(tensor: Any) -> tuple[str, tuple[int, ...]]:

@@ -29,6 +29,10 @@ def _along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
     return vector.reshape(shape)
 
 
+def constant(value: Any) -> Tensor:
+    return torch.from_numpy(value.astype("float32") if value.dtype.name == "float8_e4m3fn" else value)
+
+
 def shuffle(x: Tensor, *dims: Tensor | None, first_transpose: Any, second_transpose: Any, **how: Any) -> Tensor:
     x = x.permute(first_transpose[: x.dim()])
     wanted = dims[0].tolist() if dims and dims[0] is not None else how.get("reshape_dims")
@@ -40,7 +44,7 @@ def shuffle(x: Tensor, *dims: Tensor | None, first_transpose: Any, second_transp
 
 def slice_(x: Tensor, *given: Tensor | None, mode: str, axes: Any = None, **how: Any) -> Tensor:
     """Element i of an axis is the one at start + i x stride; a stride of 0 repeats one."""
-    if mode not in ("STRICT_BOUNDS", "CLAMP") or any(one is not None for one in given[3:]):
+    if mode not in ("STRICT_BOUNDS", "CLAMP") or any(tensor is not None for tensor in given[3:]):
         raise ValueError(f"a slice of mode {mode}, or with axes that are computed, is not evaluated")
     tensors = dict(zip(("start", "shape", "stride"), given, strict=False))
     values = [t.tolist() if (t := tensors.get(key)) is not None else how[key] for key in ("start", "shape", "stride")]
@@ -83,10 +87,10 @@ def normalization(x: Tensor, scale: Tensor, bias: Tensor, axes: int, epsilon: fl
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, axis: int = -1) -> Tensor:
-    """Half to even, clipped. Stays float32: made an integer, a NaN would vanish."""
+    """In steps of the scale: to what the steps are rounded, is a matter of the output's type."""
     if zero is not None and zero.any():
         raise ValueError("a zero-point is not evaluated")
-    return torch.round(x / _along(scale, x, axis)).clamp(-128, 127)
+    return x / _along(scale, x, axis)
 
 
 def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, axis: int = -1) -> Tensor:
@@ -162,7 +166,7 @@ LAYERS: dict[str, Callable[..., Tensor]] = {
     "ATTENTION_OUTPUT": lambda x: x,
     "CAST": lambda x: x,  # a matter of the output's type
     "CONCATENATION": lambda *values, axis: torch.cat(values, dim=axis),
-    "CONSTANT": lambda value: torch.from_numpy(value),
+    "CONSTANT": constant,
     "CONVOLUTION": convolution,
     "DEQUANTIZE": dequantize,
     "ELEMENTWISE": lambda a, b, op: _TWO[op](a, b),

@@ -33,13 +33,13 @@ class Comparison:
         return self.int8 == (self.equal, self.equal) and self.floats == (0, 0) and self.contract
 
 
-def compare_networks(one: Network, other: Network) -> Comparison:
+def compare_networks(first: Network, second: Network) -> Comparison:
     """Return what two networks have in common; biases and what is no product are the evaluator's business."""
-    both = [products(network) for network in (one, other)]
-    keys = [Counter(key_of(product) for product in found if product.scale is not None) for found in both]
+    both = [products(network) for network in (first, second)]
+    keys = [Counter(key_of(product) for product in linears if product.scale is not None) for linears in both]
     int8 = tuple(sum(counted.values()) for counted in keys)
-    floats = tuple(sum(product.scale is None for product in found) for found in both)
-    contract = (one.inputs, one.outputs) == (other.inputs, other.outputs)
+    floats = tuple(sum(product.scale is None for product in linears) for linears in both)
+    contract = (first.inputs, first.outputs) == (second.inputs, second.outputs)
     return Comparison((int8[0], int8[1]), sum((keys[0] & keys[1]).values()), (floats[0], floats[1]), contract)
 
 
@@ -47,7 +47,7 @@ def products(network: Network) -> list[Product]:
     """Return the linears in their order, weights (out, in); the bias is not read. The patch convolution is none."""
     makers = {name: layer for layer in network.layers for name in layer.outputs}
     matmuls = (layer for layer in network.layers if layer.kind == "MATRIX_MULTIPLY")
-    return [found for layer in matmuls if (found := _product(layer, makers)) is not None]
+    return [product for layer in matmuls if (product := _product(layer, makers)) is not None]
 
 
 def _product(layer: Layer, makers: Mapping[str, Layer]) -> Product | None:
@@ -66,7 +66,7 @@ def _product(layer: Layer, makers: Mapping[str, Layer]) -> Product | None:
         return Product(weight, bias)
     before = _source(given.inputs[0], makers)
     rounded = before is not None and before.kind == "QUANTIZE"
-    if not rounded or before is None or weight.dtype != np.int8:
+    if not rounded or before is None or weight.dtype.itemsize != 1:
         return Product(weight, bias)
     scales = (_scale(before, makers), _scale(given, makers))
     return Product(weight, bias, _constant(source.inputs[1], makers).astype(np.float32).ravel(), scales)
@@ -92,7 +92,7 @@ def _scale(layer: Layer, makers: Mapping[str, Layer]) -> float:
 
 
 def key_of(product: Product) -> tuple[object, ...]:
-    """Return what of an INT8 product has to be equal to the bit."""
+    """Return what of an 8-bit product has to be equal to the bit."""
     assert product.scale is not None
-    integers, scale = np.ascontiguousarray(product.weight), np.ascontiguousarray(product.scale)
-    return integers.shape, integers.tobytes(), scale.tobytes(), product.input_scales
+    weight, scale = np.ascontiguousarray(product.weight), np.ascontiguousarray(product.scale)
+    return weight.dtype.name, weight.shape, weight.tobytes(), scale.tobytes(), product.input_scales

@@ -41,6 +41,7 @@ def build(root: Path, cache: Path | None) -> None:
         runner = check.load_kit_module(root, manifest, "runner")
         import tensorrt
 
+        runner.require_capability(artifact)
         plan = runner.pick_plan(runner.read_plans(artifact)["plans"], tensorrt.__version__)
         path = runner.engine_file(artifact, tensorrt.__version__, runner.gpu(), cache)
     print(f"TensorRT {tensorrt.__version__}: plan for {plan['release']} ({plan['runtime']})")

@@ -183,7 +183,7 @@ def test_an_operation_that_is_not_known_is_named(saved: Callable[..., Path]) -> 
         Evaluator(path)
 
 
-@pytest.mark.parametrize("target", ["jetson-fp16", "jetson-int8"])
+@pytest.mark.parametrize("target", ["jetson-fp16", "jetson-int8", "thor-fp8"])
 def test_a_whole_graph_is_near_the_program_and_the_reference_evaluator(
     exports: Callable[[str], Exported], target: str
 ) -> None:
@@ -194,4 +194,4 @@ def test_a_whole_graph_is_near_the_program_and_the_reference_evaluator(
         assert np.array_equal(runner(tiles[1:2])[0], found[1])  # a tile's embedding does not depend on its batch
     wanted = ReferenceEvaluator(str(bundle.artifact)).run(["embedding"], {"tiles": tiles[:2]})[0]
     apart = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
-    assert apart.max() < (0.02 if target == "jetson-int8" else 0.005)
+    assert apart.max() < {"jetson-fp16": 0.005, "jetson-int8": 0.02, "thor-fp8": 0.04}[target]
