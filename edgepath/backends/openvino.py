@@ -25,6 +25,8 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
         # Not convert_model: it reports each use over the network, and the process it forks for that can hang NumPy.
         model = core().read_model(source)
         path = folder / "model.xml"
+        if recipe.precision.other == "bf16":
+            model.set_rt_info("bf16", ["edgepath", "precision"])  # at the end of the file, where the runner looks
         openvino.save_model(model, path, compress_to_fp16=recipe.precision.other == "fp16")
     finally:
         source.unlink()
@@ -68,7 +70,7 @@ BACKEND = Backend(
         build=_build,
         needs="openvino",
         kit="openvino",
-        precisions=(("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")),
+        precisions=(("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16"), ("int8", "bf16")),
         checked_with="openvino",
         suffix=".xml",
         read=read,

@@ -36,8 +36,11 @@ class Precision:
 
     linear: typing.Literal["fp32", "fp16", "int8", "fp8"]
     """Format of the linear layers of the transformer blocks."""
-    other: typing.Literal["fp32", "fp16"]
-    """Format of everything else: attention, norms, activation functions, residuals."""
+    other: typing.Literal["fp32", "fp16", "bf16"]
+    """Format of everything else: attention, norms, activation functions, residuals.
+
+    "bf16" (OpenVINO): FP32 in the artifact, computed in BF16 on a CPU that has it (AVX-512 BF16 or AMX), else in FP32.
+    """
 
 
 @dataclass(frozen=True)

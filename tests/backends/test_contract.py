@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,25 @@ def test_openvino_runs_every_linear_in_int8(artifact: Callable[[str], Path]) -> 
         counts = runner.linears()
     assert "i8" not in counts
     assert sum(counts.values()) == BLOCK_LINEARS + 1  # the last block's qkv is two: q of the class token, kv of all
+
+
+def test_openvino_computes_the_rest_in_bf16_where_recipe_and_cpu_have_it(
+    nets: dict[str, EdgeModel], artifact: Callable[[str], Path], tiles: np.ndarray, tmp_path: Path
+) -> None:
+    recipe = find_recipe("openvino-int8")
+    recipe = replace(recipe, precision=replace(recipe.precision, other="bf16"))
+    path = builds_of("openvino").build(Program(nets["int8"]), tmp_path, recipe)
+    has_it = "BF16" in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with (
+        openvino.Runner(path, threads=1) as runner,
+        openvino.Runner(path, threads=1, precision="f32") as exact,
+        openvino.Runner(artifact("openvino-int8"), threads=1) as plain,
+    ):
+        assert runner.runtime.endswith(", bf16" if has_it else ", f32")
+        assert exact.runtime.endswith(", f32")
+        assert plain.runtime.endswith(", f32")
+        np.testing.assert_array_equal(exact(tiles[:2]), plain(tiles[:2]))  # the artifacts differ in that word only
+        assert np.array_equal(runner(tiles[:2]), exact(tiles[:2])) != has_it
 
 
 def test_openvino_leaves_nothing_beside_its_two_files(artifact: Callable[[str], Path]) -> None:

@@ -191,11 +191,11 @@ def test_missing_key_is_named(path: str) -> None:
         ("backend", "tensorflow", 'backend = "tensorflow"; did you mean "tensorrt"'),
         ("backend", ["onnxruntime"], "backend = ['onnxruntime']; expected str"),
         ("precision.linear", "int4", 'precision.linear = "int4"; did you mean "int8"'),
-        ("precision.other", "int8", 'precision.other = "int8"; known: fp16, fp32'),
+        ("precision.other", "int8", 'precision.other = "int8"; known: bf16, fp16, fp32'),
         ("deploy.plan.0.since", "2", 'deploy.plan.since = "2"; expected MAJOR.MINOR'),
         ("checked_with", "coreml", 'checked_with = "coreml"'),
         ("checked_with", "a\nb", 'checked_with = "a\\nb"; what onnxruntime builds'),
-        ("precision.other", "a\nb", 'precision.other = "a\\nb"; known: fp16, fp32'),
+        ("precision.other", "a\nb", 'precision.other = "a\\nb"; known: bf16, fp16, fp32'),
         ("quantize.smooth_alpha", 10**400, "0000; expected float"),
     ],
 )

@@ -25,7 +25,8 @@ class Runner:
     """Embeds tiles with an OpenVINO IR: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block.
 
     `threads` is the number of CPU threads, 0 lets OpenVINO choose; `device` is OpenVINO's device name; `precision` is
-    the inference precision for what is not INT8 (`f32`, `f16`, `bf16`); `profile` keeps times per operation; `hint` is
+    the inference precision for what is not INT8 (`f32`, `f16`, `bf16`), by default `bf16` where the artifact was made
+    for it and the device has it, else `f32`; `profile` keeps times per operation; `hint` is
     `latency`, or `throughput` for several streams side by side (`stream`); `cache` is a folder that keeps the compiled
     model, for a quicker start the next time.
 
@@ -41,7 +42,7 @@ class Runner:
         *,
         threads: int = 0,
         device: str = "CPU",
-        precision: str = "f32",
+        precision: str = "",
         profile: bool = False,
         hint: str = "latency",
         cache: str = "",
@@ -51,6 +52,7 @@ class Runner:
         given: dict[str, Any] = {"threads": threads, "device": device, "precision": precision, "profile": profile}
         given |= {"hint": hint, "cache": cache}
         self.reopen: Callable[[], Runner] = functools.partial(Runner, Path(artifact).absolute(), **given)
+        precision = precision or _precision(artifact, device)
         options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
         if cache:
             options["CACHE_DIR"] = cache
@@ -207,6 +209,14 @@ def _operations(request: Any) -> list[tuple[str, str, float]]:
         for info in request.get_profiling_info()
         if info.status == info.Status.EXECUTED
     ]
+
+
+def _precision(artifact: Path, device: str) -> str:
+    """Return the inference precision that an IR was made for, as its last lines say, where the device has it."""
+    with open(artifact, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+        wanted = b'<precision value="bf16"' in file.read()
+    return "bf16" if wanted and "BF16" in core().get_property(device, "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 def _check_threads(threads: int) -> None:
