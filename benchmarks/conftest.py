@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from baseline import kept, regression
 from outliers import inject
 
 import edgepath
@@ -51,13 +52,23 @@ FP32 = "OpenVINO FP32"
 
 Bundles = Callable[..., edgepath.Bundle]
 Record = Callable[[str, Any], None]
+KEPT_RESULTS = Path(__file__).resolve().parent / "results"
 _said: list[str] = []
+_regressions: list[str] = []
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print every ratio: a passed test says nothing else."""
+    """Print every ratio, for a passed test says nothing else, and then what is more than 10 % worse than it was."""
     for line in _said:
         terminalreporter.write_line(line)
+    for line in _regressions:
+        terminalreporter.write_line(f"REGRESSION {line}", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run for a ratio that is more than 10 % worse than the one kept of a machine of this kind."""
+    if _regressions and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
@@ -157,13 +168,18 @@ def _recipe(backend: str) -> edgepath.Recipe:
 def record() -> Record:
     """Keep a measured figure, with the machine it was measured on, in `build/benchmarks/figures.json`."""
 
+    machine = _machine()
+    before = kept(machine["with"], KEPT_RESULTS) if MODEL == "h0-mini" else {}
+
     def keep(name: str, value: Any) -> None:
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        known |= {"schema": 1, "model": f"{MODEL}, random weights", "machine": _machine(), name: value}
+        known |= {"schema": 1, "model": f"{MODEL}, random weights", "machine": machine, name: value}
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         if isinstance(value, float):
             _said.append(f"{name}: {value}")
+            if worse := regression(name, value, before):
+                _regressions.append(worse)
 
     return keep
 

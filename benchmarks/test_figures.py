@@ -65,6 +65,18 @@ def test_latency_ratio(times: Times, ours: str, theirs: str, at_most: float, rec
     assert found <= at_most
 
 
+def test_rounds_are_fair(contenders: Mapping[str, Contender], other_tiles: TileSource, record: Record) -> None:
+    """An artifact that is entered twice beside one of ONNX Runtime, whose threads spin, ties with itself."""
+    tile, twice = other_tiles.read([0]), contenders["openvino-int8"].run
+    runs = {
+        name: partial(run, tile) for name, run in (("a", twice), ("ort", contenders["onnx-int8"].run), ("b", twice))
+    }
+    times = in_turn(runs, rounds=60, warm_up=3)
+    tie = float(np.median(times["a"]) / np.median(times["b"]))
+    record("openvino-int8 over itself, beside ONNX Runtime", round(tie, 3))
+    assert abs(tie - 1) <= 0.03
+
+
 @pytest.mark.parametrize("batch", [1, 4, 16])
 def test_int8_beats_every_peer_of_its_runtime(times: Times, batch: int, record: Record) -> None:
     """All ratios at a batch size, of both INT8 artifacts to everything that was timed."""

@@ -34,7 +34,8 @@ from edgepath.tiles.slides.cutting import CutSettings, cut
 from edgepath.tiles.slides.synthetic import write_synthetic_slide
 
 REAL_SLIDE = REAL.parent / "slides" / "CMU-1-Small-Region.svs"
-ROUNDS = 3
+ROUNDS = 7
+COPIES = 2
 KILLS = {"process": 20, "actor": 10, "node": 10}
 
 
@@ -54,39 +55,50 @@ def slide(procedural: Path) -> Path:
 def test_reading_hides_behind_the_artifact(
     bundles: Bundles, procedural: Path, slide: Path, tmp_path: Path, record: Record
 ) -> None:
-    """Tiles a second from the slide to its file, all included, over those of the artifact alone on the same tiles.
+    """Tiles a second from slides to their files, all included, over those of the artifact alone on the same tiles.
 
     What a slide costs once, however many tiles it has (tissue, opening), is a larger share of the small real one.
     """
-    found = {}
+    medians = {}
     for path in dict.fromkeys((procedural, slide)):
-        ratios, rates = _from_a_slide(bundles("openvino-int8"), path, tmp_path / path.stem)
-        found[path.stem] = statistics.median(ratios)
+        ratios, rates = _from_slides(bundles("openvino-int8"), path, tmp_path / path.stem)
+        medians[path.stem] = statistics.median(ratios)
         record(f"slides: from {path.stem}", {"tiles/s": rates, "over the artifact's alone": ratios})
-        record(f"slides: tiles/s from {path.stem} over the artifact's alone", round(found[path.stem], 3))
-    assert found[procedural.stem] >= 0.95
+        record(f"slides: tiles/s from {path.stem} over the artifact's alone", round(medians[path.stem], 3))
+    assert min(medians.values()) >= 0.95
 
 
-def _from_a_slide(bundle: edgepath.Bundle, path: Path, out: Path) -> tuple[list[float], list[float]]:
+def _from_slides(bundle: edgepath.Bundle, path: Path, out: Path) -> tuple[list[float], list[float]]:
+    """Return ratios and rates of jobs of some copies of a slide, from where the artifact is loaded to the last file."""
+    folder = out / "slides"
+    folder.mkdir(parents=True)
+    for number in range(COPIES):
+        shutil.copy(path, folder / f"{number}{path.suffix}")
     with cut(path, CutSettings()) as cut_slide:
         batches = [tiles for _, tiles in Stream(cut_slide)]
-    tiles = sum(map(len, batches))
+    tiles = COPIES * sum(map(len, batches))
     with pinned(THREADS), open_runner(bundle, bundle.recipe, THREADS) as runner:
         for batch in batches[:2]:
             runner(batch)
         ratios, rates = [], []
         for number in range(ROUNDS):
             start = time.perf_counter()
-            for batch in batches:
+            for batch in batches * COPIES:
                 runner(batch)
             alone = time.perf_counter() - start
-            # The bundle's runner is loaded in `embed_slides`, once for all slides: the slide's own seconds count.
-            job = Job(bundle, out / str(number), CutSettings())
-            job.out.mkdir(parents=True)
-            (row,) = embed_slides(job, list_slides([path]), threads=THREADS)["slides"]
-            assert (row["state"], row["tiles"]) == ("done", tiles)
-            ratios.append(round(alone / row["seconds"], 4))
-            rates.append(round(tiles / row["seconds"], 2))
+            job, times = Job(bundle, out / str(number), CutSettings()), list[float]()
+            job.out.mkdir()
+            result = embed_slides(
+                job,
+                list_slides([folder]),
+                threads=THREADS,
+                progress=lambda stage, done, total, times=times: times.append(time.perf_counter()),
+            )
+            seconds = times[-1] - times[0]
+            assert {row["state"] for row in result["slides"]} == {"done"}
+            assert sum(row["tiles"] for row in result["slides"]) == tiles
+            ratios.append(round(alone / seconds, 4))
+            rates.append(round(tiles / seconds, 2))
     return ratios, rates
 
 

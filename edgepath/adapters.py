@@ -151,9 +151,9 @@ class TorchModule(nn.Module):
             images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (self.mean, self.std)
         )
         levels = (images.float() * std + mean) * 255
-        whole = levels.round().clamp(0, 255)
-        if (levels - whole).abs().max() <= _ROUNDING[images.dtype]:
-            return whole.to(torch.uint8).permute(0, 2, 3, 1)
+        pixels = levels.round().clamp(0, 255)
+        if (levels - pixels).abs().max() <= _ROUNDING[images.dtype]:
+            return pixels.to(torch.uint8).permute(0, 2, 3, 1)
         raise UsageError(
             f"{self.name}: floats have to be pixels normalised by its mean {self.mean} and std {self.std}, these are "
             "not; pass levels of 0 to 255 as uint8, normalise those of 0 to 1, or take module.transform"

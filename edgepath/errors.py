@@ -6,6 +6,7 @@
     ├── RecipeError          a recipe with an unknown key, a value out of range, a missing table
     ├── WeightsError         weights that are missing, gated, corrupt, of another shape, or not finite
     ├── TileError            a tile or folder of tiles that cannot be read as asked
+    │   └── BadTile          one tile of several that cannot be read; it can be left out
     ├── SlideError           a whole slide that cannot be opened, or not cut at the scale asked for
     ├── PackError            a calibration pack that does not match its manifest, or cannot be built
     ├── BundleError          a bundle that is incomplete, altered or of another schema
@@ -45,6 +46,10 @@ class WeightsError(EdgepathError):
 
 class TileError(EdgepathError):
     """A tile, or a source of tiles, cannot be read as asked."""
+
+
+class BadTile(TileError):
+    """One tile of several cannot be read; with `skip_bad` it is left out."""
 
 
 class SlideError(EdgepathError):

@@ -208,7 +208,7 @@ def _check_finite(recipe: Recipe, embeddings: np.ndarray, headroom: HeadroomFigu
     """Refuse an artifact that embeds nothing: with FP16 it overflows, and where is known."""
     if headroom is None or np.isfinite(embeddings).all():
         return
-    odd = [f"{one['place']} ({one['operation']}) reaches {one['largest']:.6g}" for one in headroom["nearest"][:3]]
+    odd = [f"{row['place']} ({row['operation']}) reaches {row['largest']:.6g}" for row in headroom["nearest"][:3]]
     raise UsageError(
         f"export {recipe.target}: embeddings are not finite, FP16 holds no more than 65,504: {', '.join(odd)}; "
         "choose a target that computes in FP32 (edgepath targets)"

@@ -230,10 +230,10 @@ def _check_worth(target: str, kept: int | None, layers: int, budget: Mapping[str
     figures = ", ".join(f"{key} {best[key]:.6f}" for key in budget)
     if kept is None:
         raise UsageError(
-            f"search {target}: the budget {_said(budget)} is not met even without INT8 ({figures}); give a smaller one"
+            f"search {target}: the budget {_text(budget)} is not met even without INT8 ({figures}); give a smaller one"
         )
     raise UsageError(
-        f"search {target}: only full precision meets the budget {_said(budget)}; all in INT8 it is {figures}: give a "
+        f"search {target}: only full precision meets the budget {_text(budget)}; all in INT8 it is {figures}: give a "
         "smaller one, or a target without INT8"
     )
 
@@ -301,8 +301,8 @@ def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
 
     recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
     program = Program(make_program(recipe, copy.deepcopy(shared.net), shared.ranges, shared.plan))
-    found = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
-    return {key: getattr(found, key) for key in FIGURES}
+    drift = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
+    return {key: getattr(drift, key) for key in FIGURES}
 
 
 def _mixed(recipe: Recipe, kept: Sequence[str], budget: Mapping[str, float], name: str) -> Recipe:
@@ -316,5 +316,5 @@ def _mixed(recipe: Recipe, kept: Sequence[str], budget: Mapping[str, float], nam
     )
 
 
-def _said(budget: Mapping[str, float]) -> str:
+def _text(budget: Mapping[str, float]) -> str:
     return ", ".join(f"{key}={value}" for key, value in budget.items())

@@ -101,6 +101,53 @@ def test_table_headings() -> None:
     assert prose.dialect("\n".join(found)) == []
 
 
+VAGUE = {"found", "said", "told", "one", "whole"}
+SERIALIZED = {("edgepath/checks/lint.py", "found")}  # `Finding.found`, a key of `edgepath lint --json`
+SOURCES = [path for room in ("edgepath", "export", "calibration") for path in sorted((pages.ROOT / room).rglob("*.py"))]
+
+
+def bound_names(source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and name of every variable, argument, field and attribute that code gives a value to."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case (
+                ast.Name(id=str(name), ctx=ast.Store())
+                | ast.Attribute(attr=str(name), ctx=ast.Store())
+                | ast.arg(arg=str(name))
+                | ast.ExceptHandler(name=str(name))
+                | ast.MatchAs(name=str(name))
+            ):
+                yield node.lineno, name
+
+
+def test_names_say_what_they_hold() -> None:
+    places = {
+        (pages.name(path), line, name)
+        for path in SOURCES
+        for line, name in bound_names(path.read_text(encoding="utf-8"))
+        if name.strip("_") in VAGUE
+    }
+    assert sorted(place for place in places if (place[0], place[2]) not in SERIALIZED) == []
+    assert {(path, name) for path, _, name in places} == SERIALIZED
+
+
+def test_every_way_to_bind_a_name_is_seen() -> None:
+    source = """
+class Record:
+    found: str
+def read(told, *one):
+    self._said = [whole for whole in told if (found := whole)]
+    try:
+        pass
+    except OSError as said:
+        match said:
+            case one:
+                pass
+"""
+    names = sorted(name for _, name in bound_names(source))
+    assert names == ["_said", "found", "found", "one", "one", "said", "told", "whole"]
+
+
 def test_the_checker_sees_what_it_has_to() -> None:
     page = (
         "# A title\n\nWords " + "and words " * 20 + "end. Its twin looks fine.\n\n    code has looks\n\n`looks` too.\n"

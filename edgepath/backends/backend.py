@@ -136,7 +136,7 @@ class Backend:
         """The version of its package that is installed here."""
         return version_of(self.distribution or self.package)
 
-    def found(self) -> Found:
+    def availability(self) -> Found:
         """Return whether it is usable here."""
         if self.look is not None:
             return self.look()
@@ -160,10 +160,10 @@ class Backend:
 
 def module_file(name: str) -> Path:
     """Return the file of a module of edgepath's, which need not be imported."""
-    found = importlib.util.find_spec(name)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin)
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)
 
 
 _KNOWN: dict[str, Backend] = {}

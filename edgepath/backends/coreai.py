@@ -53,7 +53,7 @@ def _linear(values: Any, node: Any, loc: Any) -> Any:
     """Lower a linear to one product: taken apart by torch, that of a cut of the tokens copies its weights per tile."""
     from coreai._compiler.dialects import coreai
 
-    x, weight, *bias = (values[one.name] for one in node.args if one is not None)
+    x, weight, *bias = (values[argument.name] for argument in node.args if argument is not None)
     turned = coreai.transpose(weight, np.array([1, 0], np.uint32))
     product = coreai.broadcasting_batch_matmul(x, turned)
     return coreai.broadcasting_add(product, bias[0]) if bias else product
@@ -88,8 +88,8 @@ def _as_module(program: Any, *, half: bool) -> Any:
             self.model = model
 
         def forward(self, tiles: Any) -> Any:
-            found = self.model.encode(tiles.to(kind).permute(0, 3, 1, 2))
-            return tuple(one.float() for one in found) if isinstance(found, tuple) else found.float()
+            outputs = self.model.encode(tiles.to(kind).permute(0, 3, 1, 2))
+            return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
 
     return Whole(program.with_linears(Linear).to(kind)).eval()
 
@@ -106,8 +106,8 @@ def _metadata(program: Any, recipe: Any) -> Any:
 
 
 def _check(recipe: Any) -> str:
-    found = recipe.deploy.minimum_os
-    return "" if found in _SYSTEMS else f"deploy.minimum_os = {quoted(found)}; known: {', '.join(_SYSTEMS)}"
+    minimum_os = recipe.deploy.minimum_os
+    return "" if minimum_os in _SYSTEMS else f"deploy.minimum_os = {quoted(minimum_os)}; known: {', '.join(_SYSTEMS)}"
 
 
 def _look() -> Found:

@@ -64,10 +64,10 @@ class Source:
 
     def numbers(self, value: Any, what: str) -> np.ndarray:
         """Return the numbers of a constant. Raises BundleError for anything that is computed."""
-        found = self.value(value)
-        if found is None:
+        constant = self.value(value)
+        if constant is None:
             raise self.odd(f"{what} is computed, numbers were expected")
-        return found
+        return constant
 
     def odd(self, what: str) -> BundleError:
         """Return the error for a program in another form than edgepath writes it in."""
@@ -83,7 +83,7 @@ class Source:
 
     @cached_property
     def _blobs(self) -> dict[str, tuple[int, int]]:
-        return {one[1]: (one.start(2) + _ALIGNMENT, one.end(2)) for one in _BLOB.finditer(self._listing)}
+        return {match[1]: (match.start(2) + _ALIGNMENT, match.end(2)) for match in _BLOB.finditer(self._listing)}
 
 
 _NUMPY = {"f32": np.float32, "f16": np.float16, "si8": np.int8}
@@ -103,23 +103,23 @@ def read(path: Path) -> Parts:
     """Return the parts of a program as edgepath writes it. Raises BundleError for a product or norm in another form."""
     source = Source(path)
     products, norms, tables, scalars, rounded = [], [], [], [], 0
-    for one in source.operations():
-        if one.name in _PRODUCTS and _weights(source, one) is not None:
-            products.append(_product(source, one))
-        elif one.name == _INVOKE and (norm := _norm(source, one)):
+    for operation in source.operations():
+        if operation.name in _PRODUCTS and _weights(source, operation) is not None:
+            products.append(_product(source, operation))
+        elif operation.name == _INVOKE and (norm := _norm(source, operation)):
             norms.append(norm)
-        elif not _owned(source, one):
-            tables += [table for table in _tables(source, one) if table.size > 1]
-        inner = source.operations(_callee(one)) if one.name == _INVOKE else [one]
+        elif not _owned(source, operation):
+            tables += [table for table in _tables(source, operation) if table.size > 1]
+        inner = source.operations(_callee(operation)) if operation.name == _INVOKE else [operation]
         scalars += list(_scalars(source, inner))
         rounded += _rounded(source, inner)
     return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), rounded=rounded)
 
 
 def _callee(invoke: Any) -> str:
-    found = re.search(r"@([\w.$]+)", str(invoke.attributes["callee"]))
-    assert found is not None
-    return found[1]
+    callee = re.search(r"@([\w.$]+)", str(invoke.attributes["callee"]))
+    assert callee is not None
+    return callee[1]
 
 
 def _unpacked(value: Any) -> tuple[Any, Any, bool]:
@@ -153,10 +153,10 @@ def _product(source: Source, product: Any) -> Product:
     before = made_by(after.operands[0]) if after is not None and after.name == _DEQUANTIZE else None
     if before is None or before.name != _QUANTIZE:
         raise source.odd("the input of a product is not quantized, its weights are")
-    for one in (packed, after, before):
-        if any(source.numbers(offset, "a zero-point").any() for offset in (one.operands[2], one.operands[3])):
+    for rounding in (packed, after, before):
+        if any(source.numbers(offset, "a zero-point").any() for offset in (rounding.operands[2], rounding.operands[3])):
             raise source.odd("a quantization has a zero-point")
-    scale, first, second = (source.numbers(one.operands[1], "a scale") for one in (packed, before, after))
+    scale, first, second = (source.numbers(rounding.operands[1], "a scale") for rounding in (packed, before, after))
     return Product(weight, bias, scale.astype(np.float32), (float(first.item()), float(second.item())))
 
 
@@ -176,14 +176,14 @@ def _norm(source: Source, invoke: Any) -> Norm | None:
     if '"layer_norm"' not in declared:
         return None
     inner = source.operations(_callee(invoke))
-    roots = [one for one in inner if one.name == "coreai.rsqrt"]
+    roots = [operation for operation in inner if operation.name == "coreai.rsqrt"]
     added = made_by(roots[0].operands[0]) if len(roots) == 1 else None
-    said = re.search(r"\beps = (\S+) :", declared)
-    if added is None or added.name != _ADD or said is None:
+    stated = re.search(r"\beps = (\S+) :", declared)
+    if added is None or added.name != _ADD or stated is None:
         raise source.odd("a norm is no LayerNorm")
     epsilon = float(source.numbers(added.operands[1], "a norm's epsilon").item())
-    if not np.isclose(epsilon, float(said[1]), rtol=1e-3, atol=0):
-        raise source.odd(f"a norm computes with epsilon {epsilon:g}, and says {said[1]}")
+    if not np.isclose(epsilon, float(stated[1]), rtol=1e-3, atol=0):
+        raise source.odd(f"a norm computes with epsilon {epsilon:g}, and says {stated[1]}")
     weight, bias = (source.numbers(value, "a norm's weight").ravel() for value in list(invoke.operands)[1:3])
     return Norm(epsilon, weight, bias)
 
@@ -199,29 +199,37 @@ def _owned(source: Source, operation: Any) -> bool:
 def _tables(source: Source, operation: Any) -> Iterator[np.ndarray]:
     for value in operation.operands:
         if str(getattr(value.type, "element_type", "")).startswith("f"):
-            found = source.value(value)
-            if found is not None:
-                yield found
+            table = source.value(value)
+            if table is not None:
+                yield table
 
 
 def _scalars(source: Source, operations: list[Any]) -> Iterator[float]:
-    for one in operations:
-        if one.name == _MULTIPLY:
-            yield from (float(found.item()) for found in _tables(source, one) if found.size == 1)
+    for operation in operations:
+        if operation.name == _MULTIPLY:
+            yield from (float(scalar.item()) for scalar in _tables(source, operation) if scalar.size == 1)
 
 
 def _rounded(source: Source, operations: list[Any]) -> int:
-    products = [one for one in operations if one.name == _PRODUCTS[0] and _weights(source, one) is None]
-    makers = [made_by(factor) for one in products for factor in one.operands]
+    products = [
+        operation for operation in operations if operation.name == _PRODUCTS[0] and _weights(source, operation) is None
+    ]
+    makers = [made_by(factor) for product in products for factor in product.operands]
     return sum(maker is not None and maker.name == _DEQUANTIZE for maker in makers)
 
 
 def layers(path: Path) -> dict[int, Layer]:
     """Return the layers by their place among the products of a program that `read` reads."""
     source = Source(path)
-    products = [one for one in source.operations() if one.name in _PRODUCTS and _weights(source, one) is not None]
-    quantized = {place: one for place, one in enumerate(products) if _unpacked(one.operands[1])[1] is not None}
-    half = {place: str(one.results[0].type.element_type) == "f16" for place, one in quantized.items()}
+    products = [
+        operation
+        for operation in source.operations()
+        if operation.name in _PRODUCTS and _weights(source, operation) is not None
+    ]
+    quantized = {
+        place: product for place, product in enumerate(products) if _unpacked(product.operands[1])[1] is not None
+    }
+    half = {place: str(product.results[0].type.element_type) == "f16" for place, product in quantized.items()}
     run = _cut(source, quantized)  # from here on the products are others
     return {place: Layer(half[place], partial(run, place)) for place in quantized}
 
@@ -250,9 +258,9 @@ def _cut(source: Source, products: dict[int, Any]) -> Callable[[int, np.ndarray]
 
     def run(place: int, x: np.ndarray) -> Found:
         if not functions:  # all at once: compiling takes longer than a layer
-            functions.update(load_function(source.program, [f"layer_{one}" for one in products]))
-        found = call(functions[f"layer_{place}"], x=x)
-        return found["integers"], found["output"], found["output"]  # the interpreter fuses nothing
+            functions.update(load_function(source.program, [f"layer_{index}" for index in products]))
+        outputs = call(functions[f"layer_{place}"], x=x)
+        return outputs["integers"], outputs["output"], outputs["output"]  # the interpreter fuses nothing
 
     return run
 
@@ -261,9 +269,9 @@ def _copied(value: Any, known: dict[Any, Any]) -> Any:
     """Copy the operations that make a value to where operations go now, down to the values that are known."""
     if value not in known:
         maker = made_by(value)
-        given = [_copied(one, known) for one in maker.operands]
+        given = [_copied(operand, known) for operand in maker.operands]
         copy = maker.operation.clone()
-        for place, one in enumerate(given):
-            copy.operands[place] = one
+        for place, operand in enumerate(given):
+            copy.operands[place] = operand
         known[value] = copy.results[0]
     return known[value]

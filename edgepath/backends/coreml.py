@@ -73,9 +73,9 @@ def _register_operations() -> None:
 
 def _check(recipe: Any) -> str:
     systems = _INT8_OS if recipe.int8 else _OLDER_OS + _INT8_OS
-    if (found := recipe.deploy.minimum_os) in systems:
+    if (minimum_os := recipe.deploy.minimum_os) in systems:
         return ""
-    return f"deploy.minimum_os = {quoted(found)}; known: {', '.join(systems)}"
+    return f"deploy.minimum_os = {quoted(minimum_os)}; known: {', '.join(systems)}"
 
 
 def _look() -> Found:

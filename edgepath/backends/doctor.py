@@ -42,7 +42,7 @@ class Diagnosis:
         """Return everything as JSON-able values."""
         return {
             "machine": dict(self.machine),
-            "runtimes": [{"name": name} | asdict(found) for name, found in self.runtimes],
+            "runtimes": [{"name": name} | asdict(runtime) for name, runtime in self.runtimes],
             "packages": [asdict(package) | {"extras": list(package.extras)} for package in self.packages],
         }
 
@@ -52,7 +52,7 @@ class Diagnosis:
 
     def rows(self) -> list[list[str]]:
         """Return rows of what, what is here, how to get it: runtimes first, then packages."""
-        rows = [[name, found.detail, "" if found.usable else found.install] for name, found in self.runtimes]
+        rows = [[name, runtime.detail, "" if runtime.usable else runtime.install] for name, runtime in self.runtimes]
         return rows + [[p.name, p.version or "not installed", "" if p.version else p.install] for p in self.packages]
 
 
@@ -63,7 +63,7 @@ def diagnose() -> Diagnosis:
     torch = version_of("torch")
     runtimes = [
         ("PyTorch", Found(torch is not None, torch or "not installed", pip_install("export"))),
-        *((backend.title, backend.found()) for backend in every() if backend.builds is not None),
+        *((backend.title, backend.availability()) for backend in every() if backend.builds is not None),
         ("CUDA GPU", _gpu(smi, jetson())),
     ]
     return Diagnosis(_machine(), tuple(runtimes), packages)
@@ -93,11 +93,11 @@ def _gpu(smi: subprocess.Popen[str] | None, board: str | None) -> Found:
     if smi is None:
         return Found(False, "none: no nvidia-smi", get)
     try:
-        said, _ = smi.communicate(timeout=_SMI_SECONDS)
+        output, _ = smi.communicate(timeout=_SMI_SECONDS)
     except subprocess.TimeoutExpired:
         _abandon(smi)
         return Found(False, f"nvidia-smi gave no answer within {_SMI_SECONDS} s", get)
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nvidia-smi said nothing"]
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["nvidia-smi said nothing"]
     # "Tesla T4, 550.54.14, 15360 MiB": without a GPU, some drivers' nvidia-smi says so and still exits with 0
     usable = smi.returncode == 0 and all(line.count(",") >= 2 for line in lines)
     return Found(usable, "; ".join(lines) if usable else lines[0], get)
@@ -113,7 +113,7 @@ def _abandon(process: subprocess.Popen[str]) -> None:
 
 
 def _machine() -> dict[str, str]:
-    found = {
+    facts = {
         "edgepath": f"{__version__}, Python {platform.python_version()}",
         "system": platform.platform(),
         "processor": cpu_model(),
@@ -122,4 +122,4 @@ def _machine() -> dict[str, str]:
         "memory": memory(),
     }
     board = jetson()
-    return found | ({"Jetson": board} if board else {})
+    return facts | ({"Jetson": board} if board else {})

@@ -60,10 +60,10 @@ def _refuse_left(graph: Any, recipe: Any) -> None:
 def _refuse_float(nodes: dict[str, dict[str, int]], program: Any, recipe: Any) -> None:
     """Raise UsageError unless the delegate computes every quantized linear in INT8."""
     wanted = sum(hasattr(layer, "input_scale") for layer in program.lowered.modules())
-    found = nodes["delegated"].get("XNNFullyConnected, INT8", 0)
-    if found != wanted:
+    delegated = nodes["delegated"].get("XNNFullyConnected, INT8", 0)
+    if delegated != wanted:
         raise UsageError(
-            f"export {recipe.target}: XNNPACK runs {found} linears in INT8, {wanted} are quantized; "
+            f"export {recipe.target}: XNNPACK runs {delegated} linears in INT8, {wanted} are quantized; "
             "another executorch may run them all"
         )
 

@@ -38,14 +38,14 @@ def _profile(artifact: Path, tiles: np.ndarray, threads: int, calls: int, warm_u
             session.run(None, {name: tiles})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     seen: Counter[str] = Counter()
-    found: Calls = [[] for _ in range(warm_up + calls)]
+    per_call: Calls = [[] for _ in range(warm_up + calls)]
     for node in events:
         if node.get("cat") == "Node" and node["name"].endswith("_kernel_time"):
             about = node["args"]
-            given = next((kind for one in about["input_type_shape"] for kind in one), "")
-            found[seen[node["name"]]].append((about["op_name"], given, node["dur"] / 1e3))
+            given = next((kind for entry in about["input_type_shape"] for kind in entry), "")
+            per_call[seen[node["name"]]].append((about["op_name"], given, node["dur"] / 1e3))
             seen[node["name"]] += 1
-    return found[warm_up:]
+    return per_call[warm_up:]
 
 
 BACKEND = Backend(

@@ -46,12 +46,12 @@ def _look() -> Found:
 def _profile(artifact: Path, tiles: np.ndarray, threads: int, calls: int, warm_up: int) -> Calls:
     from .runners.openvino import Runner
 
-    found: Calls = []
+    per_call: Calls = []
     with Runner(artifact, threads=threads, profile=True) as runner:
         for _ in range(warm_up + calls):
             runner(tiles)
-            found.append(runner.operations())
-    return found[warm_up:]
+            per_call.append(runner.operations())
+    return per_call[warm_up:]
 
 
 BACKEND = Backend(

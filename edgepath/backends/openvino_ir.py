@@ -64,19 +64,23 @@ def _owned(node: Any) -> bool:
         return True
     if node.get_type_name() not in ("Add", "Multiply"):
         return False
-    at = [one for one in (_input(node, i) for i in (0, 1)) if not _constant(one)]
+    operands = [operand for operand in (_input(node, i) for i in (0, 1)) if not _constant(operand)]
     if node.get_type_name() == "Multiply":  # a norm's weight, or a dequantized activation
-        return any(one.get_type_name() in ("MVN", "Subtract", "Convert") for one in at)
-    makers = [one for one in at if one.get_type_name() in ("MatMul", "Convolution")]
-    scaled = [one for one in at if one.get_type_name() == "Multiply"]
-    normed = [one for one in scaled if any(_input(one, i).get_type_name() == "MVN" for i in (0, 1))]
-    return bool(normed) or any(_constant(_input(one, 1)) for one in makers)
+        return any(operand.get_type_name() in ("MVN", "Subtract", "Convert") for operand in operands)
+    makers = [operand for operand in operands if operand.get_type_name() in ("MatMul", "Convolution")]
+    scaled = [operand for operand in operands if operand.get_type_name() == "Multiply"]
+    normed = [operand for operand in scaled if any(_input(operand, i).get_type_name() == "MVN" for i in (0, 1))]
+    return bool(normed) or any(_constant(_input(maker, 1)) for maker in makers)
 
 
 def _floats(node: Any, path: Path) -> list[np.ndarray]:
     """Return the floating-point constants that go into an operation."""
-    at = [_input(node, i) for i in range(node.get_input_size())]
-    return [_value(one, path) for one in at if _constant(one) and one.get_output_element_type(0).is_real()]
+    operands = [_input(node, i) for i in range(node.get_input_size())]
+    return [
+        _value(operand, path)
+        for operand in operands
+        if _constant(operand) and operand.get_output_element_type(0).is_real()
+    ]
 
 
 def _product(node: Any, path: Path) -> Product:
@@ -110,7 +114,7 @@ def _tokens(node: Any, path: Path) -> str:
 
 def bias_of(node: Any, path: Path) -> tuple[Any, np.ndarray | None]:
     """Return the Add right after a product that adds a constant, and that constant; None for both without one."""
-    for user in (one.get_node() for one in node.output(0).get_target_inputs()):
+    for user in (port.get_node() for port in node.output(0).get_target_inputs()):
         for i in (0, 1) if user.get_type_name() == "Add" else ():
             if _constant(_input(user, i)):
                 return user, _value(_input(user, i), path).ravel()
@@ -133,7 +137,7 @@ def _norm(node: Any, path: Path) -> Norm:
     values = []
     at = node
     for kind in ("Multiply", "Add"):  # weight, then bias
-        users = [one.get_node() for one in at.output(0).get_target_inputs()]
+        users = [port.get_node() for port in at.output(0).get_target_inputs()]
         if len(users) != 1 or users[0].get_type_name() != kind:
             raise BundleError(f"{path.name}: {node.get_friendly_name()} is no norm with weight and bias")
         at = users[0]
@@ -173,15 +177,15 @@ def _value(node: Any, path: Path) -> np.ndarray:
 
 def layers(path: Path) -> dict[int, Layer]:
     """Return the layers by their place among the products of an IR that `read` reads."""
-    model, found = open_model(path), {}
+    model, by_place = open_model(path), {}
     products = [node for node in model.get_ordered_ops() if is_product(node)]
     for place, node in enumerate(products):
         quantizer = quantizer_of(node)
         if quantizer is not None:
             last = bias_of(node, path)[0] or node
             # With the layer goes the model: it owns the nodes.
-            found[place] = Layer(False, partial(_run, model, quantizer, last))
-    return found
+            by_place[place] = Layer(False, partial(_run, model, quantizer, last))
+    return by_place
 
 
 def _run(model: Any, quantizer: Any, last: Any, x: np.ndarray) -> Found:
@@ -192,12 +196,12 @@ def _run(model: Any, quantizer: Any, last: Any, x: np.ndarray) -> Found:
     before = quantizer.input_value(0)
     quantizer.input(0).replace_source_output(given.output(0))
     try:
-        integers, whole = (openvino.Model([node.output(0)], [given], "layer") for node in (quantizer, last))
+        integers, layer = (openvino.Model([node.output(0)], [given], "layer") for node in (quantizer, last))
         compiled = core().compile_model(
-            whole, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+            layer, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
         )
         fused = np.array(compiled([x])[0], np.float32)
-        return np.rint(_evaluated(integers, x)).astype(np.int8), _evaluated(whole, x), fused
+        return np.rint(_evaluated(integers, x)).astype(np.int8), _evaluated(layer, x), fused
     finally:
         quantizer.input(0).replace_source_output(before)
 

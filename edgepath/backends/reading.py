@@ -49,9 +49,13 @@ def _reader(artifact: Path, backend: str) -> Builds:
     """Return what reads an artifact: the backend that built it or, where none is named, all that build such files."""
     if backend:
         return builds_of(backend)
-    readers = [one.builds for one in every() if one.builds is not None and one.builds.suffix == artifact.suffix]
+    readers = [
+        candidate.builds
+        for candidate in every()
+        if candidate.builds is not None and candidate.builds.suffix == artifact.suffix
+    ]
     if not readers:
         raise ValueError(f"{artifact}: no backend writes such files")
-    if len({(one.read, one.layers) for one in readers}) > 1:
+    if len({(reader.read, reader.layers) for reader in readers}) > 1:
         raise ValueError(f"{artifact}: several backends write such files, and read them each in its own way; name one")
     return readers[0]

@@ -54,8 +54,8 @@ def convert_apart(
         environment = os.environ | {"PYTHONPATH": path}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_SECONDS)
         if done.returncode:
-            said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit {done.returncode}"]
-            raise UsageError(f"Torch-TensorRT did not convert {program.name}: {said[-1]}")
+            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit {done.returncode}"]
+            raise UsageError(f"Torch-TensorRT did not convert {program.name}: {lines[-1]}")
         network = pickle.loads((folder / _NETWORK).read_bytes())  # its own child's, in a folder of its own
         return Converted((folder / _ENGINE).read_bytes(), network)
 

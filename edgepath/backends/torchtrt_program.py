@@ -48,10 +48,10 @@ class Graph:
 
     def value(self, node: Any) -> np.ndarray:
         """Return a constant's values. Raises BundleError for a value that is computed."""
-        found = self.array(node)
-        if found is None:
+        array = self.array(node)
+        if array is None:
             raise BundleError(f"{self._path.name}: {node} is computed, a constant was expected; export it again")
-        return found
+        return array
 
     def of(self, *kinds: str) -> Iterator[Any]:
         """Yield the operations of some kinds."""
@@ -136,7 +136,7 @@ def _product(graph: Graph, node: Any) -> Product:
     if not quantized:
         return Product(weight, bias)
     before, after = graph.rounding(node)
-    if any(one.args[2] not in (0, None) for one in (before, after, source)) or source.args[3] != 0:
+    if any(rounding.args[2] not in (0, None) for rounding in (before, after, source)) or source.args[3] != 0:
         raise BundleError(f"{node} has zero-points, or scales along its input; export it again")
     scale = graph.value(source.args[1]).astype(np.float32)
     return Product(weight, bias, scale, (float(before.args[1]), float(after.args[1])))

@@ -25,9 +25,9 @@ def stand_in(capabilities: Sequence[str], look: Callable[[Any, Any, Any], object
     `look` is given the bindings, each network while its weights are there, and its optimization profile. Raises
     MissingRuntime for another release than this is written for, UsageError for a capability that is not built for.
     """
-    found = version_of("torch-tensorrt-rtx") or "not installed"
-    if not found.startswith(f"{RELEASE}."):
-        raise MissingRuntime(f"torch-tensorrt-rtx {found}; without a GPU, {RELEASE}.* is needed")
+    installed = version_of("torch-tensorrt-rtx") or "not installed"
+    if not installed.startswith(f"{RELEASE}."):
+        raise MissingRuntime(f"torch-tensorrt-rtx {installed}; without a GPU, {RELEASE}.* is needed")
     name_bindings()
     bindings: Any = sys.modules["tensorrt_rtx"]
     known = bindings.ComputeCapability.__members__

@@ -71,7 +71,7 @@ def _artifact(report: Mapping[str, Any], data: list[dict[str, Any]]) -> dict[str
                 "task": "feature-extraction",
                 "architectureFamily": "vision transformer",
                 "modelArchitecture": str(model.get("timm_name", model["name"])),
-                "datasets": [{"ref": one["bom-ref"]} for one in data],
+                "datasets": [{"ref": component["bom-ref"]} for component in data],
                 "inputs": [{"format": f"uint8 (N, {size}, {size}, 3)"}],
                 "outputs": [{"format": f"float32 (N, {dim})"}],
             },
@@ -95,11 +95,11 @@ def _weights(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = []
+    components = []
     for use in ("calibration", "held_out"):
         if tiles := report[use]:
             about = f"{tiles['count']} tiles of {tiles['size']} px, {use.replace('_', ' ')}, from a {tiles['kind']}"
-            found.append(
+            components.append(
                 {
                     "type": "data",
                     "bom-ref": use,
@@ -109,7 +109,7 @@ def _data(report: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "data": [{"type": "dataset", "name": str(tiles["name"])}],
                 }
             )
-    return found
+    return components
 
 
 def _files(folder: Path, artifact: str) -> list[dict[str, Any]]:
@@ -138,8 +138,8 @@ def _library(name: str, version: str) -> dict[str, Any]:
     }
 
 
-def _licences(said: object) -> list[dict[str, Any]]:
+def _licences(licence: object) -> list[dict[str, Any]]:
     """Return a licence as CycloneDX has it: by its SPDX id where that is known, else by what is said of it."""
-    name = str(said or "not stated")
+    name = str(licence or "not stated")
     known = name.partition(",")[0]
     return [{"license": {"id": known} if known in _SPDX else {"name": name}}]

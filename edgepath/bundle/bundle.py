@@ -109,9 +109,9 @@ class Bundle(Contents):
         tiles = _load(self, "golden/tiles.npz", "tiles")
         reference = self.golden_embeddings("reference")
         expected = ("uint8", (len(reference), self.size, self.size, 3), "float32", (len(reference), self.dim))
-        found = (str(tiles.dtype), tiles.shape, str(reference.dtype), reference.shape)
-        if found != expected:
-            raise BundleError(f"bundle {self.path}: golden set is {found}; its contract asks for {expected}")
+        actual = (str(tiles.dtype), tiles.shape, str(reference.dtype), reference.shape)
+        if actual != expected:
+            raise BundleError(f"bundle {self.path}: golden set is {actual}; its contract asks for {expected}")
         return tiles, reference
 
     def golden_embeddings(self, of: str) -> np.ndarray:
@@ -119,8 +119,8 @@ class Bundle(Contents):
         embeddings = _load(self, f"golden/{of}.npz", "embeddings")
         needed = (len(self.held_out), self.dim)
         if embeddings.dtype != np.float32 or embeddings.shape != needed or not len(embeddings):
-            found = f"{embeddings.dtype} {embeddings.shape}"
-            raise BundleError(f"bundle {self.path}: golden/{of}.npz is {found}; its manifest asks for float32 {needed}")
+            kind = f"{embeddings.dtype} {embeddings.shape}"
+            raise BundleError(f"bundle {self.path}: golden/{of}.npz is {kind}; its manifest asks for float32 {needed}")
         return embeddings
 
     def runner(self, **options: Any) -> Runner:
@@ -222,11 +222,11 @@ def _open(path: str | Path) -> Bundle:
             clear(path)
         raw = read_manifest(path)
         manifest = parse(raw, f"bundle {path}")
-        said = contents(manifest, f"bundle {path}")
+        described = contents(manifest, f"bundle {path}")
         seen = _check_files(path, manifest["files"])
     except OSError as error:
         raise BundleError(f"bundle {path}: cannot be read ({error.strerror}: {error.filename})") from error
-    return Bundle(**vars(said), path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest(), seen=seen)
+    return Bundle(**vars(described), path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest(), seen=seen)
 
 
 def _check_files(path: Path, files: Mapping[str, FileEntry]) -> dict[str, Stamp]:
@@ -242,9 +242,9 @@ def _check_files(path: Path, files: Mapping[str, FileEntry]) -> dict[str, Stamp]
         size = (path / name).stat().st_size
         if size != entry["size_bytes"]:
             raise BundleError(f"{who}: {name} has {size} bytes, its manifest says {entry['size_bytes']}; copy it again")
-        if (found := sha256(path / name)) != entry["sha256"]:
+        if (digest := sha256(path / name)) != entry["sha256"]:
             raise BundleError(
-                f"{who}: {name} was altered (sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}); "
+                f"{who}: {name} was altered (sha256 {digest[:12]}, its manifest says {entry['sha256'][:12]}); "
                 "copy the bundle again, or export it again"
             )
     return seen

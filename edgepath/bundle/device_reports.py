@@ -73,20 +73,20 @@ def add_report(bundle: str | Path | Bundle, report: str | Path) -> DeviceReport:
     Raises UsageError for a file that is no such report, or one of another bundle.
     """
     bundle = open_bundle(bundle)
-    found = _read_report(Path(report))
-    measured = found["bundle"]
+    added = _read_report(Path(report))
+    measured = added["bundle"]
     if measured["sha256"] != bundle.digest:
         raise UsageError(
             f"report {report}: measured on {measured['name']} (bundle.json {measured['sha256'][:12]}), "
             f"{bundle.path} is {bundle.digest[:12]}; give the bundle that was copied to the device"
         )
     known = device_reports(bundle)
-    if found not in known:
-        known.append(found)
-        known.sort(key=lambda one: str(one["measured_at"]))
+    if added not in known:
+        known.append(added)
+        known.sort(key=lambda entry: str(entry["measured_at"]))
         kept = {"schema": SCHEMA, "bundle": bundle.digest, "reports": known}
         write_text(reports_file(bundle), json.dumps(kept, indent=2) + "\n", "reports")
-    return found
+    return added
 
 
 def device_reports(bundle: Bundle) -> list[DeviceReport]:
@@ -99,8 +99,8 @@ def device_reports(bundle: Bundle) -> list[DeviceReport]:
         digest, reports = kept["bundle"], list(kept["reports"])
         if kept["schema"] != SCHEMA:
             raise ValueError(f"schema {shown(kept['schema'])}")
-        for one in reports:
-            _check(one, path)
+        for report in reports:
+            _check(report, path)
     except (ValueError, KeyError, TypeError, UsageError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); move it away and add the reports again") from None
     if digest != bundle.digest:
@@ -116,22 +116,22 @@ def reports_file(bundle: Bundle) -> Path:
 
 def device_name(device: Mapping[str, object]) -> str:
     """Name a device by what its report says of it."""
-    said = [str(device[key]) for key in ("board", "gpu", "processor", "power_mode") if device.get(key)]
-    return ", ".join(said)[:80] or "not named"
+    parts = [str(device[key]) for key in ("board", "gpu", "processor", "power_mode") if device.get(key)]
+    return ", ".join(parts)[:80] or "not named"
 
 
 def _read_report(path: Path) -> DeviceReport:
     try:
-        found = read_json(path, _LARGEST)
+        content = read_json(path, _LARGEST)
     except ValueError as error:
         raise UsageError(f"report {path}: cannot be read ({error}); give device-report.json of kit/check.py") from None
-    return _check(found, path)
+    return _check(content, path)
 
 
-def _check(found: Any, path: str | Path) -> DeviceReport:
+def _check(content: Any, path: str | Path) -> DeviceReport:
     def refuse(problem: str) -> UsageError:
         return UsageError(f"report {path}: {problem}; it is not whole: give device-report.json of kit/check.py")
 
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise UsageError(f"report {path}: is no device report of schema {SCHEMA}; kit/check.py writes one")
-    return check_facts(DeviceReport, found, refuse)
+    return check_facts(DeviceReport, content, refuse)

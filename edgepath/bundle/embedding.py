@@ -105,9 +105,9 @@ def embed(
             for part in source.batches(batch):
                 embeddings = runner(part.pixels)
                 if embeddings.shape[1:] != (bundle.dim,):
-                    found = "x".join(map(str, embeddings.shape[1:]))
+                    shape = "x".join(map(str, embeddings.shape[1:]))
                     raise BundleError(
-                        f"bundle {bundle.path}: its artifact gives {found} numbers a tile, its contract says "
+                        f"bundle {bundle.path}: its artifact gives {shape} numbers a tile, its contract says "
                         f"{bundle.dim}; export it again"
                     )
                 yield part.keys, embeddings

@@ -63,11 +63,11 @@ def write_features(
             raise UsageError(f"features {path}: cannot be written ({error.strerror}: {error.filename})") from error
         try:
             _refuse_too_small_a_disk(path, count * dim * 4)
-            blocks, told = _blocks(batches, dim, count), json.dumps(metadata, allow_nan=False)
+            blocks, text = _blocks(batches, dim, count), json.dumps(metadata, allow_nan=False)
             if path.suffix.lower() in HDF5:
-                rows = _write_h5(aside, blocks, dim, told, coords or {})
+                rows = _write_h5(aside, blocks, dim, text, coords or {})
             else:
-                rows = (_write_npz if path.suffix.lower() == ".npz" else _write_parquet)(aside, blocks, dim, told)
+                rows = (_write_npz if path.suffix.lower() == ".npz" else _write_parquet)(aside, blocks, dim, text)
             if not rows:
                 raise EdgepathError(f"features {path}: not one tile could be embedded; nothing was written")
             with open(aside, "rb+") as file:
@@ -160,8 +160,8 @@ def _write_h5(
             embeddings[rows:], paths[rows:] = block, np.array(keys, dtype=object)
             rows += len(keys)
             if places is not None:
-                found = [coords[key] for key in keys if key in coords]
-                places = places + found if len(found) == len(keys) else None
+                part = [coords[key] for key in keys if key in coords]
+                places = places + part if len(part) == len(keys) else None
             sink.check()
         file["features"] = embeddings
         if places:

@@ -129,10 +129,10 @@ def parse(raw: bytes, who: str) -> dict[str, Any]:
 
 def contents(manifest: Mapping[str, Any], who: str) -> Contents:
     """Return what a manifest says; BundleError where it lacks what running and verifying a bundle needs."""
-    found = read_facts(Contents, manifest, lambda problem: BundleError(f"{who}: {MANIFEST}: {problem}"), _PLACES)
-    if not any(name == found.file or name.startswith(f"{found.file}/") for name in manifest["files"]):
-        raise BundleError(f"{who}: {MANIFEST}: its artifact {plain(found.file)} is not among its files")
-    return found
+    facts = read_facts(Contents, manifest, lambda problem: BundleError(f"{who}: {MANIFEST}: {problem}"), _PLACES)
+    if not any(name == facts.file or name.startswith(f"{facts.file}/") for name in manifest["files"]):
+        raise BundleError(f"{who}: {MANIFEST}: its artifact {plain(facts.file)} is not among its files")
+    return facts
 
 
 def check_name(name: str, who: str) -> None:

@@ -56,8 +56,8 @@ def write_signature(
     except Exception as error:  # of cryptography, OpenSSL, PKCS#11 and the library
         if isinstance(error, UsageError):
             raise
-        found = f"the key cannot sign ({first_line(error)})"
-        raise UsageError(f"sign {bundle}: {found}; give one as `edgepath sign --help` says") from None
+        problem = f"the key cannot sign ({first_line(error)})"
+        raise UsageError(f"sign {bundle}: {problem}; give one as `edgepath sign --help` says") from None
 
 
 def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | None = None) -> None:
@@ -81,8 +81,8 @@ def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | No
         signed = _signed_manifest(path)
         config.set_ignore_unsigned_files(True).verify(bundle, path)
     except Exception as error:  # whatever a file that is no signature leads the library to
-        found = f"{type(error).__name__}: {first_line(error)}"[:200]
-        raise BundleError(f"{who}: its signature is not by {trust.name}, or of another bundle ({found})") from None
+        problem = f"{type(error).__name__}: {first_line(error)}"[:200]
+        raise BundleError(f"{who}: its signature is not by {trust.name}, or of another bundle ({problem})") from None
     if signed != digest:
         raise BundleError(f"{who}: its signature is of another {MANIFEST} ({signed[:12]}, this is {digest[:12]})")
 
@@ -91,7 +91,8 @@ def _signed_manifest(path: Path) -> str:
     """Return the sha256 of `bundle.json` that a signature lists; to be believed once the signature was verified."""
     envelope = read_json(path, _LARGEST)["dsseEnvelope"]
     statement = parse_json(base64.b64decode(envelope["payload"], validate=True))
-    return next(str(one["digest"]) for one in statement["predicate"]["resources"] if one["name"] == MANIFEST)
+    resources = statement["predicate"]["resources"]
+    return next(str(resource["digest"]) for resource in resources if resource["name"] == MANIFEST)
 
 
 def _library() -> Any:

@@ -52,8 +52,8 @@ def sign(
         MissingRuntime: where model-signing is not installed (extra `sign`).
     """
     if (key is None) == (not pkcs11):
-        found = "both were given" if pkcs11 else "neither was given"
-        raise UsageError(f"sign: give a private key or the URI of one in a token, one of them; {found}")
+        given = "both were given" if pkcs11 else "neither was given"
+        raise UsageError(f"sign: give a private key or the URI of one in a token, one of them; {given}")
     if chain and certificate is None:
         raise UsageError("sign: a chain of certificates belongs to a certificate; give that too")
     opened = open_bundle(bundle)
@@ -70,7 +70,7 @@ def sign(
         key=None if key is None else Path(key),
         password=password,
         certificate=None if certificate is None else Path(certificate),
-        chain=[Path(one) for one in chain],
+        chain=[Path(issuer) for issuer in chain],
         pkcs11=pkcs11,
     )
     return {"bundle": opened.name, "digest": opened.digest, "signature": str(path)}

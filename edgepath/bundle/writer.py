@@ -37,10 +37,10 @@ class BundleWriter:
         for name in sorted(_walk(self.path)):
             check_name(name, f"bundle {self.final}")
             files[name] = {"sha256": sha256(self.path / name), "size_bytes": (self.path / name).stat().st_size}
-        whole = {**manifest, "schema": SCHEMA, "files": files}
-        contents(whole, f"bundle {self.final}")
+        complete = {**manifest, "schema": SCHEMA, "files": files}
+        contents(complete, f"bundle {self.final}")
         with open(self.path / MANIFEST, "x", encoding="utf-8") as file:
-            file.write(json.dumps(whole, indent=2, allow_nan=False) + "\n")
+            file.write(json.dumps(complete, indent=2, allow_nan=False) + "\n")
         self._folder.commit()
 
 

@@ -57,13 +57,13 @@ def debug(
     Raises what `verify` raises.
     """
     require("torch", "export")
-    from ..program.forms import Program
+    bundle, recipe = _opened(bundle)
+    name, pixels = _pixels(bundle, tiles, resize)
+    from ..program.forms import Program  # slow: after what may be missing
     from .layerwise import prove
     from .networks import check_network
     from .parts import differences, named_parts
 
-    bundle, recipe = _opened(bundle)
-    name, pixels = _pixels(bundle, tiles, resize)
     vit, spec, _ = same_weights(bundle, weights)
     twin = rebuild(bundle, recipe, copy.deepcopy(vit), spec, smoothed_only=True)
     program = rebuild(bundle, recipe, vit, spec) if recipe.quantized else None
@@ -100,11 +100,11 @@ def _opened(bundle: str | Path | Bundle) -> tuple[Bundle, Recipe]:
 
 def _with_proofs(layers: list[LayerFigures], proofs: Mapping[str, Proof]) -> list[LayerFigures]:
     """Each layer with what its artifact makes of it; the parts of a split projection count as one."""
-    from ..program.split_projections import whole
+    from ..program.split_projections import uncut_name
     from .layerwise import joint
 
     for row in layers:
-        parts = [proof for name, proof in proofs.items() if whole(name) == row["layer"]]
+        parts = [proof for name, proof in proofs.items() if uncut_name(name) == row["layer"]]
         row["proof"] = asdict(joint(parts)) if parts else None
     return layers
 

@@ -142,8 +142,8 @@ class Percentiles(TypedDict):
 
     p50: float
     p90: float
-    p95: float
-    p99: float
+    p95: float | None
+    p99: float | None
 
 
 class Speed(TypedDict):

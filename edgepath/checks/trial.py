@@ -45,7 +45,7 @@ def trial_build(path: str | Path, capabilities: Sequence[str] = ()) -> list[Find
     except Refused as error:
         source = f"TensorRT-RTX {tensorrt_rtx_bindings.__version__}, built for {', '.join(capabilities)}"
         remedy = "export this operation in another form, or leave it out"
-        return [Finding("error", "refused", error.node or "graph", error.said, remedy, source)]
+        return [Finding("error", "refused", error.node or "graph", error.reason, remedy, source)]
     return []
 
 

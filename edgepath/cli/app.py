@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .._version import __version__
+from ..errors import BadTile
 
 Translate = Callable[[list[str]], list[str]]
 """Turns arguments of an older version into those of this one."""
@@ -19,7 +20,15 @@ _ORDER = ("Arguments", "Options", MODEL, TILES, RUN, RESULT, "Help")
 
 
 class Command(TyperCommand):
-    """A command whose help shows its options by panel, as plain text."""
+    """A command whose help shows its options by panel, as plain text; where tiles can be left out, an error says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BadTile as error:
+            if "skip_bad" not in ctx.params or "--resize" in str(error):  # it says already what to do
+                raise
+            raise BadTile(f"{error}; --skip-bad leaves such tiles out") from error
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}

@@ -31,6 +31,7 @@ from .options import (
     SkipBad,
     Strict,
     Threads,
+    there,
 )
 
 
@@ -39,7 +40,9 @@ def verify(
     tiles: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=TILES, help="Measure on these too: a folder of tiles or slides, a pack, `synthetic`."
+            callback=there,
+            rich_help_panel=TILES,
+            help="Measure on these too: a folder of tiles or slides, a pack, `synthetic`.",
         ),
     ] = None,
     golden: Annotated[
@@ -111,7 +114,8 @@ def sign(
 def compare(
     bundles: Annotated[list[Path], typer.Argument(help="Two or more bundle folders of one model.")],
     tiles: Annotated[
-        str | None, typer.Option(rich_help_panel=TILES, help="A folder or pack of tiles; default: golden tiles.")
+        str | None,
+        typer.Option(callback=there, rich_help_panel=TILES, help="A folder or pack of tiles; default: golden tiles."),
     ] = None,
     plot: Plot = None,
     resize: ResizeOption = Resize.refuse,
@@ -144,7 +148,8 @@ def compare(
 def debug(
     bundle: BundleFolder,
     tiles: Annotated[
-        str | None, typer.Option(rich_help_panel=TILES, help="Up to 64 tiles; default: the golden tiles.")
+        str | None,
+        typer.Option(callback=there, rich_help_panel=TILES, help="Up to 64 tiles; default: the golden tiles."),
     ] = None,
     plot: Plot = None,
     weights: SameWeights = None,

@@ -39,12 +39,15 @@ from .options import (
     Strict,
     Threads,
     Weights,
+    there,
+    weights_there,
     which_model,
 )
 
 Calibration = Annotated[
     str,
     typer.Option(
+        callback=there,
         rich_help_panel=TILES,
         help="Tiles that set the INT8 scales: a folder of tiles or slides, a calibration pack, or `synthetic`.",
     ),
@@ -123,7 +126,9 @@ def distill(
     student: Model,
     tiles: Annotated[
         str,
-        typer.Option(rich_help_panel=TILES, help="A folder of tiles, a calibration pack, or `synthetic:COUNT`."),
+        typer.Option(
+            callback=there, rich_help_panel=TILES, help="A folder of tiles, a calibration pack, or `synthetic:COUNT`."
+        ),
     ],
     out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="Folder of the run.")],
     recipe: Annotated[
@@ -134,10 +139,15 @@ def distill(
     ] = None,
     teacher_weights: Annotated[
         str,
-        typer.Option(rich_help_panel=MODEL, help="A file, FILE::KEY, a hub snapshot folder, or `random`."),
+        typer.Option(
+            callback=weights_there, rich_help_panel=MODEL, help="A file, FILE::KEY, a hub snapshot folder, or `random`."
+        ),
     ] = "",
     student_weights: Annotated[
-        str, typer.Option(rich_help_panel=MODEL, help="What the student starts from; default: untrained.")
+        str,
+        typer.Option(
+            callback=weights_there, rich_help_panel=MODEL, help="What the student starts from; default: untrained."
+        ),
     ] = "",
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
@@ -151,10 +161,12 @@ def distill(
     as_json: AsJson = False,
 ) -> None:
     """Train a small student to see what a large frozen teacher sees; several GPUs: with torchrun."""
-    from ..distillation.options import parse_changes
-    from ..distillation.training import distill as run
+    from ..distillation.options import load_options, parse_changes
 
     changes = parse_changes(change or [])
+    load_options(recipe, changes)  # before anything slow is imported
+    from ..distillation.training import distill as run
+
     if dry_run:
         _try_out(teacher, student, recipe, changes, device, as_json)
         return
@@ -196,7 +208,9 @@ def _try_out(
 
 def embed(
     bundle: BundleFolder,
-    tiles: Annotated[list[str], typer.Argument(help="A folder of tiles or slides, a pack, files, or `synthetic`.")],
+    tiles: Annotated[
+        list[str], typer.Argument(callback=there, help="A folder of tiles or slides, a pack, files, or `synthetic`.")
+    ],
     out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="Output file: .npz, .h5 or .parquet.")],
     batch: Annotated[int, typer.Option(min=1, rich_help_panel=RUN, help="Tiles in one call of the artifact.")] = 8,
     resize: ResizeOption = Resize.refuse,
@@ -233,7 +247,9 @@ def embed(
 def capture(
     tiles: Annotated[
         str,
-        typer.Option(rich_help_panel=TILES, help="Best a pack of 64 tiles; or a folder, or `synthetic:COUNT`."),
+        typer.Option(
+            callback=there, rich_help_panel=TILES, help="Best a pack of 64 tiles; or a folder, or `synthetic:COUNT`."
+        ),
     ],
     out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="The golden set, an .npz file.")],
     model: ModelOption = None,
@@ -270,7 +286,9 @@ def capture(
 
 
 def build_pack(
-    sources: Annotated[list[str], typer.Argument(help="Folders of tiles or slides, packs, or `synthetic`.")],
+    sources: Annotated[
+        list[str], typer.Argument(callback=there, help="Folders of tiles or slides, packs, or `synthetic`.")
+    ],
     out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="Folder of the new pack.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Tiles to select.")] = 512,
     seed: Annotated[

@@ -1,13 +1,36 @@
 """Options that several commands have."""
 
+import os
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, WeightsError
 from .app import MODEL, RESULT, RUN, TILES
+
+
+def there(given: str | list[str] | None) -> str | list[str] | None:
+    """Refuse tiles that are not there, while nothing slow is imported yet."""
+    if given:
+        from ..tiles.opening import check_there
+
+        for source in [given] if isinstance(given, str) else given:
+            check_there(source)
+    return given
+
+
+def weights_there(given: str | None) -> str | None:
+    """Refuse weights that are not there, while nothing slow is imported yet."""
+    if given and given != "random":
+        files = [given, *(given[: match.start()] for match in re.finditer("(?=::)", given))]  # a name may hold colons
+        if not any(os.path.lexists(file or ".") for file in files):
+            wanted = "give a file, a hub snapshot folder, or random"
+            raise WeightsError(f"weights {files[-1]}: no such file or folder; {wanted}")
+    return given
+
 
 AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=RESULT, help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", rich_help_panel=RESULT, help="Replace an existing output.")]
@@ -43,6 +66,7 @@ ModelConfig = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
+        callback=weights_there,
         rich_help_panel=MODEL,
         help="A weights file (FILE::KEY: one model of several), a hub snapshot folder, or `random`.",
     ),
@@ -50,6 +74,7 @@ Weights = Annotated[
 SameWeights = Annotated[
     str | None,
     typer.Option(
+        callback=weights_there,
         rich_help_panel=MODEL,
         help="The weights that the bundle was exported from, where they were a file (FILE::KEY) or a folder.",
     ),

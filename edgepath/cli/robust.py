@@ -27,6 +27,7 @@ from .options import (
     SkipBad,
     Strict,
     Threads,
+    there,
 )
 
 
@@ -96,7 +97,10 @@ def robustness(
 def curves(
     bundle: BundleFolder,
     tiles: Annotated[
-        str, typer.Option(rich_help_panel=TILES, help="A folder of tiles or slides, a pack, or `synthetic:COUNT`.")
+        str,
+        typer.Option(
+            callback=there, rich_help_panel=TILES, help="A folder of tiles or slides, a pack, or `synthetic:COUNT`."
+        ),
     ] = "synthetic:32",
     plot: Plot = None,
     weights: SameWeights = None,

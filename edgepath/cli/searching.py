@@ -19,6 +19,7 @@ from .options import (
     ResizeOption,
     SkipBad,
     Weights,
+    there,
     which_model,
 )
 
@@ -35,7 +36,9 @@ def search(
     weights: Weights = None,
     calibration: Annotated[
         str | None,
-        typer.Option(rich_help_panel=TILES, help="Tiles to calibrate on: a folder, a pack, or `synthetic:COUNT`."),
+        typer.Option(
+            callback=there, rich_help_panel=TILES, help="Tiles to calibrate on: a folder, a pack, or `synthetic:COUNT`."
+        ),
     ] = None,
     calibration_tiles: Annotated[
         int, typer.Option(min=1, rich_help_panel=TILES, help="Tiles to calibrate on, at most.")

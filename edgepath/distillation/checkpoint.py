@@ -66,7 +66,11 @@ def check_same_options(folder: Path, state: State, options: dict[str, object]) -
     """
     if options.keys() != state["options"].keys():
         raise UsageError(f"{folder}: its checkpoint is of another kind of run; give another --out")
-    if odd := [one for one in differences(options, state["options"]) if one.partition(" ")[0] not in MAY_CHANGE]:
+    if odd := [
+        difference
+        for difference in differences(options, state["options"])
+        if difference.partition(" ")[0] not in MAY_CHANGE
+    ]:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
         raise UsageError(f"{folder}: {odd[0]} when the run began{more}; give the same, or another --out")
 

@@ -69,7 +69,7 @@ def dry_run(
     theirs). `peak_bytes` is the most of all: of the device, or on a CPU of this process. `fixed_bytes` are the models,
     gradients and the optimizer's state.
     """
-    whole = load_options(recipe, options)
+    full = load_options(recipe, options)
     say = progress or silent
     with join_processes(pick_device(device)) as processes:
         batch = 2 * tiles * processes.world
@@ -83,7 +83,7 @@ def dry_run(
         fixed, slope = _fixed_bytes(run), (peaks[3] - peaks[2]) / tiles
         # Memory that is kept from before can hide the difference: then all that is not fixed counts as the tiles'.
         a_tile = slope if slope > 0 else max(0, max(peaks) - fixed) / (2 * tiles)
-        share, took = whole.training.batch / processes.world, seconds[1]
+        share, took = full.training.batch / processes.world, seconds[1]
         return {
             **_described(run, chosen),
             "tiles_a_process": tiles,
@@ -94,10 +94,10 @@ def dry_run(
             "fixed_bytes": fixed,
             "tile_bytes": round(a_tile),
             "estimate": {
-                "batch": whole.training.batch,
+                "batch": full.training.batch,
                 "process_bytes": round(max(peaks[0], peaks[2] + a_tile * (share - tiles))),
-                "steps": whole.training.steps,
-                "days": round(whole.training.steps * share * took / tiles / 86400, 1),
+                "steps": full.training.steps,
+                "days": round(full.training.steps * share * took / tiles / 86400, 1),
             },
         }
 
@@ -137,22 +137,22 @@ def _three_steps(
     return seconds, peaks, figures["loss"]
 
 
-def to_rows(found: DryRun) -> list[list[str]]:
+def to_rows(measured: DryRun) -> list[list[str]]:
     """Return what `dry_run` found as rows of a name and a value, for people."""
-    millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in found["parameters"].items()}
-    crops, estimate = found["crops_a_tile"], found["estimate"]
+    millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in measured["parameters"].items()}
+    crops, estimate = measured["crops_a_tile"], measured["estimate"]
     views = f"{crops['global']} global and {crops['local']} local crops each"
-    speed = f"{found['tiles_per_s']:.3g} tiles/s, loss {found['loss']:.3f}"
+    speed = f"{measured['tiles_per_s']:.3g} tiles/s, loss {measured['loss']:.3f}"
     fixed, tile, peak, needed = (
         f"{size / 2**30:.2f} GiB"
-        for size in (found["fixed_bytes"], found["tile_bytes"], found["peak_bytes"], estimate["process_bytes"])
+        for size in (measured["fixed_bytes"], measured["tile_bytes"], measured["peak_bytes"], estimate["process_bytes"])
     )
     return [
-        ["teacher", f"{found['teacher']}, {millions['teacher']}, random weights"],
-        ["student", f"{found['student']}, {millions['student']}; heads {millions['student heads']}"],
-        ["run on", f"{found['device']}, {found['processes']} process(es), {found['precision']}"],
-        ["a step", f"{found['tiles_a_process']} tile(s) a process, {views}"],
-        ["took", f"{found['step_seconds']:.2f} s (the second step), {speed}"],
+        ["teacher", f"{measured['teacher']}, {millions['teacher']}, random weights"],
+        ["student", f"{measured['student']}, {millions['student']}; heads {millions['student heads']}"],
+        ["run on", f"{measured['device']}, {measured['processes']} process(es), {measured['precision']}"],
+        ["a step", f"{measured['tiles_a_process']} tile(s) a process, {views}"],
+        ["took", f"{measured['step_seconds']:.2f} s (the second step), {speed}"],
         ["peak memory", f"{peak}; models, gradients and moments are {fixed}, a tile more takes {tile}"],
         ["estimate", f"batch {estimate['batch']}: {needed} a process"],
         ["", f"{estimate['steps']} steps: {estimate['days']:.3g} days at this speed"],

@@ -176,7 +176,7 @@ def parse_changes(words: Sequence[str]) -> dict[str, object]:
 
 def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
     """Return which options differ and change weights, as `training.steps is 200, was 100`: all but those of [run]."""
-    found = []
+    changed = []
     for table, ours in here.items():
         if not isinstance(ours, Mapping) or table == "run":
             continue
@@ -185,8 +185,8 @@ def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list
         for key in sorted({**ours, **theirs}):
             now, then = ours.get(key), theirs.get(key)
             if now != then:
-                found.append(f"{table}.{key} is {json.dumps(now)}, was {json.dumps(then)}")
-    return found
+                changed.append(f"{table}.{key} is {json.dumps(now)}, was {json.dumps(then)}")
+    return changed
 
 
 def _path(recipe: str) -> Path:

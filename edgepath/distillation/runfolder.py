@@ -46,17 +46,17 @@ def prepare_run(folder: Path, *, resume: bool, force: bool) -> None:
         raise UsageError(f"{folder}: both to resume and to replace; choose one")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} exists and is no folder; remove it, or give another name")
-    found = any(folder.iterdir()) if folder.is_dir() else False
-    if found and not (folder / RUN).is_file():
+    filled = any(folder.iterdir()) if folder.is_dir() else False
+    if filled and not (folder / RUN).is_file():
         raise UsageError(f"{folder} exists and is not a distillation run ({RUN} is missing); give another --out")
     if resume:
-        if not found:
+        if not filled:
             raise UsageError(f"{folder}: no run to resume; start it without --resume")
-    elif found and not force:
+    elif filled and not force:
         raise UsageError(
             f"{folder} holds a run already; go on with --resume, replace it with --force, or give another --out"
         )
-    elif found:
+    elif filled:
         for name in (CHECKPOINT, LOG, PLOT, CONFIG, WEIGHTS, RUN):
             (folder / name).unlink(missing_ok=True)
     try:

@@ -43,10 +43,10 @@ def crop(tile: U8, size: int, scale: tuple[float, ...], rng: Generator) -> U8:
 
     The square keeps its aspect, which DINOv2 does not: whether a nucleus is round or a spindle is a finding.
     """
-    whole = tile.shape[0]
-    side = whole * float(np.sqrt(rng.uniform(scale[0], scale[1])))
-    left, top = rng.uniform(0, whole - side, 2)
-    box = (left, top, min(left + side, whole), min(top + side, whole))
+    tile_side = tile.shape[0]
+    side = tile_side * float(np.sqrt(rng.uniform(scale[0], scale[1])))
+    left, top = rng.uniform(0, tile_side - side, 2)
+    box = (left, top, min(left + side, tile_side), min(top + side, tile_side))
     return np.array(Image.fromarray(tile).resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 

@@ -110,8 +110,8 @@ def jetson(root: Path = Path("/")) -> str | None:
     release, board = root / "etc/nv_tegra_release", root / "proc/device-tree/model"
     if not release.is_file():
         return None
-    said = release.read_text(encoding="utf-8").strip()
+    text = release.read_text(encoding="utf-8").strip()
     # "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, ..."
-    version = re.search(r"R(\d+) .*REVISION: ([\d.]+)", said)
+    version = re.search(r"R(\d+) .*REVISION: ([\d.]+)", text)
     name = board.read_text(encoding="utf-8").strip("\0 \n") if board.is_file() else "Jetson"
-    return f"{name}, L4T {version[1]}.{version[2]}" if version else f"{name}, {said[:60]}"
+    return f"{name}, L4T {version[1]}.{version[2]}" if version else f"{name}, {text[:60]}"

@@ -26,45 +26,45 @@ def dataset(parent: Any, path: str) -> Any:
     """
     import h5py
 
-    found = inside(parent, path)
-    if not isinstance(found, h5py.Dataset):
-        raise TypeError(f"{found.name} is a group, a dataset is needed")
-    if found.external or found.is_virtual:
-        raise OSError(f"{found.name} lies in other files than its own")
-    stored = min(found.id.get_storage_size(), found.file.id.get_filesize())
-    declared, chunk = found.size * found.dtype.itemsize, math.prod(found.chunks or ()) * found.dtype.itemsize
+    values = inside(parent, path)
+    if not isinstance(values, h5py.Dataset):
+        raise TypeError(f"{values.name} is a group, a dataset is needed")
+    if values.external or values.is_virtual:
+        raise OSError(f"{values.name} lies in other files than its own")
+    stored = min(values.id.get_storage_size(), values.file.id.get_filesize())
+    declared, chunk = values.size * values.dtype.itemsize, math.prod(values.chunks or ()) * values.dtype.itemsize
     if declared > _DEFLATE * stored or declared > max(_MUCH, _USUAL * stored):
-        raise OSError(f"{found.name} declares {declared} bytes, of which the file holds {stored}")
+        raise OSError(f"{values.name} declares {declared} bytes, of which the file holds {stored}")
     if chunk > max(_CHUNK, declared):
-        raise OSError(f"{found.name} declares {declared} bytes in chunks of {chunk}")
-    return found
+        raise OSError(f"{values.name} declares {declared} bytes in chunks of {chunk}")
+    return values
 
 
 def inside(parent: Any, path: str) -> Any:
     """Return a group or dataset by its path. KeyError where there is none, OSError for a link to another file."""
     import h5py
 
-    found = parent
+    item = parent
     for name in filter(None, path.split("/")):
-        if isinstance(found.get(name, getlink=True), h5py.ExternalLink):
+        if isinstance(item.get(name, getlink=True), h5py.ExternalLink):
             raise OSError(f"{name} is a link to another file")
-        found = found[name]
-        if found.file.filename != parent.file.filename:  # a soft link through one
+        item = item[name]
+        if item.file.filename != parent.file.filename:  # a soft link through one
             raise OSError(f"{name} is a link to another file")
-    return found
+    return item
 
 
 def texts(values: Any) -> list[str]:
     """Return a dataset's strings, flat. Raises OSError for more text than names have, TypeError for no strings."""
-    found: list[str] = []
+    names: list[str] = []
     flat, total, step = values.asstr(), 0, 64  # many may be one long text: a few at a time
     for start in range(0, len(values), step):
         part = [str(name) for name in flat[start : start + step].reshape(-1)]
         total += sum(map(len, part))
         if total > _TEXT:
             raise OSError(f"{values.name} holds more than {_TEXT} letters")
-        found += part
-    return found
+        names += part
+    return names
 
 
 _LOOK = """

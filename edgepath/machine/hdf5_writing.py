@@ -58,14 +58,14 @@ class Sink:
 
     def readinto(self, buffer: memoryview) -> int:
         start, size = self._file.tell(), len(buffer)
-        found = self._file.readinto(buffer)
+        count = self._file.readinto(buffer)
         for at, data in self._lost:
             low, high = max(at, start), min(at + len(data), start + size)
             if low < high:
                 buffer[low - start : high - start] = data[low - at : high - at]
-                found = max(found, high - start)
-        self._file.seek(start + found)
-        return found
+                count = max(count, high - start)
+        self._file.seek(start + count)
+        return count
 
     def read(self, size: int = -1) -> bytes:
         return self._file.read(size) or b""

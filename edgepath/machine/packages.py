@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Iterable
+from functools import cache
 
 from .._version import __version__
 from ..errors import MissingRuntime
@@ -73,9 +74,9 @@ def versions() -> dict[str, str]:
     names = dict.fromkeys(
         ["numpy", "pillow", "simplejpeg", *(name for names in EXTRAS.values() for name in names), "tensorrt"]
     )
-    found = {name: version_of(name) for name in names}
+    installed = {name: version_of(name) for name in names}
     mine = {"edgepath": __version__, "python": platform.python_version()}
-    return mine | {name: version for name, version in found.items() if version is not None}
+    return mine | {name: version for name, version in installed.items() if version is not None}
 
 
 def pip_install(*extras: str) -> str:
@@ -88,6 +89,7 @@ def extras_of(name: str) -> tuple[str, ...]:
     return tuple(extra for extra, names in EXTRAS.items() if name in names)
 
 
+@cache
 def version_of(name: str) -> str | None:
     """Return the installed version of a distribution, None where there is none."""
     try:

@@ -24,8 +24,8 @@ def read_sheet(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             rows = []
             for row in filter(None, reader):
                 if len(row) > len(columns):
-                    found = f"line {reader.line_num} has {len(row)} values, there are {len(columns)} columns"
-                    raise ValueError(f"{found}: a comma too many, or a value with commas that is not in quotes")
+                    problem = f"line {reader.line_num} has {len(row)} values, there are {len(columns)} columns"
+                    raise ValueError(f"{problem}: a comma too many, or a value with commas that is not in quotes")
                 rows.append(dict.fromkeys(columns, "") | dict(zip(columns, map(str.strip, row), strict=False)))
     except csv.Error as error:
         raise ValueError(str(error)) from None

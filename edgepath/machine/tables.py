@@ -184,6 +184,6 @@ def _off(kind: Any, hint: Any, value: Any) -> str:
     if get_origin(kind) is Literal:
         return f"{quoted(str(value))}; {did_you_mean(str(value), get_args(kind))}"
     if hint is not kind and _fits(kind, value):  # of the right type, out of range
-        found = quoted(value) if kind is str else shown(msgspec.convert(value, kind))
-        return f"{found}; {get_args(hint)[1].description}"
+        given = quoted(value) if kind is str else shown(msgspec.convert(value, kind))
+        return f"{given}; {get_args(hint)[1].description}"
     return f"{shown(value)}; expected {'a list' if get_origin(kind) in (tuple, list) else kind.__name__}"

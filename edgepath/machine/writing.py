@@ -102,8 +102,8 @@ class NewFolder:
         try:
             self._may_replace(self.final, self._force)
         except self._error as error:
-            found = f"{self.final} exists and is not a {self._kind} to replace ({error})"
-            raise UsageError(f"{found}; give another name") from None
+            problem = f"{self.final} exists and is not a {self._kind} to replace ({error})"
+            raise UsageError(f"{problem}; give another name") from None
 
 
 def check_output(path: Path, *, force: bool) -> None:

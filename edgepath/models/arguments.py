@@ -97,9 +97,9 @@ def first_contradiction(given: Mapping[str, Value], known: Mapping[str, Value]) 
     LayerScale is there or not, whatever it started from. A ratio may be rounded: weights have to fit it exactly anyhow.
     """
 
-    def same(one: Value, other: Value) -> bool:
-        numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
-        return math.isclose(one, other, rel_tol=1e-4) if numbers else one == other  # type: ignore[arg-type]
+    def same(value: Value, other: Value) -> bool:
+        numbers = isinstance(value, (int, float)) and isinstance(other, (int, float))
+        return math.isclose(value, other, rel_tol=1e-4) if numbers else value == other  # type: ignore[arg-type]
 
     both = [name for name in given if name in known and name != "init_values"]
     return next((name for name in both if not same(given[name], known[name])), "")

@@ -109,10 +109,10 @@ def _check_architecture(name: str, who: str, prefix: str) -> None:
 
     modules = ("vision_transformer", "deit")  # what timm builds from its class VisionTransformer
     known = [
-        found
+        architecture
         for module in modules
         for tags in (False, True)
-        for found in timm.list_models(module=module, include_tags=tags)
+        for architecture in timm.list_models(module=module, include_tags=tags)
     ]
     if name not in known:
         near = did_you_mean(name, known).replace('"', f'"{prefix}', 1)

@@ -39,7 +39,7 @@ class Encoder:
 
     leaves: Mapping[str, object]
     place: str
-    said: Sequence[str]
+    notes: Sequence[str]
     left_out: Sequence[str]
     others: Sequence[str]
 
@@ -61,8 +61,8 @@ def find_encoder(leaves: Mapping[str, object], key: str, shape: Sequence[int], w
         raise WeightsError(f"{who}: {_lora(lora)}")
     outside = [name for name, value in clean.items() if _holds_tensors(value) and not name.startswith(prefix)]
     parts = {part for name in leaves if _short(name).startswith(prefix) for part in name.split(".")}
-    said = [f"{wrapper}. taken off" for wrapper in sorted(_WRAPPERS & parts)]
-    return Encoder(inside, chosen, said, _groups(outside, chosen), [place for place in places if place != chosen])
+    notes = [f"{wrapper}. taken off" for wrapper in sorted(_WRAPPERS & parts)]
+    return Encoder(inside, chosen, notes, _groups(outside, chosen), [place for place in places if place != chosen])
 
 
 def aside(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -102,8 +102,8 @@ def _under(places: Sequence[str], key: str, who: str) -> str:
     below = [key] if key in places else [place for place in places if place.startswith(f"{key}." if key else "")]
     if len(below) == 1:
         return below[0]
-    found = f"holds {len(below)} models ({few(below)})" if below else f"is not there; models are at {_shown(places)}"
-    raise WeightsError(f"{who}: {plain(key)} {found}; give FILE::KEY with one of them")
+    held = f"holds {len(below)} models ({few(below)})" if below else f"is not there; models are at {_shown(places)}"
+    raise WeightsError(f"{who}: {plain(key)} {held}; give FILE::KEY with one of them")
 
 
 def _likeliest(places: Sequence[str], clean: Mapping[str, object], shape: Sequence[int], who: str) -> str:
@@ -134,7 +134,7 @@ def _groups(names: Sequence[str], place: str) -> list[str]:
     taken, groups = place.split("."), dict[str, None]()
     for name in names:
         parts = name.split(".")
-        same = next((i for i, (one, other) in enumerate(zip(parts, taken, strict=False)) if one != other), len(taken))
+        same = next((i for i, (part, other) in enumerate(zip(parts, taken, strict=False)) if part != other), len(taken))
         groups[".".join(parts[: same + 1])] = None
     return list(groups)
 

@@ -120,26 +120,26 @@ def with_hub_config(spec: ModelSpec, folder: Path) -> tuple[ModelSpec, list[str]
         size=size,
         licence=spec.licence if not free else plain(licence) if isinstance(licence, str) else "not stated",
     )
-    said = _differences(preprocessing, described, free, refuse)
+    notes = _differences(preprocessing, described, free, refuse)
     if not free and (mean, std) != (spec.mean, spec.std):
-        said.append(f"mean and std from its {CONFIG}")
-    return described, said
+        notes.append(f"mean and std from its {CONFIG}")
+    return described, notes
 
 
 def _differences(preprocessing: Mapping[str, Any], spec: ModelSpec, free: bool, refuse: _Refuse) -> list[str]:
     """Return in words what of the folder's preprocessing is not done: another size of tile, another way to resize."""
-    said = []
+    notes = []
     seen = preprocessing.get("input_size", [3, spec.size, spec.size])
     if not isinstance(seen, list) or len(seen) != 3 or seen[0] != 3 or seen[1] != seen[2] or type(seen[1]) is not int:
         raise refuse(f"input_size = {shown(seen)}; expected 3 x S x S, square RGB tiles")
     if seen[1] != spec.size:
         if not free:
             raise refuse(f"input_size is {seen[1]} px, {spec.name} takes {spec.size} px; choose another --model")
-        said.append(f"made for {seen[1]} px, used at {spec.size} px")
+        notes.append(f"made for {seen[1]} px, used at {spec.size} px")
     interpolation = preprocessing.get("interpolation", "bicubic")
     if interpolation != "bicubic":
-        said.append(f"meant for {shown(interpolation)} resizing (--resize is bicubic)")
-    return said
+        notes.append(f"meant for {shown(interpolation)} resizing (--resize is bicubic)")
+    return notes
 
 
 def _read_hub_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

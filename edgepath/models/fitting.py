@@ -33,7 +33,7 @@ _DINOV3 = ("rope_embed.periods", "storage_tokens")
 class Fitted:
     """What was done to make weights fit, in words; the precision they are stored in; whether that rounded them."""
 
-    said: list[str]
+    notes: list[str]
     precision: str
     rounded: bool
 
@@ -55,8 +55,8 @@ def fit(vit: nn.Module, encoder: Encoder, spec: ModelSpec, who: str) -> Fitted:
     _check_numbers(full, who)
     vit.load_state_dict(full)
     left_out = [*encoder.left_out, *dict.fromkeys(name.partition(".")[0] for name in apart)]
-    said = [*encoder.said, *([f"{few(left_out)} left out"] if left_out else []), *resampled]
-    return Fitted(said, *_precision(stored, full))
+    notes = [*encoder.notes, *([f"{few(left_out)} left out"] if left_out else []), *resampled]
+    return Fitted(notes, *_precision(stored, full))
 
 
 def _translated(vit: Any, state: State, *, may_resample: bool, who: str) -> tuple[State, list[str]]:

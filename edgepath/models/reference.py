@@ -72,10 +72,10 @@ def reference_embeddings(
             if progress is not None:
                 progress(len(batch.keys))
         runtime = runner.runtime
-    found = Reference(np.concatenate(rows), tuple(keys), runtime, cached=False)
-    named = np.array(found.keys)
-    store(path, lambda file: np.savez(file, embeddings=found.embeddings, keys=named, runtime=found.runtime))
-    return found
+    reference = Reference(np.concatenate(rows), tuple(keys), runtime, cached=False)
+    named = np.array(reference.keys)
+    store(path, lambda file: np.savez(file, embeddings=reference.embeddings, keys=named, runtime=reference.runtime))
+    return reference
 
 
 def _recall(path: Path, tiles: TileSource) -> Reference | None:
@@ -86,8 +86,8 @@ def _recall(path: Path, tiles: TileSource) -> Reference | None:
         embeddings, keys, runtime = held["embeddings"], tuple(held["keys"].tolist()), str(held["runtime"])
     except (OSError, ValueError, TypeError):
         return None
-    whole = embeddings.ndim == 2 and embeddings.dtype == np.float32 and len(embeddings) == len(keys) > 0
-    if not whole or not np.isfinite(embeddings).all() or not set(keys) <= set(tiles.keys):
+    valid = embeddings.ndim == 2 and embeddings.dtype == np.float32 and len(embeddings) == len(keys) > 0
+    if not valid or not np.isfinite(embeddings).all() or not set(keys) <= set(tiles.keys):
         return None
     return Reference(embeddings, keys, runtime, cached=True)
 
@@ -142,5 +142,5 @@ class Runner:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

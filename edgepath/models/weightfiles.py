@@ -148,9 +148,9 @@ def _read_checkpoint(path: Path) -> dict[Any, object]:
             with open(path, "rb") as file, stand_ins():
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
-            f"weights {path}: holds more than tensors{f' ({plain(found[1])})' if found else ''}, or is damaged; "
+            f"weights {path}: holds more than tensors{f' ({plain(unsafe[1])})' if unsafe else ''}, or is damaged; "
             "edgepath unpickles nothing: save the model's state_dict() as .safetensors and give that"
         ) from None
     except Exception as error:  # damaged bytes: zip, tar, pickle and tensor readers each have errors of their own

@@ -82,14 +82,14 @@ def load_model(
     if weights == "random" or (weights is None and not spec.hub and shipped is None):
         vit = random_model(spec)
         return vit, spec, Weights(f"random, seed {SEED}", state_sha256(vit), random=True)
-    found = _find(spec, weights, shipped, option)
-    built: Any = build(found.spec)
-    who = f"weights {found.path}"
-    encoder = find_encoder(read_leaves(found.file), found.key, built.patch_embed.proj.weight.shape, who)
-    fitted = fit(built, encoder, found.spec, who)
+    chosen = _find(spec, weights, shipped, option)
+    built: Any = build(chosen.spec)
+    who = f"weights {chosen.path}"
+    encoder = find_encoder(read_leaves(chosen.file), chosen.key, built.patch_embed.proj.weight.shape, who)
+    fitted = fit(built, encoder, chosen.spec, who)
     place = f"::{plain(encoder.place)}" if encoder.place else ""
-    source = ", ".join([f"{found.source}{place}", *fitted.said, *found.said])
-    return built.eval(), found.spec, Weights(source, state_sha256(built), False, fitted.precision, fitted.rounded)
+    source = ", ".join([f"{chosen.source}{place}", *fitted.notes, *chosen.notes])
+    return built.eval(), chosen.spec, Weights(source, state_sha256(built), False, fitted.precision, fitted.rounded)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Found:
     key: str
     spec: ModelSpec
     source: str
-    said: list[str]
+    notes: list[str]
 
 
 def _find(spec: ModelSpec, weights: str | Path | None, shipped: Path | None, option: str) -> _Found:
@@ -120,15 +120,15 @@ def _find(spec: ModelSpec, weights: str | Path | None, shipped: Path | None, opt
         raise WeightsError(f"weights {path}: no such file or folder; give a file, a hub snapshot folder, or random")
     if path.is_dir():
         file = _state_in(path)
-        described, said = with_hub_config(spec, path)
+        described, notes = with_hub_config(spec, path)
         if weights is None:  # its own weights, whose licence is known
             described = replace(described, licence=spec.licence)
-        return _Found(path, file, key, described, source, said)
+        return _Found(path, file, key, described, source, notes)
     if not spec.name.startswith("timm:"):
         return _Found(path, path, key, spec, source, [])
     # Of these weights timm knows nothing: neither whose they are, nor what they want to see.
-    said = [f"normalised as timm's {spec.timm_name} is"]
-    return _Found(path, path, key, replace(spec, licence="not stated"), source, said)
+    notes = [f"normalised as timm's {spec.timm_name} is"]
+    return _Found(path, path, key, replace(spec, licence="not stated"), source, notes)
 
 
 def shipped_weights(name: str) -> Path | None:

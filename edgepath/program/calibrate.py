@@ -67,18 +67,19 @@ def load_ranges(path: Path) -> tuple[Ranges, Plan]:
 
     Those of queries and keys, `scores/...`, which older versions wrote, are left out.
     """
-    found: dict[str, dict[str, np.ndarray]] = {"absmax": {}, "strength": {}, "limit": {}, "scores": {}}
+    by_kind: dict[str, dict[str, np.ndarray]] = {"absmax": {}, "strength": {}, "limit": {}, "scores": {}}
     with open(path, "rb") as file:
         held = read_npz(file)
     for name, values in held.items():
         kind, _, layer = name.partition("/")
-        if kind in found:
-            found[kind][layer] = values
+        if kind in by_kind:
+            by_kind[kind][layer] = values
         elif name != "tiles":
             raise ValueError(f"{name} is not of a set of ranges")
     tiles = int(held["tiles"])
-    strengths = {name: (float(pair[0]), float(pair[1])) for name, pair in found["strength"].items()}
-    return Ranges(found["absmax"], tiles), Plan(strengths, {name: float(one) for name, one in found["limit"].items()})
+    strengths = {name: (float(pair[0]), float(pair[1])) for name, pair in by_kind["strength"].items()}
+    limits = {name: float(limit) for name, limit in by_kind["limit"].items()}
+    return Ranges(by_kind["absmax"], tiles), Plan(strengths, limits)
 
 
 class Rows:

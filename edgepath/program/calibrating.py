@@ -57,9 +57,9 @@ def calibrated(
             return known
     from .calibrate import save_ranges
 
-    found = _calibrated(recipe, net, tiles, device, stages)
-    store(file, lambda handle: save_ranges(handle, *found))
-    return found
+    calibration = _calibrated(recipe, net, tiles, device, stages)
+    store(file, lambda handle: save_ranges(handle, *calibration))
+    return calibration
 
 
 def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str, object]) -> dict[str, object]:

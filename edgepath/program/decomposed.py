@@ -48,10 +48,10 @@ class TypedProgram(nn.Module):
         self.model, self.dtype = decomposed(model).to(dtype), dtype
 
     def forward(self, tiles: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        found = self.model.encode(tiles.to(self.dtype).permute(0, 3, 1, 2))  # all levels of uint8 are FP16 numbers
-        if isinstance(found, Tensor):
-            return found.to(torch.float32)
-        return found[0].to(torch.float32), found[1].to(torch.float32)
+        outputs = self.model.encode(tiles.to(self.dtype).permute(0, 3, 1, 2))  # all levels of uint8 are FP16 numbers
+        if isinstance(outputs, Tensor):
+            return outputs.to(torch.float32)
+        return outputs[0].to(torch.float32), outputs[1].to(torch.float32)
 
 
 def decomposed(model: EdgeModel) -> EdgeModel:

@@ -122,9 +122,9 @@ def fake_quantize(x: Tensor, scale: Tensor, largest: int, *, lowest: int) -> Ten
     return (steps + (steps.round() - steps).detach()) * scale
 
 
-def relative_distance(wanted: Seen, found: Seen) -> Tensor:
+def relative_distance(teacher: Seen, student: Seen) -> Tensor:
     """Return the squared distances, relative to the teacher's length, of embeddings and of tokens, added."""
-    return _relative(wanted[0], found[0]) + _relative(wanted[1], found[1])
+    return _relative(teacher[0], student[0]) + _relative(teacher[1], student[1])
 
 
 def repair(
@@ -239,8 +239,8 @@ def _groups(net: nn.Module, options: Options, share: float) -> list[dict[str, ob
 def _tokens(net: EdgeModel, tiles: np.ndarray, device: str) -> Seen:
     seen: list[Tensor] = []
     with net.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
-        found = net(torch.from_numpy(np.array(tiles, order="C")).to(device))
-    return (found if isinstance(found, Tensor) else found[0]), seen[0]
+        outputs = net(torch.from_numpy(np.array(tiles, order="C")).to(device))
+    return (outputs if isinstance(outputs, Tensor) else outputs[0]), seen[0]
 
 
 def _see(net: EdgeModel, tiles: np.ndarray, device: str) -> Seen:
@@ -250,12 +250,12 @@ def _see(net: EdgeModel, tiles: np.ndarray, device: str) -> Seen:
 
 
 def _drift(net: EdgeModel, tiles: np.ndarray, wanted: Tensor, device: str) -> float:
-    found, _ = _see(net, tiles, device)
-    return float(1 - F.cosine_similarity(found.double(), wanted.double()).mean())
+    embeddings, _ = _see(net, tiles, device)
+    return float(1 - F.cosine_similarity(embeddings.double(), wanted.double()).mean())
 
 
-def _relative(wanted: Tensor, found: Tensor) -> Tensor:
-    return (((found - wanted) ** 2).sum(-1) / (wanted**2).sum(-1)).mean()
+def _relative(teacher: Tensor, student: Tensor) -> Tensor:
+    return (((student - teacher) ** 2).sum(-1) / (teacher**2).sum(-1)).mean()
 
 
 def _as_stored(scale: Tensor) -> Tensor:

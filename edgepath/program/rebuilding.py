@@ -107,9 +107,9 @@ def _check_same_scales(bundle: Bundle, net: Any) -> None:
     """Raise BundleError unless the rebuilt program has the scales that the bundle names, layer by layer."""
     from .linear import scales
 
-    recorded, found = bundle.program, scales(net)
-    for name in sorted(recorded.keys() | found.keys()):
-        named, rebuilt = recorded.get(name), found.get(name)
+    recorded, rebuilt_scales = bundle.program, scales(net)
+    for name in sorted(recorded.keys() | rebuilt_scales.keys()):
+        named, rebuilt = recorded.get(name), rebuilt_scales.get(name)
         known = named is not None and rebuilt is not None and len(named) == len(rebuilt)
         if not known or not np.allclose(named or [], rebuilt or [], rtol=5e-3, atol=0):  # FP16 itself steps by 1e-3
             raise BundleError(

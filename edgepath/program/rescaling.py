@@ -41,32 +41,32 @@ def find_exponents(model: EdgeModel, batches: Iterable[np.ndarray], at_least: fl
     Empty where none comes near. Values that have no place to go are left out: `headroom` shows them.
     """
     made, read = _largest(model, batches)
-    limit, found = FP16_MAX / (_SPARE * at_least), {}
+    limit, exponents = FP16_MAX / (_SPARE * at_least), {}
     names = {id(module): name for name, module in model.named_modules()}
     for fold in folds(model):
         seen = [made[names[id(fold.producer)]][fold.rows], *(read[name] for name in fold.consumers)]
-        found[fold.consumers[0]] = _exponents(torch.stack(seen).amax(0), limit)
+        exponents[fold.consumers[0]] = _exponents(torch.stack(seen).amax(0), limit)
     for name, (layer, queries, other, keys) in _scores(model):
-        q, k = (made[names[id(one)]][rows] for one, rows in ((layer, queries), (other, keys)))
-        found[name] = _exponents(q, limit) - _exponents(k, limit)
-    found[_STREAM] = _exponents(_stream(model, made), limit)
-    return {name: values for name, values in found.items() if values.any()}
+        q, k = (made[names[id(producer)]][rows] for producer, rows in ((layer, queries), (other, keys)))
+        exponents[name] = _exponents(q, limit) - _exponents(k, limit)
+    exponents[_STREAM] = _exponents(_stream(model, made), limit)
+    return {name: values for name, values in exponents.items() if values.any()}
 
 
 def rescale(model: EdgeModel, exponents: Exponents) -> EdgeModel:
     """Move the factors, in place, and return the model. Raises ValueError for places that it does not have."""
     left, layers = dict(exponents), dict(model.named_modules())
     for fold in folds(model):
-        if (found := left.pop(fold.consumers[0], None)) is not None:
-            divide_rows(fold.producer, fold.rows, _factors(found))
+        if (exponent := left.pop(fold.consumers[0], None)) is not None:
+            divide_rows(fold.producer, fold.rows, _factors(exponent))
             for name in fold.consumers:
-                layers[name].weight.data.mul_(_factors(found))
+                layers[name].weight.data.mul_(_factors(exponent))
     for name, (layer, queries, other, keys) in _scores(model):
-        if (found := left.pop(name, None)) is not None:
-            divide_rows(layer, queries, _factors(found))
-            divide_rows(other, keys, _factors(-found))
-    if (found := left.pop(_STREAM, None)) is not None:
-        _divide_stream(model, float(_factors(found)))
+        if (exponent := left.pop(name, None)) is not None:
+            divide_rows(layer, queries, _factors(exponent))
+            divide_rows(other, keys, _factors(-exponent))
+    if (exponent := left.pop(_STREAM, None)) is not None:
+        _divide_stream(model, float(_factors(exponent)))
     if left:
         raise ValueError(f"{min(left)} is no place of this model")
     return model
@@ -83,12 +83,12 @@ def load_exponents(path: Path) -> Exponents:
         return {}
     try:
         with open(path, "rb") as file:
-            found = read_npz(file)
+            exponents = read_npz(file)
     except (OSError, ValueError) as error:
         raise BundleError(f"bundle {path.parent}: {path.name} cannot be read ({error}); export it again") from None
-    if odd := [name for name, values in found.items() if values.dtype != np.int8 or values.ndim > 1]:
+    if odd := [name for name, values in exponents.items() if values.dtype != np.int8 or values.ndim > 1]:
         raise BundleError(f"bundle {path.parent}: {path.name} holds other numbers at {odd[0]!r}; export it again")
-    return found
+    return exponents
 
 
 def _largest(model: EdgeModel, batches: Iterable[np.ndarray]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -166,6 +166,6 @@ def _divide_stream(model: EdgeModel, factor: float) -> None:
         tables = [vit.cls_token, vit.reg_token, vit.pos_embed]
     else:
         makers.append(vit.norm_pre)
-    for values in [*tables, *(one for maker in makers for one in (maker.weight, maker.bias))]:
+    for values in [*tables, *(parameter for maker in makers for parameter in (maker.weight, maker.bias))]:
         if values is not None:
             values.data.div_(factor)

@@ -42,24 +42,24 @@ def sensitivities(
             replace_layer(model, name, quantize_linear(layer, plan.limit(name, ranges), weight_bits))
             if class_token == "float":
                 spare_class_token(model)
-            found = torch.cat([_from(model, block, part) for part in torch.split(inputs[block], BATCH)])
+            quantized = torch.cat([_from(model, block, part) for part in torch.split(inputs[block], BATCH)])
         finally:
             replace_layer(model, name, layer)
-        yield name, float(1 - nn.functional.cosine_similarity(found.double(), exact.double()).mean())
+        yield name, float(1 - nn.functional.cosine_similarity(quantized.double(), exact.double()).mean())
 
 
 def multiply_adds(model: EdgeModel) -> dict[str, int]:
     """Return the multiply-adds of each linear for one tile."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     with ExitStack() as hooks, torch.inference_mode():
         for name, layer in linears(model).items():
 
             def count(of: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                found[name] = output.numel() * inputs[0].shape[-1]
+                counts[name] = output.numel() * inputs[0].shape[-1]
 
             hooks.enter_context(layer.register_forward_hook(count))
         model(torch.zeros(1, model.size, model.size, 3, dtype=torch.uint8))
-    return found
+    return counts
 
 
 def _embedded(model: EdgeModel, tiles: np.ndarray) -> tuple[Tensor, list[Tensor]]:
@@ -68,8 +68,8 @@ def _embedded(model: EdgeModel, tiles: np.ndarray) -> tuple[Tensor, list[Tensor]
     with ExitStack() as hooks, torch.inference_mode():
         for block in model.vit.blocks:
             hooks.enter_context(block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])))
-        found = model(torch.from_numpy(np.array(tiles, order="C")))
-    return _embedding(found), inputs
+        outputs = model(torch.from_numpy(np.array(tiles, order="C")))
+    return _embedding(outputs), inputs
 
 
 def _from(model: EdgeModel, block: int, inputs: Tensor) -> Tensor:
@@ -77,5 +77,5 @@ def _from(model: EdgeModel, block: int, inputs: Tensor) -> Tensor:
         return _embedding(model.finish(model.vit.blocks[block:](inputs)))
 
 
-def _embedding(found: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    return found if isinstance(found, Tensor) else found[0]
+def _embedding(outputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else outputs[0]

@@ -66,7 +66,7 @@ class CutGlu(nn.Module):
 def cut(model: EdgeModel) -> EdgeModel:
     """Return a folded model with its products cut; both share their numbers.
 
-    Parts of a layer have its name and a number: `attn.qkv.0` makes the queries (`whole` takes the number off).
+    Parts of a layer have its name and a number: `attn.qkv.0` makes the queries (`uncut_name` takes the number off).
     """
     model = twin(model)
     blocks: Any = model.vit.blocks
@@ -77,14 +77,14 @@ def cut(model: EdgeModel) -> EdgeModel:
     return model
 
 
-def whole(name: str) -> str:
+def uncut_name(name: str) -> str:
     """Return the name of the layer that a part was cut from, of any other layer its own."""
     return re.sub(r"(attn\.qkv|attn\.kv|mlp\.fc1)\.\d$", r"\1", name)
 
 
 def twin(model: EdgeModel) -> EdgeModel:
     """Return a copy of a model that shares all its numbers."""
-    return copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _cut(layer: Any, size: int) -> nn.ModuleList:

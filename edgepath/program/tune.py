@@ -59,7 +59,7 @@ def see(
 
 def tune(
     model: EdgeModel,
-    one: Seen,
+    first: Seen,
     other: Seen,
     *,
     smoothing: bool = True,
@@ -74,42 +74,43 @@ def tune(
     token, registers and patches count alike, however large they are.
     """
     layers = dict(model.named_modules())
-    both = joint(one.ranges, other.ranges)
+    both = joint(first.ranges, other.ranges)
     strengths: dict[str, tuple[float, float]] = {}
-    scales: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # from the ranges of one, of the other, of both
-    sources = (one.ranges.absmax, other.ranges.absmax, both.absmax)
+    scales: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # from the ranges of the first, of the other, of both
+    sources = (first.ranges.absmax, other.ranges.absmax, both.absmax)
     for fold in folds(model):
         ways = [(way, _scales(fold, layers, sources, way)) for way in STRENGTHS[: None if smoothing else 1]]
-        errors = _fold_errors(fold, layers, one, other, [found for _, found in ways], weight_bits)
-        strength, found = ways[int(np.argmin(errors))]
+        errors = _fold_errors(fold, layers, first, other, [way_scales for _, way_scales in ways], weight_bits)
+        strength, fold_scales = ways[int(np.argmin(errors))]
         for name in fold.consumers:
-            strengths[name], scales[name] = strength, found
+            strengths[name], scales[name] = strength, fold_scales
         if progress is not None:
             progress(len(fold.consumers))
     limits = {}
     for name in linears(model):
         plain = torch.ones(layers[name].in_features)
-        limits[name] = _choose_limit(layers[name], name, one, other, both, scales.get(name, (plain,) * 3), weight_bits)
+        layer_scales = scales.get(name, (plain,) * 3)
+        limits[name] = _choose_limit(layers[name], name, first, other, both, layer_scales, weight_bits)
     return both, Plan(strengths, limits)
 
 
-def joint(one: Ranges, other: Ranges) -> Ranges:
+def joint(first: Ranges, other: Ranges) -> Ranges:
     """Return the ranges of two sets of tiles together."""
-    absmax = {name: np.maximum(values, other.absmax[name]) for name, values in one.absmax.items()}
-    return Ranges(absmax, one.tiles + other.tiles)
+    absmax = {name: np.maximum(values, other.absmax[name]) for name, values in first.absmax.items()}
+    return Ranges(absmax, first.tiles + other.tiles)
 
 
 def _scales(
     fold: Fold, layers: Mapping[str, Any], sources: tuple[dict[str, np.ndarray], ...], strength: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    one, other, both = (fold_scale(fold, layers, absmax, *strength) for absmax in sources)
-    return one, other, both
+    first, other, both = (fold_scale(fold, layers, absmax, *strength) for absmax in sources)
+    return first, other, both
 
 
 def _fold_errors(
     fold: Fold,
     layers: Mapping[str, Any],
-    one: Seen,
+    first: Seen,
     other: Seen,
     ways: Sequence[tuple[Tensor, Tensor, Tensor]],
     bits: int,
@@ -118,7 +119,7 @@ def _fold_errors(
     total = np.zeros(len(ways))
     for name in fold.consumers:
         weight = layers[name].weight.detach()
-        for source, (made, judged) in enumerate(((one, other), (other, one))):
+        for source, (made, judged) in enumerate(((first, other), (other, first))):
             rows = judged.rows.of(name)
             exact = rows @ weight.T
             for way, scales in enumerate(ways):
@@ -128,15 +129,15 @@ def _fold_errors(
 
 
 def _choose_limit(
-    layer: Any, name: str, one: Seen, other: Seen, both: Ranges, scales: tuple[Tensor, Tensor, Tensor], bits: int
+    layer: Any, name: str, first: Seen, other: Seen, both: Ranges, scales: tuple[Tensor, Tensor, Tensor], bits: int
 ) -> float:
     """Return the best of the largest magnitude, two percentiles, and the range of least squared error."""
     weight, errors = layer.weight.detach(), np.zeros(len(WAYS))
-    for made, judged, scale in ((one, other, scales[0]), (other, one, scales[1])):
+    for made, judged, scale in ((first, other, scales[0]), (other, first, scales[1])):
         limits = _limits(made.rows.of(name) / scale, _largest(made.ranges, name, scale))
         judged_rows = judged.rows.of(name)
         errors += _error(weight, judged_rows, judged_rows @ weight.T, scale, limits, bits)
-    rows = torch.cat([one.rows.of(name), other.rows.of(name)]) / scales[2]
+    rows = torch.cat([first.rows.of(name), other.rows.of(name)]) / scales[2]
     best = int(errors.argmin())
     best = best if errors[best] < WORTH * errors[0] else 0
     return _limits(rows, _largest(both, name, scales[2]))[best]
@@ -147,7 +148,7 @@ def _limits(rows: Tensor, largest: float) -> tuple[float, ...]:
     sizes = rows.abs().flatten().numpy()
     percentiles = np.quantile(sizes, (0.9999, 0.999))
     errors = [float((round_to_steps(rows, largest * share) - rows).square().sum()) for share in SHARES]
-    return largest, *(min(largest, float(one)) for one in percentiles), largest * SHARES[int(np.argmin(errors))]
+    return largest, *(min(largest, float(size)) for size in percentiles), largest * SHARES[int(np.argmin(errors))]
 
 
 def _largest(ranges: Ranges, name: str, scale: Tensor) -> float:
@@ -166,11 +167,11 @@ def _error(
     step = storable_scale(smoothed.abs().amax(dim=1), largest)[:, None]
     rounded = torch.round(smoothed / step).clamp_(-largest, largest).mul_(step)
     size = exact.square().sum(1).clamp_min(1e-12)
-    found = []
+    errors = []
     for limit in limits:
         error = (round_to_steps(rows / scale, limit) @ rounded.T).sub_(exact).square().sum(1)
-        found.append(float((error / size).mean()))
-    return np.array(found)
+        errors.append(float((error / size).mean()))
+    return np.array(errors)
 
 
 def round_to_steps(values: Tensor, limit: float) -> Tensor:

@@ -180,11 +180,14 @@ def gates(recipe: Recipe, full: ByPlace, artifact: ByPlace, certain: Sequence[st
     """Hold what the artifact lost, on average over places and pairs of slides, against `[accept.robustness]`.
 
     Each group of pairs is judged, and the staining and the scanner that lost most: a mean over all pairs hardly moves
-    when one scanner of seven fails. Places are what is sampled, slides are not: verdicts are of these stainings and
-    scanners on other tissue. `certain` are figures to leave out.
+    when one scanner of seven fails. Where slides differ in one thing only, that group is all pairs, and is judged once.
+    Places are what is sampled, slides are not: verdicts are of these stainings and scanners on other tissue. `certain`
+    are figures to leave out.
     """
     allowed = {key: value for key, value in asdict(recipe.accept.robustness).items() if key not in certain}
     groups = [("pairs", group) for group in _groups() if ("pairs", group) in full.sums]
+    if any(full.pairs[group] == full.pairs["pairs", "all"] for group in groups if group != ("pairs", "all")):
+        groups.remove(("pairs", "all"))
     bounds = _lost(full, artifact, allowed, groups, ALPHA)
     held = [
         loss_gate(figure, f"{group}, mean over pairs", bounds[figure][number], most)

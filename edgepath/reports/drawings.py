@@ -119,7 +119,7 @@ def draw_search(result: Searched, path: Path) -> None:
 
 
 def draw_latency(result: Bench, path: Path) -> None:
-    """Draw p50 as bars, to p99 as a line, a panel a batch, as a PNG. Raises UsageError where it cannot be written."""
+    """Draw p50 as bars, to p90 as a line, a panel a batch, as a PNG. Raises UsageError where it cannot be written."""
     batches = list(dict.fromkeys(row["batch"] for row in result["results"]))
     panels = [[row for row in result["results"] if row["batch"] == batch] for batch in batches]
     heights = [1.0 + 0.28 * len(rows) for rows in panels]
@@ -128,18 +128,19 @@ def draw_latency(result: Bench, path: Path) -> None:
         for batch, rows, ax in zip(batches, panels, axes, strict=True):
             _bars(ax, rows)
             title = f"batch {batch}, {rows[0]['threads']} threads"
-            ax.set(title=title, xlabel="ms a call: bar to the median, line to the 99th percentile")
+            ax.set(title=title, xlabel="ms a call: bar to the median, line to the 90th percentile")
         figure.suptitle(f"Latency on {result['machine']['cpu']}")
 
 
 def _bars(ax: Axes, rows: Sequence[Timed]) -> None:
-    p50, p99 = ([row["latency_ms"][key] for row in rows] for key in ("p50", "p99"))
+    p50 = [row["latency_ms"]["p50"] for row in rows]
+    p90 = [row["latency_ms"]["p90"] for row in rows]
     ax.barh(range(len(rows)), p50, 0.7, color=[BLUE if row["ratio"] else "#bbbbbb" for row in rows])
-    ax.hlines(range(len(rows)), p50, p99, color="#222222")
-    for place, (row, end) in enumerate(zip(rows, p99, strict=True)):
+    ax.hlines(range(len(rows)), p50, p90, color="#222222")
+    for place, (row, end) in enumerate(zip(rows, p90, strict=True)):
         beside = f"  ({row['ratio']['p50']:.2f} x {row['ratio']['against']})" if row["ratio"] else ""
         ax.annotate(f"{p50[place]:.1f}{beside}", (end, place), (6, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(rows)), [row["name"][-44:] for row in rows])
-    ax.set_xlim(0, 1.35 * max(p99))
+    ax.set_xlim(0, 1.35 * max(p90))
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")

@@ -12,7 +12,7 @@ from ..checks.drift import cosines
 from ..slides.results import Finished
 from ..tiles.slides.cutting import CutSlide
 from ..tiles.slides.tissue import overview
-from .plots import BLUE, GREEN, picture, plain_numbers
+from .plots import BLUE, GREEN, VERMILION, picture, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..slides.against import FullPrecision
     from ..slides.listing import Entry
 
-_NEAR, _FAR = 1e-6, 1e-2  # of 1 - cosine, as in other pictures of it
+_LEAST = 1e-7  # of 1 - cosine: a program that repeats itself exactly has no noise floor to begin at
 _WORST = 8
 _ACROSS = 1000  # pixels, about, of the slide drawn small
 _LEAST_SHARE = 0.02  # of tiles at either end that a colour does not stretch to
@@ -31,12 +31,15 @@ class Pictures:
     """Draws each slide of a job as it is done, to `<folder>/<id>.png` where there is a folder.
 
     With `against`, the full-precision model embeds the same tiles, and `cosine_mean` and `cosine_min` of each tile's
-    two embeddings are returned.
+    two embeddings are returned. Colours of 1 - cosine begin at the program's `noise_floor`, and `gate`, the most that
+    its mean may be, is marked: one scale for all slides of a bundle.
     """
 
     bundle: str
     folder: Path | None
     against: FullPrecision | None = None
+    noise_floor: float = 1e-6
+    gate: float = 1e-2
 
     @property
     def key(self) -> str:
@@ -50,7 +53,8 @@ class Pictures:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             title = f"{entry.id}: {self.bundle}"
-            draw_slide(self.folder / f"{entry.id}.png", cut, embeddings, which, title=title, against=exact)
+            span = (self.noise_floor, self.gate)
+            draw_slide(self.folder / f"{entry.id}.png", cut, embeddings, which, title=title, against=exact, span=span)
             done["picture"] = f"{self.folder.name}/{entry.id}.png"
         if exact is not None:
             each = cosines(exact, embeddings)
@@ -66,12 +70,14 @@ def draw_slide(
     *,
     title: str,
     against: np.ndarray | None = None,
+    span: tuple[float, float] = (1e-6, 1e-2),
 ) -> None:
     """Draw a slide as a PNG, from the embeddings, float32 (N, D), of its tiles `which`, int64 (N,).
 
     Beside the slide with its tissue and grid stand the first three principal components of the embeddings, as red,
     green and blue. `against` are the full-precision model's embeddings of the same tiles: with them, 1 - cosine of each
-    tile's two embeddings, and the tiles that lie farthest. Raises UsageError where the file cannot be written.
+    tile's two embeddings, its colours between the noise floor and the gate of `span`, and the tiles that lie farthest.
+    Raises UsageError where the file cannot be written.
     """
     tall = cut.slide.height / cut.slide.width
     columns = 2 if against is None else 3
@@ -87,7 +93,7 @@ def draw_slide(
         _draw_components(axes[1], cut, embeddings, which)
         if against is not None:
             apart = 1 - cosines(against, embeddings) if len(which) else np.empty(0)
-            _draw_drift(above, axes[2], cut, apart, which)
+            _draw_drift(above, axes[2], cut, apart, which, span)
             _draw_worst(below, cut, apart, which)
         figure.suptitle(title)
 
@@ -139,17 +145,32 @@ def components(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return colours, values[::-1][:3].clip(0) / max(values.sum(), 1e-30)
 
 
-def _draw_drift(figure: Any, ax: Axes, cut: CutSlide, apart: np.ndarray, which: np.ndarray) -> None:
+def _draw_drift(
+    figure: Any, ax: Axes, cut: CutSlide, apart: np.ndarray, which: np.ndarray, span: tuple[float, float]
+) -> None:
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator
 
-    scale, colours = LogNorm(_NEAR, _FAR, clip=True), colormaps["cividis_r"]
-    _cells(ax, cut, which, colours(scale(np.maximum(apart, _NEAR))))
+    low, gate = drift_scale(*span)
+    scale, colours = LogNorm(low, gate, clip=True), colormaps["viridis_r"]
+    _cells(ax, cut, which, colours(scale(np.maximum(apart, low))))
     mean = f", mean {apart.mean():.1e}" if len(apart) else ""
     _frame(ax, cut, f"1 - cosine to full precision{mean}")
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=ax, extend="both", shrink=0.8)
     plain_numbers(bar.ax.yaxis)
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.ax.axhline(gate, color=VERMILION, linewidth=3, clip_on=False)
+    least = "noise floor" if low == span[0] else "and less"
+    for at, edge, text in ((1.06, "bottom", f"gate of the mean\n{gate:.2g}"), (-0.06, "top", f"{least}\n{low:.2g}")):
+        bar.ax.text(0.5, at, text, transform=bar.ax.transAxes, ha="center", va=edge, fontsize=7)
+
+
+def drift_scale(noise_floor: float, gate: float) -> tuple[float, float]:
+    """Return the ends of the colours of 1 - cosine: the noise floor, and the gate; at least a factor of ten apart."""
+    gate = max(gate, 10 * _LEAST)
+    return min(max(noise_floor, _LEAST), gate / 10), gate
 
 
 def _draw_worst(figure: Any, cut: CutSlide, apart: np.ndarray, which: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,7 +104,15 @@ class _Worker:
         id, path, mpp, mask = json.loads(batch["entry"][0])
         entry = Entry(id, Path(path), mpp, mask)
         try:
-            slide_row = embed_slide(entry, self._job, self._key, self._runner, lambda done, total: None, self._finish)
+            slide_row = embed_slide(
+                entry,
+                partial(self._job.prepare, entry, self._key, self._finish),
+                self._job,
+                self._key,
+                self._runner,
+                lambda done, total: None,
+                self._finish,
+            )
         except DiskFull as error:  # of this node: a slide that failed, on which the others do not depend
             slide_row = row(id, "failed", str(error))
         return {"row": [json.dumps(slide_row)], "ran_with": [self._runner.runtime]}

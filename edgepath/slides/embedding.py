@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +14,12 @@ import numpy as np
 from ..bundle.bundle import Bundle, Runner
 from ..errors import DiskFull, EdgepathError, UsageError
 from ..machine.packages import require_all, versions
-from ..tiles.slides.cutting import CutSettings, CutSlide, cut
-from ..tiles.slides.reader import open_slide
+from ..tiles.slides.cutting import CutSettings, CutSlide
 from . import sidecar
 from .layouts import LAYOUTS, Features
 from .layouts.geojson import write_geojson
 from .listing import Entry
+from .preparing import Prepare, Prepared, prepare
 from .results import Finished, SlideRow, row
 from .streaming import Stream
 
@@ -78,9 +78,13 @@ class Job:
             raise UsageError(f"slides: --bad-tiles {self.bad_tiles}; give a share from 0 to 1")
         require_all(LAYOUTS[self.layout].needs, "slides")
 
+    def prepare(self, entry: Entry, key: str, finish: Finish | None = None) -> Prepared:
+        """Open, identify and cut a slide. Raises what `preparing.prepare` raises."""
+        return prepare(entry, self.out, self.settings, key, None if finish is None else finish.key)
+
 
 def embed_slide(
-    entry: Entry, job: Job, key: str, runner: Runner, say: Advance, finish: Finish | None = None
+    entry: Entry, prepare: Prepare, job: Job, key: str, runner: Runner, say: Advance, finish: Finish | None = None
 ) -> SlideRow:
     """Embed a slide and write its files, unless they are there and current; return what became of it.
 
@@ -88,7 +92,13 @@ def embed_slide(
     """
     start = time.perf_counter()
     try:
-        return _embed(entry, job, key, runner, say, finish, start)
+        prepared = prepare()
+        if prepared.kept is not None:
+            return prepared.kept
+        try:
+            return _embed(entry, prepared, job, key, runner, say, finish)
+        finally:
+            prepared.close()
     except DiskFull as error:
         raise DiskFull(
             f"slides: the disk is full ({job.out}, slide {entry.id}); free some, and run the same command again: "
@@ -101,53 +111,36 @@ def embed_slide(
 
 
 def _embed(
-    entry: Entry, job: Job, key: str, runner: Runner, say: Advance, finish: Finish | None, start: float
+    entry: Entry, prepared: Prepared, job: Job, key: str, runner: Runner, say: Advance, finish: Finish | None
 ) -> SlideRow:
-    settings = _settings(entry, job)
-    with open_slide(entry.path) as slide:
-        identity = slide.identity() | {"mpp_of_slide": settings.mpp_of_slide, "mask": _mask_sha256(settings)}
-    known = sidecar.is_current(job.out, entry.id, key, identity)
-    if known is not None and (finish is None or sidecar.is_finished(job.out, known, finish.key)):
-        kept = row(entry.id, "kept", tiles=known["tiles"], bad=known["bad"])
-        kept["mpp"], kept["cautions"] = known["mpp"]["found"][0], known["cautions"]
-        kept.update(known.get("finished", {}) if finish is not None else {})
-        return kept
-    with cut(entry.path, settings) as slide_cut:
-        stream = Stream(slide_cut, job.batch, job.readers)
-        embeddings, which, sampled = _run(stream, runner, entry.id, say)
-        slide_row = _row(entry, slide_cut, stream, job, len(which))
-        record: dict[str, Any] = {
-            "job": key,
-            "slide": identity,
-            "state": slide_row["state"],
-            "tiles": slide_row["tiles"],
-            "bad": slide_row["bad"],
-            "message": slide_row["message"],
-            "cautions": slide_row["cautions"],
-            "mpp": _scale_facts(slide_cut),
-            "pixels_sha256": sidecar.pixels_sha256(sampled),
-            "ran_with": runner.runtime,
-            "versions": versions(),
-            "files": {},
-        }
-        if len(which) and slide_row["state"] != "failed":
-            record["files"] = _write(entry, job, slide_cut, embeddings, which)
-            if finish is not None:
-                record["finished"] = finish(entry, slide_cut, embeddings, which)
-                record["finished_key"] = finish.key
-                slide_row.update(record["finished"])
-    slide_row["seconds"] = round(time.perf_counter() - start, 3)
+    start, slide = time.perf_counter(), prepared.slide
+    assert slide is not None
+    stream = Stream(slide, job.batch, job.readers)
+    embeddings, which, sampled = _run(stream, runner, entry.id, say)
+    slide_row = _row(entry, slide, stream, job, len(which))
+    record: dict[str, Any] = {
+        "job": key,
+        "slide": prepared.identity,
+        "state": slide_row["state"],
+        "tiles": slide_row["tiles"],
+        "bad": slide_row["bad"],
+        "message": slide_row["message"],
+        "cautions": slide_row["cautions"],
+        "mpp": _scale_facts(slide),
+        "pixels_sha256": sidecar.pixels_sha256(sampled),
+        "ran_with": runner.runtime,
+        "versions": versions(),
+        "files": {},
+    }
+    if len(which) and slide_row["state"] != "failed":
+        record["files"] = _write(entry, job, slide, embeddings, which)
+        if finish is not None:
+            record["finished"] = finish(entry, slide, embeddings, which)
+            record["finished_key"] = finish.key
+            slide_row.update(record["finished"])
+    slide_row["seconds"] = round(prepared.seconds + time.perf_counter() - start, 3)
     sidecar.write(job.out, entry.id, record | {"seconds": slide_row["seconds"]})
     return slide_row
-
-
-def _settings(entry: Entry, job: Job) -> CutSettings:
-    settings = job.settings if entry.mpp is None else replace(job.settings, mpp_of_slide=entry.mpp)
-    return settings if entry.mask is None else replace(settings, tissue=entry.mask)
-
-
-def _mask_sha256(settings: CutSettings) -> str | None:
-    return None if settings.tissue in ("otsu", "none") else sidecar.file_sha256(Path(settings.tissue))
 
 
 def _run(stream: Stream, runner: Runner, id: str, say: Advance) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:

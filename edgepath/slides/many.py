@@ -13,6 +13,7 @@ from ..machine.progress import Progress, silent
 from . import sidecar
 from .embedding import Finish, Job, embed_slide
 from .listing import Entry
+from .preparing import prepared_ahead
 from .results import SlideRow, SlidesResult
 
 
@@ -31,16 +32,20 @@ def embed_slides(
     """
     job.check()
     key, say, rows = sidecar.claim(job.out, job.facts()), progress or silent, list[SlideRow]()
-    with open_runner(job.bundle, job.bundle.recipe, threads) as runner, _after_the_batch() as stopped:
+    with (
+        prepared_ahead(entries, lambda entry: job.prepare(entry, key, finish)) as slides,
+        open_runner(job.bundle, job.bundle.recipe, threads) as runner,
+        _after_the_batch() as stopped,
+    ):
 
         def advance(done: int, total: int) -> None:
             say("tiles of a slide", done, total)
             if stopped.is_set():
                 raise KeyboardInterrupt
 
-        for number, entry in enumerate(entries):
+        for number, (entry, prepare) in enumerate(slides):
             say("slides", number, len(entries))
-            rows.append(embed_slide(entry, job, key, runner, advance, finish))
+            rows.append(embed_slide(entry, prepare, job, key, runner, advance, finish))
         say("slides", len(entries), len(entries))
         return result(job, rows, runner.runtime)
 

@@ -189,7 +189,7 @@ def check_machine(about: Machine, baseline: Elsewhere) -> None:
     for key in ("cpu", "cpu_features", "cores", "device"):
         ours, theirs = about.get(key), baseline.result["machine"].get(key)
         if key in about and ours != theirs:
-            difference = f"measured on {key} {_said(theirs)}, this is {_said(ours)}"
+            difference = f"measured on {key} {_listed(theirs)}, this is {_listed(ours)}"
             raise UsageError(f"bench: {baseline.path}: {difference}; measure a baseline here")
 
 
@@ -200,11 +200,12 @@ def _check_same(result: Bench, baseline: Elsewhere) -> None:
         now, before = ({row[key] for row in bench["results"]} for bench in (result, old))
         if now != before:
             raise UsageError(
-                f"{who}: measured with {key} {_said(sorted(before))}, this run with {_said(sorted(now))}; give the same"
+                f"{who}: measured with {key} {_listed(sorted(before))}, this run with {_listed(sorted(now))}; give "
+                "the same"
             )
     names, wanted = {row["name"] for row in old["results"]}, _judged(result)
     if missing := wanted - names:
-        raise UsageError(f"{who}: has no {_said(sorted(missing))}; it has {_said(sorted(names))}")
+        raise UsageError(f"{who}: has no {_listed(sorted(missing))}; it has {_listed(sorted(names))}")
 
 
 def _judged(result: Bench) -> set[str]:
@@ -212,5 +213,5 @@ def _judged(result: Bench) -> set[str]:
     return {bundle["name"] for bundle in result["bundles"]} or {row["name"] for row in result["results"]}
 
 
-def _said(value: Any) -> str:
+def _listed(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

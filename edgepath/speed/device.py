@@ -11,7 +11,7 @@ from .results import Device, Timed
 
 
 def reported(name: str, bundle: Bundle, results: Sequence[Timed], files: Sequence[Elsewhere]) -> list[Device]:
-    """Return an entry a kept report: device, runtime, p50 and p99 at batch 1, and their ratio to a reference if any.
+    """Return an entry a kept report: device, runtime, latency at batch 1, and its ratio to a reference if any.
 
     The reference is that of a given result file (a GPU's, from `bench reference`), else PyTorch here if it was timed.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from .results import Kind, Percentiles, Ratio, Timed
 PERCENTILES = (50, 90, 95, 99)
 FEWEST = 3  # rounds, whatever they take
 SETTLED_S = 0.05
-"""A shorter call would be timed in the caches, and beside the threads still spinning, of the contender before it."""
-_PAUSE_S = 0.005
+"""A shorter call would be timed in the caches of the contender before it."""
+_REST_S = 0.05
+_FEWEST_FOR_TAILS = 100  # samples; of fewer, the 95th and 99th percentile are the largest few
 
 
 def in_turn(
@@ -31,16 +33,20 @@ def in_turn(
     """Time one call of each of `runs`, then of each again: milliseconds, float64 (n,) by name, the same n for all.
 
     Every sample is kept. There are at most `rounds` rounds, fewer when `seconds` for each contender are used up, and at
-    least three. Before, each is called `warm_up` times, fewer when that takes a fifth of its seconds. Before a timed
-    call comes a short pause, and an untimed call of the same where that takes under 50 ms.
+    least three; each has an order of its own, the same in every run. Before, each is called `warm_up` times, fewer when
+    that takes a fifth of its seconds. Before a timed call come a rest of 50 ms, in which the threads of the contender
+    before it stop spinning (ONNX Runtime's go on after a call, and slow what is timed beside them by up to a quarter),
+    and an untimed call of the same where that takes under 50 ms.
     """
     settle = {name: _warm_up(run, warm_up, seconds / 5, clock) < SETTLED_S for name, run in runs.items()}
     times: dict[Any, list[float]] = {name: [] for name in runs}
-    begun, limit = clock(), seconds * len(runs)
+    begun, limit, order, shuffle = clock(), seconds * len(runs), list(runs), random.Random(0).shuffle
     for done in range(rounds):
         started = clock()
-        for name, run in runs.items():
-            time.sleep(_PAUSE_S)
+        shuffle(order)
+        for name in order:
+            run = runs[name]
+            time.sleep(_REST_S)
             if settle[name]:
                 run()
             start = clock()
@@ -57,9 +63,11 @@ def in_turn(
 
 
 def percentiles(samples: np.ndarray) -> Percentiles:
-    """Return p50, p90, p95 and p99 of milliseconds; of few samples the last ones are near the largest."""
-    values = np.percentile(samples, PERCENTILES)
-    return cast(Percentiles, {f"p{q}": round(float(value), 4) for q, value in zip(PERCENTILES, values, strict=True)})
+    """Return p50, p90, p95 and p99 of milliseconds; of fewer than 100 samples the last two are None."""
+    values = [round(float(value), 4) for value in np.percentile(samples, PERCENTILES)]
+    p50, p90, p95, p99 = values
+    enough = len(samples) >= _FEWEST_FOR_TAILS
+    return {"p50": p50, "p90": p90, "p95": p95 if enough else None, "p99": p99 if enough else None}
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> float:

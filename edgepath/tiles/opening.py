@@ -69,8 +69,7 @@ def open_tiles(
     if source == "":
         raise UsageError('tiles "": give a folder, a pack, tile files or synthetic')
     path = Path(source)
-    if not path.exists():
-        raise TileError(f"tiles {path}: no such file or folder; {_TAKEN}")
+    check_there(path)
     if (path / "pack.toml").is_file():
         return _pack(path, size, resize)
     if path.is_dir():
@@ -88,6 +87,13 @@ def _is_image(path: Path) -> bool:
             return reader_of(file) is not None
     except OSError:  # reading it will say so
         return True
+
+
+def check_there(source: str | Path) -> None:
+    """Raise TileError where a source is a path and nothing is there; a link that leads nowhere is a tile for later."""
+    drawn = isinstance(source, str) and source.split(":")[0] in ("synthetic", "synthetic-slide")
+    if not drawn and not os.path.lexists(source):
+        raise TileError(f"tiles {source}: no such file or folder; {_TAKEN}")
 
 
 def _slides(source: str | Path | Sequence[str | Path]) -> tuple[list[Path], str] | None:
@@ -125,8 +131,7 @@ def _files(paths: Sequence[Path], size: int, resize: str, skip_bad: bool) -> Til
     files: list[str] = []
     left_out: Counter[str] = Counter()
     for path in paths:
-        if not path.exists() and not path.is_symlink():
-            raise TileError(f"tiles {path}: no such file or folder; {_TAKEN}")
+        check_there(path)
         if (path / "pack.toml").is_file():
             raise TileError(f"tiles {path}: a calibration pack, among other sources; give it alone")
         inside = _scan(path, left_out) if path.is_dir() else [""]

@@ -13,7 +13,7 @@ from typing import TypedDict, cast
 
 import numpy as np
 
-from ..errors import TileError, UsageError
+from ..errors import BadTile, TileError, UsageError
 from .images import tile_sha256
 
 _KEPT_BYTES = 1 << 30
@@ -219,7 +219,7 @@ class TileSource:
             tile = self.load(key)
         except TileError as error:
             if not self.skip_bad:
-                raise
+                raise BadTile(str(error)) from error
             return error
         digest = tile_sha256(tile)
         if self.digests.setdefault(key, digest) != digest:

@@ -169,7 +169,8 @@ def check_signature(root: Path, digest: str, trust: Path, signature: Path | None
             config.use_elliptic_key_verifier(public_key=trust)
         statement = json.loads(base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"]))
         config.verify(root, path)
-        signed = next(one["digest"] for one in statement["predicate"]["resources"] if one["name"] == MANIFEST)
+        resources = statement["predicate"]["resources"]
+        signed = next(resource["digest"] for resource in resources if resource["name"] == MANIFEST)
     except Exception as error:  # of cryptography, OpenSSL and whatever a file that is no signature leads to
         raise CannotRun(f"the bundle's signature is not by {trust.name} ({type(error).__name__}: {error})") from None
     if signed != digest:
@@ -194,9 +195,11 @@ def _check_files(root: Path, files: Mapping[str, Any]) -> Seen:
     seen = {}
     for name, entry in files.items():
         seen[name] = _stamp(os.stat(root / name))
-        if (found := _sha256(root / name)) != entry["sha256"]:
-            said = entry["sha256"][:12]
-            raise CannotRun(f"{name} was altered (sha256 {found[:12]}, {MANIFEST} says {said}); copy the bundle again")
+        if (digest := _sha256(root / name)) != entry["sha256"]:
+            listed = entry["sha256"][:12]
+            raise CannotRun(
+                f"{name} was altered (sha256 {digest[:12]}, {MANIFEST} says {listed}); copy the bundle again"
+            )
     return seen
 
 
@@ -235,17 +238,17 @@ def golden(root: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Load the golden tiles, uint8 (N, S, S, 3), and their embeddings, float32 (N, D), all by name."""
     count, size, dim = len(manifest["held_out"]["keys"]), manifest["contract"]["size"], manifest["contract"]["dim"]
     tiles, embeddings = ("|u1", (count, size, size, 3)), ("<f4", (count, dim))
-    found = {}
+    arrays = {}
     for name, kind in (("tiles", tiles), ("reference", embeddings), ("program", embeddings)):
         key = "tiles" if name == "tiles" else "embeddings"
         file = f"golden/{name}.npz"
         try:
-            found[name] = _array(read_hashed(root, manifest, file), key, *kind)
+            arrays[name] = _array(read_hashed(root, manifest, file), key, *kind)
         except CannotRun:
             raise
         except Exception as error:  # zip, zlib and NumPy each have errors of their own for damaged bytes
             raise CannotRun(f"{file} is not what {MANIFEST} says of it ({error}); export the bundle again") from error
-    return found
+    return arrays
 
 
 def _array(raw: bytes, key: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -371,7 +374,7 @@ def check(
         data["artifact"] = embed(runner, tiles, manifest["contract"]["dim"])
         say(f"timing {WARM_UP} + {runs} runs")
         latency, ran_with = time_runs(runner, tiles, runs), runner.runtime
-    drifts = {name: drift(data[one], data[other], keys) for name, (one, other) in PAIRS.items()}
+    drifts = {name: drift(data[reference], data[other], keys) for name, (reference, other) in PAIRS.items()}
     drifts["noise_floor"] = manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
     gates = judge(manifest["recipe"]["accept"], drifts["total"])
     chosen = [(name, value) for name, value in options.items() if value is not None]
@@ -442,8 +445,8 @@ def vendor(what: str) -> Iterator[None]:
         raise CannotRun(f"{error}; kit/README.md says what to install on the device") from error
     except Exception as error:  # every runtime has exceptions of its own
         lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-        said = next((line for line in lines if not line.endswith(":")), lines[0])  # not a heading: "from core.cpp:132:"
-        raise CannotRun(said if isinstance(error, OSError) else f"{what}: {type(error).__name__}: {said}") from error
+        text = next((line for line in lines if not line.endswith(":")), lines[0])  # not a heading: "from core.cpp:132:"
+        raise CannotRun(text if isinstance(error, OSError) else f"{what}: {type(error).__name__}: {text}") from error
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)

@@ -21,20 +21,20 @@ SMI = ("--query-gpu=name,driver_version,clocks.sm,clocks.max.sm,power.limit", "-
 def device() -> dict[str, Any]:
     """Describe hardware, driver, clocks and power mode; what the system does not tell is left out."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"system": platform.platform(), "machine": platform.machine(), "cores": cores}
-    found |= _macos() if sys.platform == "darwin" else _linux(Path("/"))
-    return {key: value for key, value in found.items() if value}
+    facts = {"system": platform.platform(), "machine": platform.machine(), "cores": cores}
+    facts |= _macos() if sys.platform == "darwin" else _linux(Path("/"))
+    return {key: value for key, value in facts.items() if value}
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of what a runner can use, as far as they are installed here."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _linux(root: Path) -> dict[str, Any]:
@@ -46,24 +46,24 @@ def _linux(root: Path) -> dict[str, Any]:
         "processor": _field(_read(root / "proc/cpuinfo"), "model name") or platform.processor(),
         "memory": _field(_read(root / "proc/meminfo"), "MemTotal"),
         "release": _first_line(_read(root / "etc/nv_tegra_release")),
-        "power_mode": " ".join(_said("nvpmodel", "-q").split()),
+        "power_mode": " ".join(_output("nvpmodel", "-q").split()),
         "cpu_governor": _distinct(_read(cpu / "scaling_governor") for cpu in cpus),
         "cpu_khz": _distinct(_span(cpu / "scaling_min_freq", cpu / "scaling_max_freq") for cpu in cpus),
-        "gpu": "; ".join(_said("nvidia-smi", *SMI).splitlines()),
+        "gpu": "; ".join(_output("nvidia-smi", *SMI).splitlines()),
         "gpu_hz": _distinct(_span(gpu / "min_freq", gpu / "max_freq") for gpu in gpus),
         "gpu_driver": _first_line(_read(root / "proc/driver/nvidia/version")),
     }
 
 
 def _macos() -> dict[str, Any]:
-    power = (line.strip() for line in _said("pmset", "-g").splitlines())
+    power = (line.strip() for line in _output("pmset", "-g").splitlines())
     return {
-        "board": _said("sysctl", "-n", "hw.model"),
-        "processor": _said("sysctl", "-n", "machdep.cpu.brand_string"),
-        "memory": f"{_said('sysctl', '-n', 'hw.memsize')} B",
-        "release": f"{_said('sw_vers', '-productVersion')} ({_said('sw_vers', '-buildVersion')})",
+        "board": _output("sysctl", "-n", "hw.model"),
+        "processor": _output("sysctl", "-n", "machdep.cpu.brand_string"),
+        "memory": f"{_output('sysctl', '-n', 'hw.memsize')} B",
+        "release": f"{_output('sw_vers', '-productVersion')} ({_output('sw_vers', '-buildVersion')})",
         "power_mode": _distinct(line for line in power if "powermode" in line),
-        "power_source": _first_line(_said("pmset", "-g", "batt")),
+        "power_source": _first_line(_output("pmset", "-g", "batt")),
     }
 
 
@@ -90,7 +90,7 @@ def _field(text: str, key: str) -> str:
     return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(key)), "")
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     """Return what a command printed; nothing where it is not there, fails, or takes longer than five seconds."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=True)

@@ -187,11 +187,11 @@ def test_jetson_has_a_gpu_and_gets_tensorrt_from_jetpack(monkeypatch: pytest.Mon
     board = "NVIDIA Jetson Orin Nano, L4T 36.4.3"
     assert doctor._gpu(None, board) == Found(True, board, "")
     assert "Jetson" not in doctor._machine()
-    assert "edgepath[tensorrt]" in find("tensorrt").found().install
+    assert "edgepath[tensorrt]" in find("tensorrt").availability().install
     monkeypatch.setattr(doctor, "jetson", lambda: board)
     monkeypatch.setattr("edgepath.backends.tensorrt.jetson", lambda: board)
     assert doctor._machine()["Jetson"] == board
-    assert "apt install python3-libnvinfer" in find("tensorrt").found().install
+    assert "apt install python3-libnvinfer" in find("tensorrt").availability().install
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_tensorrt_needs_polygraphy_beside_it(
     installed = {"tensorrt": "10.3.0", "polygraphy": polygraphy}
     monkeypatch.setattr("edgepath.backends.backend.version_of", installed.get)
     monkeypatch.setattr("edgepath.backends.tensorrt.version_of", installed.get)
-    found = find("tensorrt").found()
+    found = find("tensorrt").availability()
     assert (found.usable, found.detail) == expected
 
 

@@ -308,15 +308,15 @@ def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("edgepath.backends.backend.version_of", lambda name: rtx)
 
     versions("1.6.1.120", "2.14.0")
-    assert find("torchtrt").found().usable
+    assert find("torchtrt").availability().usable
     versions("1.7.1.116", "2.14.0")
-    found = find("torchtrt").found()
+    found = find("torchtrt").availability()
     assert not found.usable
     assert "TensorRT-RTX 1.7.1.116" in found.detail
     assert "edgepath[torchtrt]" in found.install
     assert "1.6" in found.install
     versions(None, None)
-    assert find("torchtrt").found().detail == "not installed; TensorRT-RTX not installed"
+    assert find("torchtrt").availability().detail == "not installed; TensorRT-RTX not installed"
 
 
 def test_without_a_gpu_another_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -522,7 +522,7 @@ def test_jetson_tells_power_mode_and_clocks(check: ModuleType, tmp_path: Path, m
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(device, "_said", lambda *command: "NV Power Mode: 25W\n1" if command[0] == "nvpmodel" else "")
+    monkeypatch.setattr(device, "_output", lambda *command: "NV Power Mode: 25W\n1" if command[0] == "nvpmodel" else "")
     found = device._linux(tmp_path)
     assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found["release"] == "# R36 (release), REVISION: 4.3"

@@ -55,6 +55,26 @@ def test_what_is_not_taken_is_said_once_and_recorded(
     assert json.loads(out)["tiles"]["source"]["left_out"] == {".gif": 3}
 
 
+def test_a_bad_tile_names_the_option_that_leaves_it_out(
+    edgepath: Command, exports: Exports, tmp_path: Path, tiles: np.ndarray
+) -> None:
+    bundle, folder = exports("onnx-fp32").bundle.path, tmp_path / "tiles"
+    folder.mkdir()
+    Image.fromarray(tiles[0]).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no image")
+    command = ("embed", bundle, folder, "--out", tmp_path / "f.npz")
+    code, _, err = edgepath(*command)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith("; --skip-bad leaves such tiles out\n")
+    assert edgepath(*command, "--skip-bad")[0] == 0
+    code, _, err = edgepath("debug", bundle, "--tiles", folder)  # which has no such option
+    assert (code, "b.png" in err, "--skip-bad" in err) == (2, True, False)
+    (folder / "b.png").unlink()
+    Image.fromarray(tiles[0, :100, :100]).save(folder / "c.png")
+    code, _, err = edgepath("embed", bundle, folder, "--out", tmp_path / "g.npz")
+    assert (code, "--resize" in err, "--skip-bad" in err) == (2, True, False)
+
+
 def test_names_in_errors_cannot_steer_the_terminal(edgepath: Command, exports: Exports, tmp_path: Path) -> None:
     (tmp_path / "lab\x1b[31m").mkdir()
     (tmp_path / "lab\x1b[31m" / "a\nb.png").write_bytes(b"no image")

@@ -12,7 +12,7 @@ from edgepath.models.catalogue import ModelSpec
 from edgepath.program.calibrate import calibrate
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.linear import quantize
-from edgepath.program.split_projections import cut, whole
+from edgepath.program.split_projections import cut, uncut_name
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "timm"])
@@ -39,7 +39,7 @@ def test_parts_are_rows_of_the_whole_and_share_its_memory(tiny: ModelSpec, tiles
         *(f"vit.blocks.1.{part}" for part in ("mlp.fc1.0", "mlp.fc1.1", "mlp.fc2")),
     ]
     for name, product in ours.items():
-        parts = [part for key, part in theirs.items() if whole(key) == name]
+        parts = [part for key, part in theirs.items() if uncut_name(key) == name]
         for number in ("weight", "scale", "bias"):
             values = [getattr(part, number) for part in parts]
             if values[0] is not None:
@@ -68,7 +68,7 @@ def test_of_the_same_input_a_cut_layer_makes_the_same_numbers(tiny: ModelSpec, t
     ],
 )
 def test_the_name_of_the_whole(name: str, layer: str) -> None:
-    assert whole(name) == layer
+    assert uncut_name(name) == layer
 
 
 def quantized(tiny: ModelSpec, tiles: np.ndarray) -> EdgeModel:

@@ -202,7 +202,7 @@ def test_one_scanner_that_fails_is_not_hidden_by_the_others() -> None:
     worst = found["top10", "pairs of scanner S3, the worst of 7"]
     assert worst.verdict is Verdict.INFERIOR
     assert worst.measured == pytest.approx(0.09)
-    over_all = found["top10", "all, mean over pairs"]
+    over_all = found["top10", "scanner, mean over pairs"]
     assert over_all.measured == pytest.approx(0.09 * 6 / 21)
     assert over_all.interval is not None
     assert worst.interval is not None
@@ -228,9 +228,18 @@ def test_no_loss_is_judged_by_how_many_places_there_were(places: int, verdict: V
     assert {gate.verdict for gate in found if gate.figure != "cosine"} == {verdict}
     assert [gate.of for gate in found if gate.figure == "cosine"] == [
         "scanner, mean over pairs",
-        "all, mean over pairs",
         "pairs of scanner S0, the worst of 7",
     ]
+
+
+def test_a_group_that_is_all_pairs_is_judged_once() -> None:
+    full, artifact = by_place(60, {})
+    assert "all, mean over pairs" not in {gate.of for gate in gates(RECIPE, full, artifact)}
+    for model in (full, artifact):  # another staining: now all pairs are more than those of one group
+        model.add("staining", [("GMH", "S0"), ("GMR", "S0")], np.full((len(FIGURES), 60), 0.9))
+    assert {"scanner, mean over pairs", "staining, mean over pairs", "all, mean over pairs"} <= {
+        gate.of for gate in gates(RECIPE, full, artifact)
+    }
 
 
 def test_losses_by_place_are_those_of_the_pairs(exports: Exports, paired: Path) -> None:

@@ -32,18 +32,18 @@ def quantize(
     not vanish. An infinity is clipped, as documented.
     """
     lowest, highest = RANGES[output_dtype]
-    whole = torch.round(input / _along(scale, input, axis))
+    integers = torch.round(input / _along(scale, input, axis))
     if zero_point is not None:
-        whole = whole + _along(zero_point.float(), input, axis)
-    return whole.clamp(lowest, highest)
+        integers = integers + _along(zero_point.float(), input, axis)
+    return integers.clamp(lowest, highest)
 
 
 def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
     # iOS17: "scale * (input - zero_point)"
-    whole = input.float()
+    integers = input.float()
     if zero_point is not None:
-        whole = whole - _along(zero_point.float(), input, axis)
-    return whole * _along(scale, input, axis)
+        integers = integers - _along(zero_point.float(), input, axis)
+    return integers * _along(scale, input, axis)
 
 
 def _along(vector: Tensor, x: Tensor, axis: Tensor | None) -> Tensor:

@@ -57,18 +57,19 @@ class Evaluator:
         """Return what one operation makes of `values`, by name and as stored; constants need not be among them."""
         arguments: dict[str, object] = {}
         for parameter, names in operation.inputs.items():
-            found = [self._find(name, values, keep=not operation.kind.startswith("constexpr_")) for name in names]
-            arguments[parameter] = found if parameter == _MANY else found[0]
+            operands = [self._find(name, values, keep=not operation.kind.startswith("constexpr_")) for name in names]
+            arguments[parameter] = operands if parameter == _MANY else operands[0]
         try:
             result = OPERATIONS[operation.kind](**arguments)
         except (ValueError, KeyError, IndexError, RuntimeError) as error:
             raise BundleError(f"{self.program.where(operation)}: cannot be computed ({error})") from error
         results = result if isinstance(result, tuple) else (result,)
-        shapes, declared = [tuple(one.shape) for one in results], [kind.shape for kind in operation.outputs.values()]
+        shapes = [tuple(tensor.shape) for tensor in results]
+        declared = [kind.shape for kind in operation.outputs.values()]
         if shapes != declared:
             raise BundleError(f"{self.program.where(operation)}: gives {shapes}; {declared} is declared")
         outputs = zip(operation.outputs.items(), results, strict=True)
-        return {name: self._stored(one, kind.dtype) for (name, kind), one in outputs}
+        return {name: self._stored(tensor, kind.dtype) for (name, kind), tensor in outputs}
 
     def _stored(self, value: torch.Tensor, dtype: str) -> torch.Tensor:
         return value.half().float() if dtype == "fp16" and not self._fp32 else value

@@ -20,9 +20,9 @@ def layers(path: Path) -> dict[int, Layer]:
     """Return the layers by their place among the products of a package that `backends.mil.parts` reads."""
     from .evaluation import Evaluator
 
-    program, found = load_program(path), {}
+    program, by_place = load_program(path), {}
     evaluate = Evaluator(program)
-    products = [one for one in program.operations if one.kind in ("linear", "conv")]
+    products = [operation for operation in program.operations if operation.kind in ("linear", "conv")]
     for place, product in enumerate(products):
         weight = program.made_by.get(product.inputs["weight"][0])
         if weight is None:
@@ -30,8 +30,8 @@ def layers(path: Path) -> dict[int, Layer]:
         after = program.made_by[product.inputs["x"][0]]
         before = program.made_by[after.inputs["input"][0]]
         half = next(iter(after.outputs.values())).dtype == "fp16"
-        found[place] = Layer(half, partial(_run, evaluate, (before, after, weight, product)))
-    return found
+        by_place[place] = Layer(half, partial(_run, evaluate, (before, after, weight, product)))
+    return by_place
 
 
 def _run(evaluate: Evaluator, operations: Sequence[Operation], x: np.ndarray) -> Found:

@@ -138,12 +138,12 @@ def slice_by_index(
     return x.squeeze(tuple(axis for axis in range(x.dim()) if index[axis]))
 
 
-def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     """Name the parameters of a binary function as MIL does; both broadcast as in NumPy."""
     return lambda x, y: function(x, y)
 
 
-def _one(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+def _unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda x: function(x)
 
 
@@ -155,11 +155,11 @@ _NAMED = (
 # fmt: on
 OPERATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _NAMED}
 OPERATIONS |= {
-    "add": _two(torch.add),
-    "sub": _two(torch.sub),
-    "mul": _two(torch.mul),
-    "real_div": _two(torch.true_divide),
-    "relu": _one(torch.relu),
-    "sigmoid": _one(torch.sigmoid),
-    "silu": _one(functional.silu),
+    "add": _binary(torch.add),
+    "sub": _binary(torch.sub),
+    "mul": _binary(torch.mul),
+    "real_div": _binary(torch.true_divide),
+    "relu": _unary(torch.relu),
+    "sigmoid": _unary(torch.sigmoid),
+    "silu": _unary(functional.silu),
 }

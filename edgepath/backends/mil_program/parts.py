@@ -16,25 +16,27 @@ def read(path: Path) -> Parts:
     try:
         return _parts(load_program(path))
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        found = f"an operation lacks what one of its kind has ({error!r})"
-        raise BundleError(f"{path.name}: {found}; export it again") from None
+        problem = f"an operation lacks what one of its kind has ({error!r})"
+        raise BundleError(f"{path.name}: {problem}; export it again") from None
 
 
 def _parts(program: Program) -> Parts:
-    products = [_product(program, one) for one in program.operations if one.kind in ("linear", "conv")]
-    norms = [_norm(program, one) for one in program.operations if one.kind == "layer_norm"]
+    products = [
+        _product(program, operation) for operation in program.operations if operation.kind in ("linear", "conv")
+    ]
+    norms = [_norm(program, operation) for operation in program.operations if operation.kind == "layer_norm"]
     tables, scalars = [], []
-    for one in program.operations:
-        for name in () if _owner(one.kind) else (name for names in one.inputs.values() for name in names):
+    for operation in program.operations:
+        for name in () if _owner(operation.kind) else (name for names in operation.inputs.values() for name in names):
             constant = program.constants.get(name)
             if constant is None or not constant.type.dtype.startswith("fp"):
                 continue
-            value = _value(program, name, one)
+            value = _value(program, name, operation)
             if value.size > 1:
                 tables.append(value)
-            elif one.kind == "mul":
+            elif operation.kind == "mul":
                 scalars.append(float(value.ravel()[0]))
-    attentions = sum(one.kind == "scaled_dot_product_attention" for one in program.operations)
+    attentions = sum(operation.kind == "scaled_dot_product_attention" for operation in program.operations)
     return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions)
 
 
@@ -58,7 +60,7 @@ def _product(program: Program, operation: Operation) -> Product:
     before = program.made_by.get(after.inputs["input"][0]) if after is not None and after.kind == "dequantize" else None
     if after is None or before is None or before.kind != "quantize":
         raise BundleError(f"{program.where(operation)}: its input is not quantized, its weights are; export it again")
-    scales = [float(_value(program, one.inputs["scale"][0], one).ravel()[0]) for one in (before, after)]
+    scales = [float(_value(program, rounding.inputs["scale"][0], rounding).ravel()[0]) for rounding in (before, after)]
     bias = _value(program, given[0], operation) if given else np.zeros(len(weight), np.float32)
     return Product(weight, bias, scale, (scales[0], scales[1]))
 

@@ -257,10 +257,10 @@ def _blob(file: Path, offset: int, kind: Type, where: str) -> np.ndarray:
         with open(file, "rb") as data:
             data.seek(offset)
             sentinel, number, size, start = _BLOB_HEADER.unpack(data.read(_BLOB_HEADER.size))
-            found, wanted = _BLOB_TYPES.get(number, f"type {number}"), math.ceil(math.prod(kind.shape) * bits / 8)
-            if sentinel != _BLOB_SENTINEL or (found, size) != (kind.dtype, wanted):
+            stored, wanted = _BLOB_TYPES.get(number, f"type {number}"), math.ceil(math.prod(kind.shape) * bits / 8)
+            if sentinel != _BLOB_SENTINEL or (stored, size) != (kind.dtype, wanted):
                 raise BundleError(
-                    f"{where}: {file.name} at {offset} holds {size} bytes of {found}; "
+                    f"{where}: {file.name} at {offset} holds {size} bytes of {stored}; "
                     f"{wanted} bytes of {kind.dtype} {kind.shape} were expected"
                 )
             data.seek(start)

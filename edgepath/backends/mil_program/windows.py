@@ -11,7 +11,7 @@ from torch.nn import functional
 
 def ints(value: Tensor) -> list[int]:
     """Return a constant vector (or scalar) of indices as a list."""
-    return [int(one) for one in value.reshape(-1)]
+    return [int(index) for index in value.reshape(-1)]
 
 
 def last_first(pairs: Sequence[int]) -> list[int]:
@@ -30,7 +30,7 @@ def conv(
     groups: Tensor | int = 1,
 ) -> Tensor:
     spatial = x.dim() - 2
-    step, spread = (ints(one) if one is not None else [1] * spatial for one in (strides, dilations))
+    step, spread = (ints(vector) if vector is not None else [1] * spatial for vector in (strides, dilations))
     reach = [(size - 1) * gap + 1 for size, gap in zip(weight.shape[2:], spread, strict=True)]
     x = functional.pad(x, last_first(_padding(x, reach, step, pad_type, pad)))
     convolve: Callable[..., Tensor] = (functional.conv1d, functional.conv2d, functional.conv3d)[spatial - 1]

@@ -37,14 +37,14 @@ class Evaluator:
         graph = read_graph(path)
         inferred = shape_inference.infer_shapes(graph.model).graph
         self._path, self._nodes = path, graph.nodes
-        self.inputs = [one.name for one in graph.model.graph.input if one.name not in graph.constants]
-        self.outputs = [one.name for one in graph.model.graph.output]
+        self.inputs = [value.name for value in graph.model.graph.input if value.name not in graph.constants]
+        self.outputs = [value.name for value in graph.model.graph.output]
         self.size = int(graph.model.graph.input[0].type.tensor_type.shape.dim[1].dim_value)
         self._types = {
-            one.name: str(TensorProto.DataType.Name(one.type.tensor_type.elem_type))
-            for one in (*inferred.value_info, *inferred.input, *inferred.output)
+            value.name: str(TensorProto.DataType.Name(value.type.tensor_type.elem_type))
+            for value in (*inferred.value_info, *inferred.input, *inferred.output)
         }
-        self._fixed = {name: _number(numpy_helper.to_array(one)) for name, one in graph.constants.items()}
+        self._fixed = {name: _number(numpy_helper.to_array(tensor)) for name, tensor in graph.constants.items()}
         for node in graph.nodes:
             self._check(node)
         self._nodes = [node for node in graph.nodes if not self._is_fixed(node)]
@@ -74,14 +74,14 @@ class Evaluator:
         from onnx.helper import get_attribute_value
 
         given = [(values[name] if name in values else self._fixed[name]) if name else None for name in node.input]
-        how = {one.name: get_attribute_value(one) for one in node.attribute}
+        how = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
         try:
             result = OPERATIONS[node.op_type](*given, **how)
         except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
             raise BundleError(f"{self._where(node)}: cannot be computed ({first_line(error)})") from error
         results = result if isinstance(result, tuple) else (result,)
         made = zip(node.output, results, strict=True)
-        return {name: one if node.op_type in MOVES else self._stored(name, one) for name, one in made}
+        return {name: value if node.op_type in MOVES else self._stored(name, value) for name, value in made}
 
     def _stored(self, name: str, value: Tensor) -> Tensor:
         """Return a value as its type holds it: integers as they are, floats as float32 that the type can tell apart."""

@@ -33,7 +33,7 @@ class Graph:
         for node in self.nodes:
             for name in node.input:
                 self.used_by.setdefault(name, []).append(node)
-        self.opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+        self.opset = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
 
     def array(self, name: str) -> np.ndarray | None:
         """Return a constant's values, None for a value that is computed."""
@@ -57,7 +57,9 @@ class Graph:
 
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             return ""
-        asked = next((one.i for one in node.attribute if one.name == "output_dtype" and one.i), 0)
+        asked = next(
+            (attribute.i for attribute in node.attribute if attribute.name == "output_dtype" and attribute.i), 0
+        )
         tensor = self.constants.get(node.input[2]) if len(node.input) > 2 else None
         tensor = tensor or (self.constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None)
         if tensor is not None:
@@ -83,7 +85,9 @@ class Graph:
         """Return along which axis of its weight a product's output channels lie."""
         if product.op_type == "Conv":
             return 0
-        turned = product.op_type == "Gemm" and any(one.name == "transB" and one.i for one in product.attribute)
+        turned = product.op_type == "Gemm" and any(
+            attribute.name == "transB" and attribute.i for attribute in product.attribute
+        )
         return 0 if turned else rank - 1
 
     def squares(self, node: NodeProto) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def layers(path: Path) -> dict[int, Layer]:
     """Return the layers by their place among the products of a graph that `backends.onnx.parts` reads."""
-    graph, found = read_graph(path), {}
+    graph, by_place = read_graph(path), {}
     products = [node for node in graph.of(*PRODUCTS) if graph.is_weight(node.input[1])]
     for place, node in enumerate(products):
         if (weight := graph.made_by.get(node.input[1])) is None:
@@ -31,8 +31,8 @@ def layers(path: Path) -> dict[int, Layer]:
             nodes.append(add)
         scale = graph.array(before.input[1])
         assert scale is not None
-        found[place] = Layer(scale.dtype == np.float16, partial(_run, graph, nodes, scale.dtype))
-    return found
+        by_place[place] = Layer(scale.dtype == np.float16, partial(_run, graph, nodes, scale.dtype))
+    return by_place
 
 
 def _run(graph: Graph, nodes: Sequence[NodeProto], dtype: np.dtype, x: np.ndarray) -> Found:

@@ -43,13 +43,13 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: i
         return to_e4m3(x / _along(scale, x, axis))
     signed = zero_point is not None and zero_point.dtype == torch.int8
     low, high = (-128, 127) if signed else (0, 255)
-    whole = torch.round(x / _along(scale, x, axis))
-    return (whole if zero_point is None else whole + _along(zero_point.float(), x, axis)).clamp(low, high)
+    integers = torch.round(x / _along(scale, x, axis))
+    return (integers if zero_point is None else integers + _along(zero_point.float(), x, axis)).clamp(low, high)
 
 
 def dequantize(x: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int = 1) -> Tensor:
-    whole = x.float() if zero_point is None else x.float() - _along(zero_point.float(), x, axis)
-    return whole * _along(scale, x, axis)
+    integers = x.float() if zero_point is None else x.float() - _along(zero_point.float(), x, axis)
+    return integers * _along(scale, x, axis)
 
 
 def to_e4m3(x: Tensor) -> Tensor:

@@ -36,11 +36,11 @@ def read(path: Path) -> Parts:
                 tables.append(value)
             elif value.size == 1 and node.op_type == "Mul":
                 scalars.append(float(value.ravel()[0]))
-    whole = [_attention(graph, node, path) for node in graph.of("MultiHeadAttention")]
+    fused = [_attention(graph, node, path) for node in graph.of("MultiHeadAttention")]
     # One with a scale of its own scales by that; without, by 1/sqrt(d).
-    scales = [scale for _, scale in whole]
+    scales = [scale for _, scale in fused]
     scalars += [scale for scale in scales if scale]
-    attentions, heads = scales.count(0.0), tuple(count for count, _ in whole)
+    attentions, heads = scales.count(0.0), tuple(count for count, _ in fused)
     both = [node for node in graph.of("MatMul") if not graph.is_weight(node.input[1])]
     rounded = sum(_is_rounded(graph, name) for node in both for name in node.input)
     return Parts(tuple(products), tuple(norms), tuple(tables), tuple(scalars), attentions, rounded, heads)
@@ -51,9 +51,11 @@ def _attention(graph: Graph, node: NodeProto, path: Path) -> tuple[int, float]:
 
     Raises BundleError for one that does more (a mask, say), or takes the parts of a product in another order.
     """
-    known = {one.name: one for one in node.attribute}
+    known = {attribute.name: attribute for attribute in node.attribute}
     makers = [(name, graph.made_by.get(name)) for name in node.input]
-    places = [list(one.output).index(name) for name, one in makers if one is not None and one.op_type == "Split"]
+    places = [
+        list(maker.output).index(name) for name, maker in makers if maker is not None and maker.op_type == "Split"
+    ]
     if places != list(range(len(places))):
         raise BundleError(f"{path.name}: {node.name} takes queries, keys and values in another order; export it again")
     if odd := [*sorted(known.keys() - {"num_heads", "scale"}), *node.input[3:]]:
@@ -82,7 +84,7 @@ def _product(graph: Graph, node: NodeProto, path: Path) -> Product:
     before = graph.made_by.get(after.input[0]) if after is not None else None
     if after is None or before is None or (after.op_type, before.op_type) != ("DequantizeLinear", "QuantizeLinear"):
         raise BundleError(f"{path.name}: the input of {node.name} is not quantized, its weights are; export it again")
-    scales = [float(_value(graph, one.input[1], path)) for one in (before, after)]
+    scales = [float(_value(graph, rounding.input[1], path)) for rounding in (before, after)]
     scale = _value(graph, dequantized.input[1], path).astype(np.float32)
     return Product(weight, bias, scale, (scales[0], scales[1]))
 
@@ -98,7 +100,7 @@ def _bias(graph: Graph, node: NodeProto, width: int) -> np.ndarray:
     given = graph.array(node.input[2]) if len(node.input) > 2 else None
     add = bias_of(graph, node) if given is None else None
     constants = [graph.array(name) for name in add.input] if add is not None else []
-    given = next((one for one in constants if _is_vector(one)), given)
+    given = next((constant for constant in constants if _is_vector(constant)), given)
     return np.zeros(width, np.float32) if given is None or given.shape != (width,) else given
 
 
@@ -109,11 +111,11 @@ def _is_vector(value: np.ndarray | None) -> bool:
 def _is_bias(graph: Graph, add: NodeProto, value: np.ndarray) -> bool:
     """Tell whether a constant is what `_bias` reads of the product before this node."""
     makers = [graph.made_by.get(name) for name in add.input] if add.op_type == "Add" and value.ndim == 1 else []
-    return any(one is not None and one.op_type in PRODUCTS and graph.is_weight(one.input[1]) for one in makers)
+    return any(maker is not None and maker.op_type in PRODUCTS and graph.is_weight(maker.input[1]) for maker in makers)
 
 
 def _norm(graph: Graph, node: NodeProto, path: Path) -> Norm:
-    known = {one.name: one.f for one in node.attribute}
+    known = {attribute.name: attribute.f for attribute in node.attribute}
     weight = _value(graph, node.input[1], path)
     bias = _value(graph, node.input[2], path) if len(node.input) > 2 else np.zeros_like(weight)
     return Norm(float(known.get("epsilon", 1e-5)), weight, bias)

@@ -40,10 +40,10 @@ class Schema:
             if kind == "table":
                 schema.tables[name] = [(field, of) for field, of, _ in _FIELD.findall(body)]
             elif kind == "union":
-                schema.unions[name] = [(one, of or one) for one, of, _ in _MEMBER.findall(body.strip())]
+                schema.unions[name] = [(member, of or member) for member, of, _ in _MEMBER.findall(body.strip())]
             else:
-                members = [(one, value) for one, _, value in _MEMBER.findall(body.strip())]
-                schema.enums[name] = (base, {int(value or i): one for i, (one, value) in enumerate(members)})
+                members = [(member, value) for member, _, value in _MEMBER.findall(body.strip())]
+                schema.enums[name] = (base, {int(value or i): member for i, (member, value) in enumerate(members)})
         return schema
 
     def read(self, data: bytes, root: str) -> dict[str, Any]:
@@ -53,20 +53,20 @@ class Schema:
     def _table(self, data: bytes, at: int, name: str) -> dict[str, Any]:
         slots = at - int(_scalar(data, at, "<i4"))
         length = int(_scalar(data, slots, "<u2"))
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         slot = 4
         for field, kind in self.tables[name]:
             if kind in self.unions:  # which member it is has a slot of its own, before it
                 member = self._slot(data, at, slots, length, slot)
                 number = int(_scalar(data, member, "u1")) if member else 0
                 which = self.unions[kind][number - 1] if number else ("", "")
-                found[f"{field}_type"], slot = which[0], slot + 2
+                fields[f"{field}_type"], slot = which[0], slot + 2
                 where = self._slot(data, at, slots, length, slot)
-                found[field] = self._table(data, _follow(data, where), which[1]) if where and number else None
+                fields[field] = self._table(data, _follow(data, where), which[1]) if where and number else None
             else:
-                found[field] = self._value(data, self._slot(data, at, slots, length, slot), kind)
+                fields[field] = self._value(data, self._slot(data, at, slots, length, slot), kind)
             slot += 2
-        return found
+        return fields
 
     @staticmethod
     def _slot(data: bytes, at: int, slots: int, length: int, slot: int) -> int:

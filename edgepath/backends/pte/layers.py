@@ -24,7 +24,7 @@ _ALIGNED = 64
 
 def layers(path: Path) -> dict[int, Layer]:
     """Return the layers by their place among the products of a program that `read` reads."""
-    pte, found, place = load_pte(path), {}, 0
+    pte, by_place, place = load_pte(path), {}, 0
     for call in pte.calls:
         if not isinstance(call, Graph):
             continue
@@ -34,9 +34,9 @@ def layers(path: Path) -> dict[int, Layer]:
             numbers = product(pte, call, kind, fields, path)
             if numbers.input_scales is not None:
                 nodes = [*rounding(call, fields, path)[1], (kind, fields)]
-                found[place] = Layer(False, partial(_run, pte, call, nodes, numbers))
+                by_place[place] = Layer(False, partial(_run, pte, call, nodes, numbers))
             place += 1
-    return found
+    return by_place
 
 
 def _run(pte: Pte, graph: Graph, nodes: list[tuple[str, dict[str, Any]]], numbers: Product, x: np.ndarray) -> Found:
@@ -60,14 +60,14 @@ def _cut(pte: Pte, graph: Graph, nodes: Any, x: np.ndarray, other: Any) -> bytes
     raw = copy.deepcopy(graph.raw)
     ours = [fields for _, fields in nodes]
     first, last = ours[0]["input_id"], ours[-1]["output_id"]
-    ids = {one for fields in ours for one in (*graph.inputs(fields), fields["output_id"])}
+    ids = {value_id for fields in ours for value_id in (*graph.inputs(fields), fields["output_id"])}
     makers = {fields["output_id"] for fields in ours}
-    raw["xnodes"] = [one for one in raw["xnodes"] if one["xnode_union"]["output_id"] in makers]
-    raw["xvalues"] = [one for one in raw["xvalues"] if _tensor(one)["id_out"] in ids]
+    raw["xnodes"] = [xnode for xnode in raw["xnodes"] if xnode["xnode_union"]["output_id"] in makers]
+    raw["xvalues"] = [xvalue for xvalue in raw["xvalues"] if _tensor(xvalue)["id_out"] in ids]
     filter_id, bias_id = ours[-1]["filter_id"], ours[-1]["bias_id"]
     constants = []
-    for one in raw["xvalues"]:
-        value, tensor = one["xvalue_union"], _tensor(one)
+    for xvalue in raw["xvalues"]:
+        value, tensor = xvalue["xvalue_union"], _tensor(xvalue)
         tensor["external_id"], tensor["flags"] = _NO_EXTERNAL, 0
         if tensor["id_out"] in (first, last):
             tensor["external_id"], tensor["flags"] = (0, _INPUT) if tensor["id_out"] == first else (1, _OUTPUT)
@@ -82,12 +82,12 @@ def _cut(pte: Pte, graph: Graph, nodes: Any, x: np.ndarray, other: Any) -> bytes
         elif other is not None and tensor["id_out"] == last:
             tensor["dims"] = [*x.shape[:-1], len(other[1])]
     raw |= {"num_externs": 2, "input_ids": [first], "output_ids": [last]}
-    shape = next(_tensor(one)["dims"] for one in raw["xvalues"] if _tensor(one)["id_out"] == last)
+    shape = next(_tensor(xvalue)["dims"] for xvalue in raw["xvalues"] if _tensor(xvalue)["id_out"] == last)
     return _program(_delegate(pte, raw, constants), x.shape, shape)
 
 
-def _tensor(one: dict[str, Any]) -> dict[str, Any]:
-    value = one["xvalue_union"]
+def _tensor(xvalue: dict[str, Any]) -> dict[str, Any]:
+    value = xvalue["xvalue_union"]
     tensor: dict[str, Any] = value.get("tensor_value", value)
     return tensor
 
@@ -97,8 +97,8 @@ def _delegate(pte: Pte, raw: dict[str, Any], other: list[tuple[dict[str, Any], n
     from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader
     from executorch.exir._serialize._flatbuffer import _flatc_compile
 
-    used = {_tensor(one)["constant_buffer_idx"] for one in raw["xvalues"]}
-    used |= {(one["xvalue_union"].get("quant_params") or {}).get("scale_buffer_idx", 0) for one in raw["xvalues"]}
+    used = {_tensor(xvalue)["constant_buffer_idx"] for xvalue in raw["xvalues"]}
+    used |= {(xvalue["xvalue_union"].get("quant_params") or {}).get("scale_buffer_idx", 0) for xvalue in raw["xvalues"]}
     replaced = {id(entry): value.tobytes() for entry, value in other}
     data = b""
     for index, entry in enumerate(raw["constant_data"]):
@@ -122,8 +122,8 @@ def _padded(data: bytes) -> bytes:
 def _stored(value: Any) -> Any:
     """Leave out what a table does not hold: for the delegate an empty name is one, too."""
     if isinstance(value, dict):
-        return {key: _stored(one) for key, one in value.items() if one is not None and one != ""}
-    return [_stored(one) for one in value] if isinstance(value, list) else value
+        return {key: _stored(field) for key, field in value.items() if field is not None and field != ""}
+    return [_stored(element) for element in value] if isinstance(value, list) else value
 
 
 def _program(blob: bytes, given: Any, made: Any) -> bytes:

@@ -33,8 +33,8 @@ def read(path: Path) -> Parts:
                 products.append(product(pte, call, kind, fields, path))
                 continue
             if kind == "XNNBatchMatrixMultiply":
-                rounded += sum(call.dtype(one) != "xnn_datatype_fp32" for one in call.inputs(fields))
-            for value in (call.constants[one] for one in call.inputs(fields) if one in call.constants):
+                rounded += sum(call.dtype(operand) != "xnn_datatype_fp32" for operand in call.inputs(fields))
+            for value in (call.constants[operand] for operand in call.inputs(fields) if operand in call.constants):
                 if value.size > 1:
                     tables.append(value)
                 elif kind == "XNNMultiply":
@@ -80,7 +80,7 @@ def rounding(graph: Graph, fields: dict[str, Any], path: Path) -> tuple[float, l
         nodes.append((kind, node))
         value = node["input_id"]
     (_, clamp), (_, low), (_, high) = nodes[:0:-1]
-    columns = [(one["pre_paddings"], one["post_paddings"]) for one in (low, high)]
+    columns = [(pad["pre_paddings"], pad["post_paddings"]) for pad in (low, high)]
     ends = (clamp["range"]["output_min"], clamp["range"]["output_max"])
     step = np.float32(ends[1] / 127)
     if (

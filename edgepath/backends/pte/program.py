@@ -135,10 +135,13 @@ def _graph(stored: Any, delegate: Any, given: list[Any]) -> Graph:
     blob = bytes(stored.program.backend_delegate_data[delegate.processed.index].data)
     start, size = (int.from_bytes(blob[part], "little") for part in (_OFFSET, _SIZE))
     raw = _schema().read(blob[start : start + size], "XNNGraph")
-    nodes = [(one["xnode_union_type"], one["xnode_union"] | {"range": one["output_min_max"]}) for one in raw["xnodes"]]
+    nodes = [
+        (xnode["xnode_union_type"], xnode["xnode_union"] | {"range": xnode["output_min_max"]})
+        for xnode in raw["xnodes"]
+    ]
     values, constants = {}, {}
-    for one in raw["xvalues"]:
-        value = one["xvalue_union"]
+    for xvalue in raw["xvalues"]:
+        value = xvalue["xvalue_union"]
         quantized = value.get("quant_params")
         value = value.get("tensor_value", value)
         values[value["id_out"]] = value | {"quantized": quantized}

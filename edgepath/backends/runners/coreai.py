@@ -107,13 +107,13 @@ def widen(program: Any) -> None:
         wide, half = F32Type.get(), F16Type.get()
         for graph in module.body.operations:
             for block in graph.regions[0].blocks:
-                for one in [one for one in block.operations if one.name == _MATMUL]:
-                    if one.results[0].type.element_type == half:
-                        with InsertionPoint(one):
-                            factors = [coreai.cast(factor, wide) for factor in one.operands]
+                for matmul in [operation for operation in block.operations if operation.name == _MATMUL]:
+                    if matmul.results[0].type.element_type == half:
+                        with InsertionPoint(matmul):
+                            factors = [coreai.cast(factor, wide) for factor in matmul.operands]
                             result = coreai.cast(coreai.broadcasting_batch_matmul(*factors), half)
-                        one.results[0].replace_all_uses_with(result)
-                        one.operation.erase()
+                        matmul.results[0].replace_all_uses_with(result)
+                        matmul.operation.erase()
 
 
 def load_function(program: Any, names: list[str]) -> dict[str, Any]:
@@ -157,19 +157,19 @@ def _awaited(function: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
     async def outputs() -> Mapping[str, Any]:
         given = {name: NDArray(np.ascontiguousarray(value)) for name, value in inputs.items()}
-        found: Mapping[str, Any] = await function(given)
-        return found
+        returned: Mapping[str, Any] = await function(given)
+        return returned
 
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         before = sys.getrefcount(loop)
-        found = loop.run_until_complete(outputs())
+        results = loop.run_until_complete(outputs())
         # One of Core AI's threads has yet to let go of what is Python's. One that wants to when Python has ended ends
         # the process with an error. It keeps two references for good.
         for _ in range(_PATIENCE_MS):
             if sys.getrefcount(loop) <= before + 2:
                 break
             time.sleep(0.001)
-    return {name: np.array(value.numpy()) for name, value in found.items()}
+    return {name: np.array(value.numpy()) for name, value in results.items()}
 
 
 def _in_thread(work: Callable[..., Any], *given: Any) -> Any:
@@ -211,8 +211,8 @@ def _require(interpreter: bool) -> None:
         os.environ["USE_LOCAL_COREAI" if interpreter else "USE_OS_COREAI"] = "1"
     import coreai.runtime
 
-    if (found := version("coreai-core")) != VERSION:
-        raise OSError(f"this runs coreai-core {VERSION}, {found} is installed: pip install coreai-core=={VERSION}")
+    if (installed := version("coreai-core")) != VERSION:
+        raise OSError(f"this runs coreai-core {VERSION}, {installed} is installed: pip install coreai-core=={VERSION}")
     if coreai.runtime._use_os_coreai is interpreter:
         raise OSError("Core AI is loaded in the other way, system or interpreter, already; start another process")
 
@@ -222,8 +222,8 @@ def _cores() -> list[int]:
 
 
 def _check_threads(threads: int) -> None:
-    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
-    if not whole or not 0 <= threads <= 1024:
+    is_integer = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not is_integer or not 0 <= threads <= 1024:
         raise ValueError(
             f"threads is {threads!r}; a whole number from 0 to 1024 is needed, and 0 lets the runtime choose"
         )
@@ -231,5 +231,5 @@ def _check_threads(threads: int) -> None:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

@@ -74,5 +74,5 @@ def _copied(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

@@ -42,7 +42,7 @@ class Runner:
         artifact = Path(artifact).absolute()
         self.reopen: Callable[[], Runner] = functools.partial(Runner, artifact, threads=threads)
         about = read_about(artifact)
-        data = _whole(artifact, about)
+        data = _verified(artifact, about)
         self._threads = int(threads) or _allowed()
         self.size, self._names = int(about["tile"][1]), list(about["outputs"])
         self._data = data
@@ -141,7 +141,7 @@ def read_about(artifact: Path) -> dict[str, Any]:
     return about
 
 
-def _whole(artifact: Path, about: Mapping[str, Any]) -> bytes:
+def _verified(artifact: Path, about: Mapping[str, Any]) -> bytes:
     """Return the bytes of an artifact. Raises RuntimeError unless they are those that were built."""
     try:
         data = artifact.read_bytes()
@@ -195,8 +195,8 @@ def _allowed() -> int:
 
 
 def _check_threads(threads: int) -> None:
-    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
-    if not whole or not 0 <= threads <= 1024:
+    is_integer = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not is_integer or not 0 <= threads <= 1024:
         raise ValueError(
             f"threads is {threads!r}; a whole number from 0 to 1024 is needed, and 0 lets the runtime choose"
         )
@@ -204,5 +204,5 @@ def _check_threads(threads: int) -> None:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

@@ -59,10 +59,10 @@ class Runner:
         try:
             with self._torch.inference_mode():
                 # A copy: torch takes neither negative strides nor, without a warning, arrays that are read-only.
-                found = self._open().run(self._torch.from_numpy(np.array(tiles, order="C")))
+                outputs = self._open().run(self._torch.from_numpy(np.array(tiles, order="C")))
         finally:
             self._torch.set_num_threads(before)
-        every = found if isinstance(found, (tuple, list)) else (found,)
+        every = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
         return {name: values.numpy() for name, values in zip(OUTPUTS, every, strict=False)}
 
     def __enter__(self) -> Runner:
@@ -74,8 +74,8 @@ class Runner:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
 
 
 def _evaluator(program: Any) -> Any:
@@ -133,7 +133,7 @@ def _strange(data: bytes, torch: Any) -> Iterator[str]:
                 torch.load(io.BytesIO(archive.read(name)), weights_only=True)  # what fails here would be unpickled
             elif name.endswith("_config.json"):
                 payloads = json.loads(archive.read(name))["config"].values()
-                yield from ("a pickle" for one in payloads if one["use_pickle"] is not False)
+                yield from ("a pickle" for payload in payloads if payload["use_pickle"] is not False)
             elif name.endswith("/models/model.json"):
                 yield from _functions(json.loads(archive.read(name)))
 
@@ -141,12 +141,14 @@ def _strange(data: bytes, torch: Any) -> Iterator[str]:
 def _functions(value: Any) -> Iterator[str]:
     """Yield what of a program's JSON is no operation of PyTorch's, or no plain expression of sizes."""
     if isinstance(value, list):
-        for one in value:
-            yield from _functions(one)
+        for element in value:
+            yield from _functions(element)
     if isinstance(value, dict):
-        for key, one in value.items():
-            if key == "target" and isinstance(one, str) and "inputs" in value and not _OPERATIONS.fullmatch(one):
-                yield f"the function {one[:80]!r}"
-            if key == "expr_str" and (not isinstance(one, str) or not _EXPRESSION.fullmatch(one) or "__" in one):
-                yield f"the expression {str(one)[:80]!r}"
-            yield from _functions(one)
+        for key, member in value.items():
+            if key == "target" and isinstance(member, str) and "inputs" in value and not _OPERATIONS.fullmatch(member):
+                yield f"the function {member[:80]!r}"
+            if key == "expr_str" and (
+                not isinstance(member, str) or not _EXPRESSION.fullmatch(member) or "__" in member
+            ):
+                yield f"the expression {str(member)[:80]!r}"
+            yield from _functions(member)

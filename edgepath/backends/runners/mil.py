@@ -87,14 +87,14 @@ class Runner:
 
     def _products(self) -> list[tuple[str, str]]:
         """Return the names of activation and weights of each product whose weights are constant."""
-        program, found = self._program, []
+        program, products = self._program, []
         for operation in program.operations:
             if operation.kind in _PRODUCTS:
                 (x,), (weight,) = (operation.inputs[name] for name in _PRODUCTS[operation.kind])
                 maker = program.made_by.get(weight)
                 if weight in program.constants or (maker is not None and maker.kind.startswith("constexpr_")):
-                    found.append((x, weight))
-        return found
+                    products.append((x, weight))
+        return products
 
     def _weights_of(self, product: tuple[str, str]) -> str:
         name = product[1]
@@ -123,8 +123,8 @@ class Runner:
 
 
 def _check_threads(threads: int) -> None:
-    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
-    if not whole or not 0 <= threads <= 1024:
+    is_integer = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not is_integer or not 0 <= threads <= 1024:
         raise ValueError(
             f"threads is {threads!r}; a whole number from 0 to 1024 is needed, and 0 lets the runtime choose"
         )
@@ -132,5 +132,5 @@ def _check_threads(threads: int) -> None:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

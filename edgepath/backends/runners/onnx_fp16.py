@@ -42,10 +42,10 @@ class Runner:
         self._torch.set_num_threads(self._threads or before)
         try:
             # A copy: torch takes neither negative strides nor, without a warning, arrays that are read-only.
-            found = self._evaluate({self._evaluate.inputs[0]: self._torch.from_numpy(np.array(tiles, order="C"))})
+            outputs = self._evaluate({self._evaluate.inputs[0]: self._torch.from_numpy(np.array(tiles, order="C"))})
         finally:
             self._torch.set_num_threads(before)
-        return {name: values.numpy() for name, values in found.items()}
+        return {name: values.numpy() for name, values in outputs.items()}
 
     def __enter__(self) -> Runner:
         return self
@@ -56,5 +56,5 @@ class Runner:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

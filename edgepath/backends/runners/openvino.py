@@ -79,11 +79,11 @@ class Runner:
         _check(tiles, self.size)
         request = self._take()
         results = request.infer({0: np.ascontiguousarray(tiles)})
-        found = {port.get_any_name(): np.array(values) for port, values in results.items()}
+        outputs = {port.get_any_name(): np.array(values) for port, values in results.items()}
         if self._profile:
             self._last.operations = _operations(request)
         self._idle.append(request)
-        return found
+        return outputs
 
     def requests(self) -> int:
         """Return how many batches the runtime wants to have at hand at a time."""
@@ -92,18 +92,18 @@ class Runner:
     def stream(self, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Embed batches side by side, as many at a time as the runtime has requests for; in the order given."""
         # Not AsyncInferQueue: deleting one that had a callback waits for a thread that waits for the interpreter.
-        most, found, started = self.requests(), [], deque[Any]()
+        most, embeddings, started = self.requests(), [], deque[Any]()
         try:
             for tiles in batches:
                 _check(tiles, self.size)
                 if len(started) == most:
-                    found.append(self._finish(started.popleft()))
+                    embeddings.append(self._finish(started.popleft()))
                 request = self._take()
                 request.start_async({0: np.ascontiguousarray(tiles)})
                 started.append(request)
         finally:  # where a batch was refused, those before it are still being computed
             rest = [self._finish(request) for request in started]
-        return found + rest
+        return embeddings + rest
 
     def _take(self) -> Any:
         """Return an infer request that nobody uses; whoever takes it puts it back, with its outputs copied."""
@@ -210,8 +210,8 @@ def _operations(request: Any) -> list[tuple[str, str, float]]:
 
 
 def _check_threads(threads: int) -> None:
-    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
-    if not whole or not 0 <= threads <= 1024:
+    is_integer = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not is_integer or not 0 <= threads <= 1024:
         raise ValueError(
             f"threads is {threads!r}; a whole number from 0 to 1024 is needed, and 0 lets the runtime choose"
         )
@@ -219,5 +219,5 @@ def _check_threads(threads: int) -> None:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")

@@ -84,8 +84,8 @@ class Runner:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
 
 
 def prepare(trt: Any, artifact: Path, *, cache: Path | None = None) -> Path:
@@ -122,12 +122,12 @@ def require_capability(artifact: Path) -> None:
 
 def pick_plan(plans: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any]:
     """Return the newest plan that the TensorRT of this version is not too old for; OSError where there is none."""
-    found = [plan for plan in plans if tuple(plan["since"]) <= parse_version(version)]
-    if not found:
+    usable = [plan for plan in plans if tuple(plan["since"]) <= parse_version(version)]
+    if not usable:
         oldest = min((plan["since"] for plan in plans), default=None)
         needed = f"{oldest[0]}.{oldest[1]} or later is needed" if oldest else "the bundle has no plan for any"
         raise OSError(f"TensorRT {version} is installed; {needed}")
-    return max(found, key=lambda plan: tuple(plan["since"]))
+    return max(usable, key=lambda plan: tuple(plan["since"]))
 
 
 def serialize(

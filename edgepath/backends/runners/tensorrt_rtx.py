@@ -28,11 +28,11 @@ BATCHES = {"min": 1, "opt": 1, "max": 16}
 
 
 class Refused(RuntimeError):
-    """TensorRT-RTX took no graph or built no engine: `node` is where ("" where it does not say), `said` its words."""
+    """TensorRT-RTX took no graph or built no engine: `node` is where ("" where it does not say), `reason` its words."""
 
-    def __init__(self, what: str, node: str, said: str) -> None:
-        super().__init__(f"{what}{': ' * bool(node)}{node}: {said}")
-        self.node, self.said = node, said
+    def __init__(self, what: str, node: str, reason: str) -> None:
+        super().__init__(f"{what}{': ' * bool(node)}{node}: {reason}")
+        self.node, self.reason = node, reason
 
 
 class Runner:
@@ -94,8 +94,8 @@ class Runner:
 
 def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
-        found = f"{tiles.dtype} {tiles.shape}"
-        raise ValueError(f"tiles are {found}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+        given = f"{tiles.dtype} {tiles.shape}"
+        raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
 
 
 def find_engine(trt: Any, artifact: Path, cache: Path | None = None) -> Path:
@@ -141,7 +141,7 @@ def unfit(trt: Any, engine: Path) -> str:
     if validity != trt.EngineValidity.INVALID:
         return ""
     flags = [name for name, flag in trt.EngineInvalidityDiagnostics.__members__.items() if reasons & int(flag)]
-    return log.said[0] if log.said else ", ".join(flags) or "no reason given"
+    return log.messages[0] if log.messages else ", ".join(flags) or "no reason given"
 
 
 def serialize(
@@ -170,11 +170,11 @@ def serialize(
     for name, shape in shapes.items():
         profile.set_shape(name, *(tuple(shape[key]) for key in ("min", "opt", "max")))
     config.add_optimization_profile(profile)
-    log.said.clear()
+    log.messages.clear()
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        said = _words(next(iter(log.said), "no reason given"))
-        raise Refused(f"TensorRT-RTX {trt.__version__} could not build {artifact.name}", "", said)
+        reason = _words(next(iter(log.messages), "no reason given"))
+        raise Refused(f"TensorRT-RTX {trt.__version__} could not build {artifact.name}", "", reason)
     return bytes(engine)
 
 
@@ -190,11 +190,11 @@ def _log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.said: list[str] = []
+            self.messages: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity != trt.Logger.VERBOSE:
-                self.said.append(message)
+                self.messages.append(message)
 
     return Log()
 

@@ -87,8 +87,8 @@ def _is_symmetric(node: Any, settings: Any = None) -> bool:
     per_channel = "per_channel" in str(node.target)
     zero, low, high, kind = (node.args[2], *node.args[4:7]) if per_channel else (node.args[2], *node.args[3:6])
     rounds = "dequantize" not in str(node.target)
-    whole = (low, high) == (-128, 127) if rounds else low >= -128 and high <= 127
-    return kind == torch.int8 and (zero is None or (isinstance(zero, int) and zero == 0)) and whole
+    full_range = (low, high) == (-128, 127) if rounds else low >= -128 and high <= 127
+    return kind == torch.int8 and (zero is None or (isinstance(zero, int) and zero == 0)) and full_range
 
 
 def _kept(node: Any) -> Iterator[Any]:

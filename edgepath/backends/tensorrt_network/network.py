@@ -81,9 +81,9 @@ def read_network(trt: Any, network: Any, profile: Any = None) -> Network:
     """Return an `INetworkDefinition` of the bindings `trt` as values. Raises UsageError for a layer not known here."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
-    shapes = {one.name: tuple(map(tuple, profile.get_shape(one.name))) for one in inputs} if profile else {}
+    shapes = {tensor.name: tuple(map(tuple, profile.get_shape(tensor.name))) for tensor in inputs} if profile else {}
     layers = [_layer(trt, network.get_layer(index)) for index in range(network.num_layers)]
-    given, made = ({one.name: _about(one) for one in tensors} for tensors in (inputs, outputs))
+    given, made = ({tensor.name: _about(tensor) for tensor in tensors} for tensors in (inputs, outputs))
     return Network(given, made, _in_order(layers, given), shapes)
 
 
@@ -107,13 +107,15 @@ def _layer(trt: Any, layer: Any) -> Layer:
         raise UsageError(f"TensorRT network: {kind} {name!r} is not known here; this network cannot be evaluated")
     given = [layer.get_input(index) for index in range(layer.num_inputs)]
     made = [layer.get_output(index) for index in range(layer.num_outputs)]
-    inputs = tuple("" if one is None else one.name for one in given)
+    inputs = tuple("" if tensor is None else tensor.name for tensor in given)
     of, names = _SETTINGS[kind]
     layer.__class__ = getattr(trt, of)  # the bindings hand out the base class
     replaced = {name for name, tensor in zip(_TENSORS_INSTEAD.get(kind, ()), inputs[1:], strict=False) if tensor}
     settings = {name: _value(getattr(layer, name)) for name in names if name not in replaced}
     settings |= _numbers(kind, layer)
-    return Layer(kind, name, inputs, tuple(one.name for one in made), tuple(one.dtype.name for one in made), settings)
+    return Layer(
+        kind, name, inputs, tuple(tensor.name for tensor in made), tuple(tensor.dtype.name for tensor in made), settings
+    )
 
 
 def _in_order(layers: Sequence[Layer], given: Iterable[str]) -> tuple[Layer, ...]:
@@ -169,7 +171,7 @@ def _value(value: Any) -> Any:
     """Return a setting as a plain value: TensorRT's dimensions as a tuple, its enumerations by name."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return value.name if hasattr(value, "name") else tuple(int(one) for one in value)
+    return value.name if hasattr(value, "name") else tuple(int(size) for size in value)
 
 
 def _about(tensor: Any) -> tuple[str, tuple[int, ...]]:

@@ -44,7 +44,7 @@ def shuffle(x: Tensor, *dims: Tensor | None, first_transpose: Any, second_transp
 
 def slice_(x: Tensor, *given: Tensor | None, mode: str, axes: Any = None, **how: Any) -> Tensor:
     """Element i of an axis is the one at start + i x stride; a stride of 0 repeats one."""
-    if mode not in ("STRICT_BOUNDS", "CLAMP") or any(one is not None for one in given[3:]):
+    if mode not in ("STRICT_BOUNDS", "CLAMP") or any(tensor is not None for tensor in given[3:]):
         raise ValueError(f"a slice of mode {mode}, or with axes that are computed, is not evaluated")
     tensors = dict(zip(("start", "shape", "stride"), given, strict=False))
     values = [t.tolist() if (t := tensors.get(key)) is not None else how[key] for key in ("start", "shape", "stride")]

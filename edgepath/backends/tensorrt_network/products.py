@@ -33,13 +33,13 @@ class Comparison:
         return self.int8 == (self.equal, self.equal) and self.floats == (0, 0) and self.contract
 
 
-def compare_networks(one: Network, other: Network) -> Comparison:
+def compare_networks(first: Network, second: Network) -> Comparison:
     """Return what two networks have in common; biases and what is no product are the evaluator's business."""
-    both = [products(network) for network in (one, other)]
-    keys = [Counter(key_of(product) for product in found if product.scale is not None) for found in both]
+    both = [products(network) for network in (first, second)]
+    keys = [Counter(key_of(product) for product in linears if product.scale is not None) for linears in both]
     int8 = tuple(sum(counted.values()) for counted in keys)
-    floats = tuple(sum(product.scale is None for product in found) for found in both)
-    contract = (one.inputs, one.outputs) == (other.inputs, other.outputs)
+    floats = tuple(sum(product.scale is None for product in linears) for linears in both)
+    contract = (first.inputs, first.outputs) == (second.inputs, second.outputs)
     return Comparison((int8[0], int8[1]), sum((keys[0] & keys[1]).values()), (floats[0], floats[1]), contract)
 
 
@@ -47,7 +47,7 @@ def products(network: Network) -> list[Product]:
     """Return the linears in their order, weights (out, in); the bias is not read. The patch convolution is none."""
     makers = {name: layer for layer in network.layers for name in layer.outputs}
     matmuls = (layer for layer in network.layers if layer.kind == "MATRIX_MULTIPLY")
-    return [found for layer in matmuls if (found := _product(layer, makers)) is not None]
+    return [product for layer in matmuls if (product := _product(layer, makers)) is not None]
 
 
 def _product(layer: Layer, makers: Mapping[str, Layer]) -> Product | None:

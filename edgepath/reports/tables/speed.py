@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...checks.verdicts import Verdict
 from ...speed.results import Bench, Compared, Held, Operations, Ratio
 from ..table import Cell, Table, table
@@ -15,7 +17,7 @@ def latency_table(result: Bench) -> Table:
         [
             str(row["batch"]),
             row["name"],
-            *(f"{row['latency_ms'][key]:.2f}" for key in ("p50", "p90", "p95", "p99")),
+            *(_ms(row["latency_ms"].get(key)) for key in ("p50", "p90", "p95", "p99")),
             str(row["n"]),
             f"{row['tiles_per_s']:.2f}",
         ]
@@ -64,8 +66,8 @@ def device_table(result: Bench) -> Table:
             row["name"],
             row["device"],
             row["ran_with"],
-            f"{row['latency_ms']['p50']:.2f}",
-            f"{row['latency_ms']['p99']:.2f}",
+            _ms(row["latency_ms"]["p50"]),
+            _ms(row["latency_ms"]["p99"]),
             *(_ratio(row["ratio"]) if row["ratio"] else [_NONE, _NONE]),
         ]
         for row in result["devices"]
@@ -123,6 +125,10 @@ def _sample(row: Held) -> list[Cell]:
 
 def _cells(kind: str, precision: str, count: int, ms: float, share: float) -> list[str]:
     return [kind, precision, str(count), f"{ms:.2f}", f"{100 * share:.1f} %"]
+
+
+def _ms(value: Any) -> str:
+    return _NONE if value is None else f"{value:.2f}"
 
 
 def _ratio(ratio: Ratio) -> list[str]:

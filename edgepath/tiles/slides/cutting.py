@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...machine.memory import keep_freed_memory
 from .grid import make_grid
 from .reader import SlideReader, open_slide
 from .scale import Scale, find_scale
@@ -62,25 +63,31 @@ class CutSlide:
 
 
 def cut(path: str | Path, settings: CutSettings) -> CutSlide:
-    """Open a slide and find its tiles. Raises what `open_slide`, `find_scale`, `find_tissue` and `make_grid` raise."""
+    """Open a slide and find its tiles. Raises what `open_slide` and `cut_open` raise."""
     slide = open_slide(path)
     try:
-        scale = find_scale(
-            slide.metadata,
-            slide.path.name,
-            size=settings.size,
-            mpp=settings.mpp,
-            mpp_of_slide=settings.mpp_of_slide,
-            mpp_key=settings.mpp_key,
-            allow_upsampling=settings.allow_upsampling,
-        )
-        tissue = find_tissue(slide, scale.slide_mpp[0], settings.tissue)
-        coords = make_grid(
-            slide.width, slide.height, scale, tissue, overlap=settings.overlap, tissue_share=settings.tissue_share
-        )
+        return cut_open(slide, settings)
     except BaseException:
         slide.__exit__()
         raise
+
+
+def cut_open(slide: SlideReader, settings: CutSettings) -> CutSlide:
+    """Find an open slide's tiles. Raises what `find_scale`, `find_tissue` and `make_grid` raise."""
+    keep_freed_memory()
+    scale = find_scale(
+        slide.metadata,
+        slide.path.name,
+        size=settings.size,
+        mpp=settings.mpp,
+        mpp_of_slide=settings.mpp_of_slide,
+        mpp_key=settings.mpp_key,
+        allow_upsampling=settings.allow_upsampling,
+    )
+    tissue = find_tissue(slide, scale.slide_mpp[0], settings.tissue)
+    coords = make_grid(
+        slide.width, slide.height, scale, tissue, overlap=settings.overlap, tissue_share=settings.tissue_share
+    )
     return CutSlide(slide, scale, tissue, coords)
 
 
@@ -97,22 +104,23 @@ def read_tile(slide: SlideReader, scale: Scale, x: int, y: int) -> np.ndarray:
     # A level has whole pixels, so its last one may lack a part of what the finest level has there: glass is no pixel.
     level = slide.metadata.levels[scale.level]
     inside = (min(width, max(1, level.width - left)), min(height, max(1, level.height - top)))
-    pixels = slide.read(*corner, scale.level, *inside).astype(np.float64)
-    pixels = np.pad(pixels, ((0, height - inside[1]), (0, width - inside[0]), (0, 0)), mode="edge")
-    averaged = _averaged(pixels, offset[1], sides[1], scale.size)
-    averaged = _averaged(averaged.swapaxes(0, 1), offset[0], sides[0], scale.size).swapaxes(0, 1)
-    tile: np.ndarray = np.rint(averaged).clip(0, 255).astype(np.uint8)
+    pixels = slide.read(*corner, scale.level, *inside)
+    if inside != (width, height):
+        pixels = np.pad(pixels, ((0, height - inside[1]), (0, width - inside[0]), (0, 0)), mode="edge")
+    columns = _averaged(pixels.swapaxes(0, 1), offset[0], sides[0], scale.size)
+    means = _averaged(columns.swapaxes(0, 1), offset[1], sides[1], scale.size)
+    tile: np.ndarray = np.rint(means, out=means).astype(np.uint8)
     return tile
 
 
 def _averaged(pixels: np.ndarray, start: float, side: float, size: int) -> np.ndarray:
-    """Return float64 (size, w, 3): pixels (h, w, 3) averaged along their first axis."""
-    shares = _shares(len(pixels), start, side, size)
-    means: np.ndarray = (shares @ pixels.reshape(len(pixels), -1)).reshape(size, *pixels.shape[1:])
+    """Return float64 (size, w, 3): pixels (h, w, 3) averaged along their first axis; no mean is above their largest."""
+    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1).astype(np.float64, copy=False)
+    means: np.ndarray = (_shares(len(pixels), start, side, size) @ flat).reshape(size, *pixels.shape[1:])
     return means
 
 
-@lru_cache(64)
+@lru_cache(1024)
 def _shares(count: int, start: float, side: float, size: int) -> Any:
     """Return the area filter along one axis: how much of each pixel is in each part of a tile, sparse (size, count).
 
@@ -123,7 +131,9 @@ def _shares(count: int, start: float, side: float, size: int) -> Any:
     from scipy.sparse import csr_array
 
     edges = start + np.arange(size + 1) * (side / size)
-    pixels = np.arange(count)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    shares = overlap.clip(0)
-    return csr_array(np.rint(shares / shares.sum(1, keepdims=True) * 2**20) / 2**20)
+    first = np.floor(edges[:-1]).astype(np.int32)
+    pixels = first[:, None] + np.arange((np.ceil(edges[1:]).astype(np.int32) - first).max(), dtype=np.int32)
+    shares = (np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)).clip(0)
+    shares = np.rint(shares / shares.sum(1, keepdims=True) * 2**20) / 2**20
+    where = pixels.clip(0, count - 1)  # beyond lie shares of 0
+    return csr_array((shares.ravel(), where.ravel(), np.arange(size + 1) * pixels.shape[1]), shape=(size, count))

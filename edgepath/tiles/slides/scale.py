@@ -65,7 +65,7 @@ def find_scale(
     for value in (mpp, mpp_of_slide):
         if value is not None and not (math.isfinite(value) and 0 < value <= _LARGEST):
             raise UsageError(f"mpp {value}: give micrometres per pixel, above 0 and at most {_LARGEST:g}")
-    here, source = _found(metadata, name, mpp_of_slide, mpp_key)
+    here, source = _slide_scale(metadata, name, mpp_of_slide, mpp_key)
     if not 1 <= size <= LARGEST_READ:
         raise UsageError(f"tiles of {size} pixels: give 1 to {LARGEST_READ}")
     coarsest = max(here)
@@ -87,7 +87,9 @@ def find_scale(
     return Scale(size, mpp, here, source, level, downsample, width, height, cautions)
 
 
-def _found(metadata: Metadata, name: str, given: float | None, key: str | None) -> tuple[tuple[float, float], str]:
+def _slide_scale(
+    metadata: Metadata, name: str, given: float | None, key: str | None
+) -> tuple[tuple[float, float], str]:
     """Return um per pixel in x and y, and where that comes from."""
     if given is not None:
         return (given, given), "given"

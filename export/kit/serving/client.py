@@ -32,8 +32,8 @@ class Runner:
         name = model or Path(artifact).absolute().parent.name
         self._model, self._timeout = f"{url.rstrip('/')}/v2/models/{urllib.parse.quote(name, safe='')}", timeout
         about = self._ask(self._model, None)
-        told = [name, *(str(about[key]) for key in ("platform", "versions") if about.get(key))]
-        self.runtime = f"a model server ({', '.join(told)})"
+        parts = [name, *(str(about[key]) for key in ("platform", "versions") if about.get(key))]
+        self.runtime = f"a model server ({', '.join(parts)})"
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[3] != 3 or not len(tiles):
@@ -43,8 +43,8 @@ class Runner:
         pixels = {"name": "tiles", "datatype": "UINT8", "shape": list(tiles.shape), "data": tiles.ravel().tolist()}
         answer = self._ask(f"{self._model}/infer", {"inputs": [pixels], "outputs": [{"name": "embedding"}]})
         try:
-            (found,) = [output for output in answer["outputs"] if output["name"] == "embedding"]
-            return np.array(found["data"], np.float32).reshape(found["shape"])
+            (embedding,) = [output for output in answer["outputs"] if output["name"] == "embedding"]
+            return np.array(embedding["data"], np.float32).reshape(embedding["shape"])
         except (KeyError, TypeError, ValueError):
             raise OSError(f"{self._model} answers without `embedding`; serve this bundle's artifact") from None
 
@@ -61,7 +61,7 @@ class Runner:
             with urllib.request.urlopen(request, timeout=self._timeout) as answer:
                 return dict(json.loads(answer.read()))
         except urllib.error.HTTPError as error:
-            said = error.read(500).decode("utf-8", "replace").strip()
-            raise OSError(f"{url} answers {error.code} {error.reason}: {' '.join(said.split())[:200]}") from None
+            body = error.read(500).decode("utf-8", "replace").strip()
+            raise OSError(f"{url} answers {error.code} {error.reason}: {' '.join(body.split())[:200]}") from None
         except (OSError, ValueError) as error:
             raise OSError(f"{url} gives no answer ({getattr(error, 'reason', error)}); is the server up?") from None

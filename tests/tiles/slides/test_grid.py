@@ -23,7 +23,7 @@ def everywhere(width: int, height: int) -> Tissue:
 
 def too_many(slide: tuple[int, int], sides: tuple[float, float], step: float) -> bool:
     """Return whether so many tiles may lie on the slide that a grid is refused, as the last test here wants it."""
-    columns, rows = (max(length - side, 0) / (side * step) + 1 for length, side in zip(slide, sides))
+    columns, rows = (max(length - side, 0) / (side * step) + 1 for length, side in zip(slide, sides, strict=True))
     return columns * rows > MOST_TILES
 
 

@@ -1,0 +1,96 @@
+"""A slide before it is embedded: opened, identified, and cut, unless its file is there and current."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..tiles.slides.cutting import CutSettings, CutSlide, cut_open
+from ..tiles.slides.reader import open_slide
+from . import sidecar
+from .listing import Entry
+from .results import SlideRow, row
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A slide with its tiles' places, or the row of one that is kept; `seconds` are those that preparing took."""
+
+    identity: dict[str, Any]
+    slide: CutSlide | None
+    kept: SlideRow | None
+    seconds: float
+
+    def close(self) -> None:
+        """Close the slide."""
+        if self.slide is not None:
+            self.slide.__exit__()
+
+
+Prepare = Callable[[], Prepared]
+"""Returns a prepared slide; raises what opening, identifying and cutting it raise."""
+
+
+def prepare(entry: Entry, out: Path, settings: CutSettings, key: str, finish_key: str | None) -> Prepared:
+    """Prepare a slide for the job `key` that writes to `out`; `finish_key` is of what is done besides, if anything is.
+
+    Raises SlideError and TileError for what cannot be read, UsageError for settings that do not fit it.
+    """
+    start = time.perf_counter()
+    if entry.mpp is not None:
+        settings = replace(settings, mpp_of_slide=entry.mpp)
+    if entry.mask is not None:
+        settings = replace(settings, tissue=entry.mask)
+    slide, opened = open_slide(entry.path), None
+    try:
+        identity = slide.identity() | {"mpp_of_slide": settings.mpp_of_slide, "mask": _mask_sha256(settings)}
+        known = sidecar.is_current(out, entry.id, key, identity)
+        if known is None or not (finish_key is None or sidecar.is_finished(out, known, finish_key)):
+            opened, known = cut_open(slide, settings), None
+    finally:
+        if opened is None:
+            slide.__exit__()
+    kept = None if known is None else _kept(entry.id, known, finished=finish_key is not None)
+    return Prepared(identity, opened, kept, time.perf_counter() - start)
+
+
+@contextmanager
+def prepared_ahead(
+    entries: Sequence[Entry], prepare_one: Callable[[Entry], Prepared]
+) -> Iterator[Iterator[tuple[Entry, Prepare]]]:
+    """Yield slides, each with what returns it prepared: the next one is prepared while one is embedded.
+
+    The first is begun at once, so that it is ready when the artifact is loaded.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="edgepath-prepare") as pool:
+        ahead = [(entry, pool.submit(prepare_one, entry)) for entry in entries[:1]]
+
+        def slides() -> Iterator[tuple[Entry, Prepare]]:
+            for number in range(len(entries)):
+                entry, future = ahead.pop()
+                future.exception()  # it is ready
+                ahead.extend((other, pool.submit(prepare_one, other)) for other in entries[number + 1 : number + 2])
+                yield entry, future.result
+
+        try:
+            yield slides()
+        finally:
+            for _, future in ahead:
+                if not future.cancel() and future.exception() is None:
+                    future.result().close()
+
+
+def _kept(id: str, known: dict[str, Any], *, finished: bool) -> SlideRow:
+    kept = row(id, "kept", tiles=known["tiles"], bad=known["bad"])
+    kept["mpp"], kept["cautions"] = known["mpp"]["found"][0], known["cautions"]
+    kept.update(known.get("finished", {}) if finished else {})
+    return kept
+
+
+def _mask_sha256(settings: CutSettings) -> str | None:
+    return None if settings.tissue in ("otsu", "none") else sidecar.file_sha256(Path(settings.tissue))
