@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ._version import __version__
-from .backends import builds_of, find, ran_by
+from .backends import find
 from .bundle.bom import write_bom
 from .bundle.bundle import Bundle, open_bundle
 from .bundle.kit import write_golden, write_kit
 from .bundle.running import BATCH, artifact_bytes, embed_all
 from .bundle.writer import BundleWriter
+from .checks.lowering import lower
 from .checks.results import Artifact, HeadroomFigures, Report
 from .checks.summary import Made, Origins, build_report, headroom_figures
 from .errors import UsageError
@@ -28,6 +29,7 @@ from .reports.markdown import to_markdown
 from .reports.page.document import to_html
 from .reports.page.tilestrip import pictures
 from .speed.gate import check_measurable, measure_speed
+from .tiles.origins import datasets
 from .tiles.splitting import DEFAULT_TILES
 
 if TYPE_CHECKING:
@@ -154,8 +156,18 @@ def _origins(recipe: Recipe, ready: Prepared) -> Origins:
             "dim": ready.net.dim,
             "tokens": ready.net.tokens,
         },
-        calibration={**ready.chosen.provenance(), "looks": looks} if recipe.quantized else None,
-        held_out={**ready.held_out.provenance(), "keys": list(ready.reference.keys)},
+        calibration={
+            **ready.chosen.provenance(),
+            "looks": looks,
+            "datasets": datasets(ready.chosen),
+        }
+        if recipe.quantized
+        else None,
+        held_out={
+            **ready.held_out.provenance(),
+            "keys": list(ready.reference.keys),
+            "datasets": datasets(ready.held_out),
+        },
         skipped=[*ready.chosen.skipped, *ready.held_out.skipped],
         reference=ready.reference.runtime,
     )
@@ -177,7 +189,6 @@ def _facts(ready: Prepared) -> dict[str, str]:
 
 def _lower(recipe: Recipe, net: EdgeModel, golden: np.ndarray, ready: Prepared, folder: Path, stages: Stages) -> Made:
     """Make the artifact, run program and artifact on the golden tiles, and put golden set and kit beside it."""
-    from .checks.parts import differences
     from .program.forms import Program
     from .program.linear import scales
     from .program.rescaling import RESCALED, save_exponents
@@ -189,19 +200,14 @@ def _lower(recipe: Recipe, net: EdgeModel, golden: np.ndarray, ready: Prepared, 
         embeddings = {"reference": ready.reference.embeddings, "program": embed_all(program, golden, advance)}
         embeddings["nudged"] = program.nudged(golden[:BATCH])
     headroom = headroom_figures(program.peaks, len(golden), ready.exponents) if program.peaks else None
-    with stages.stage("lower"):
-        artifact = builds_of(recipe.backend).build(program, folder, recipe)
-    runtime = None
-    if recipe.checked_with != "none":
-        checker = find(recipe.checked_with).load_runner()
-        with stages.stage("run artifact", len(golden)) as advance, checker(artifact) as runner:
-            embeddings["artifact"], runtime = embed_all(runner, golden, advance), ran_by(runner)
-        _check_finite(recipe, embeddings["artifact"], headroom)
-    with stages.stage("parts"):
-        differing = differences(program.lowered, artifact, recipe.backend)
+    lowered = lower(program, recipe, golden, folder, stages)
+    if lowered.embeddings is not None:
+        _check_finite(recipe, lowered.embeddings, headroom)
+        embeddings["artifact"] = lowered.embeddings
     write_golden(folder / "golden", golden, embeddings)
-    file: Artifact = {"file": artifact.relative_to(folder).as_posix(), "size_bytes": artifact_bytes(artifact)}
-    return Made(file, embeddings, differing, runtime, scales(net), headroom=headroom)
+    name = lowered.artifact.relative_to(folder).as_posix()
+    file: Artifact = {"file": name, "size_bytes": artifact_bytes(lowered.artifact)}
+    return Made(file, embeddings, lowered.differences, lowered.runtime, scales(net), headroom=headroom)
 
 
 def _check_finite(recipe: Recipe, embeddings: np.ndarray, headroom: HeadroomFigures | None) -> None:

@@ -1,9 +1,9 @@
 """`search`: which products to leave out of INT8, so that a budget is met and as much as possible stays fast.
 
 Each layer's drift is measured once, alone. Layers are left in floating point in the order of drift for each
-multiply-add that this costs; how many of them, is found by measuring whole programs on held-out tiles, halving the
-interval. That relies on no more than that keeping more layers does not drift more; what is reported was measured. It is
-the program's drift: what a device's own arithmetic adds, `export` measures on the artifact and holds to it.
+multiply-add that this costs; how many of them, is found by measuring candidates on held-out tiles, halving the
+interval. That relies on no more than that keeping more layers does not drift more; what is reported was measured. A
+candidate whose program is good enough is built, and its artifact judged as `export` will judge it (`checks.candidate`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
-from .bundle.running import embed_all
-from .checks.drift import measure
+from .backends import Runtime, find
+from .checks.candidate import FIGURES, Point, Ran, is_judged, missed, program_point, required, run_candidate
+from .checks.summary import notes
 from .errors import UsageError, did_you_mean
-from .machine.packages import require, versions
+from .machine.hardware import cpu_features
+from .machine.packages import versions
 from .machine.progress import Advance, Cost, Progress, Stages, silent
 from .machine.tables import check_facts, read_json
 from .machine.writing import check_output, write_text
@@ -41,11 +43,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("edgepath")
 _LARGEST = 16 << 20  # bytes of a search's state
 FEW = 16  # held-out tiles that a single layer is judged on
-FIGURES = ("cosine_mean", "cosine_p01")
-
-
-Point = dict[str, float]
-"""A program that was measured: how many products are `kept`, `int8_share` of multiply-adds, and `FIGURES`."""
 
 
 class Alone(TypedDict):
@@ -57,21 +54,28 @@ class Alone(TypedDict):
 
 
 class Searched(TypedDict):
-    """What `search` returns: the recipe's file, the products it keeps, and what was measured."""
+    """What `search` returns: the recipe's file, the products it keeps, and what was measured.
+
+    `required` is what program and artifact had to reach. `ran_with` says what ran the artifact that was chosen, None
+    where nothing here can: then its program alone was judged. `notes` say what follows from that.
+    """
 
     recipe: str
     target: str
     budget: dict[str, float]
+    required: dict[str, float]
     kept: list[str]
     layers: list[Alone]
     points: list[Point]
+    ran_with: str | None
+    notes: list[str]
     held_out: Provenance
     cost: Cost
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all programs of a search share."""
+    """What all candidates of a search share; `recipe` is the target's, held to the budget."""
 
     recipe: Recipe
     net: EdgeModel
@@ -79,6 +83,7 @@ class _Shared:
     plan: Plan
     tiles: np.ndarray
     exact: np.ndarray
+    rescaled: Collection[str]
 
 
 def search(
@@ -99,12 +104,14 @@ def search(
 ) -> Searched:
     """Find the linear layers to keep out of INT8 so that a budget of drift is met, and write the recipe.
 
-    The recipe is for this model and `embedding`, with which the last block differs. How much faster INT8 makes a layer
-    is up to the device: time the result with `bench`. A search that was cut off continues from `<out>.search.json`.
+    The budget, and what else the recipe accepts, hold for the artifact, which is built and run here as `export` does.
+    Where nothing here can run it, they hold for its program, and the result says so. The recipe is for this model and
+    `embedding`, with which the last block differs. How much faster INT8 makes a layer is up to the device: time the
+    result with `bench`. A search that was cut off continues from `<out>.search.json`.
 
     Args:
         target: An INT8 target, or a recipe file.
-        budget: The least that the program has to reach on held-out tiles: `cosine_mean` or `cosine_p01`, and a number.
+        budget: The least that the artifact has to reach on held-out tiles: `cosine_mean` or `cosine_p01`, and a number.
         out: The recipe to write, a `.toml` file.
         model: A name of `edgepath models`, `timm:NAME`, or a `.toml` file that describes a model.
         weights: As in `export`.
@@ -118,8 +125,8 @@ def search(
         progress: Called as `progress(stage, done, total)` while it works.
 
     Returns:
-        Every layer's `drift` alone (1 - mean cosine) and `multiply_adds`; the `points` that were measured; and `kept`,
-        the layers that stay in floating point.
+        Every layer's `drift` alone (1 - mean cosine) and `multiply_adds`; the `points` that were measured, with the
+        cosines of program and artifact; and `kept`, the layers that stay in floating point.
 
     Raises:
         UsageError: The target has no INT8, the budget is unknown, a recipe is in the way, or even full precision does
@@ -127,27 +134,33 @@ def search(
     """
     recipe, spec, out = find_recipe(target), find_model(model), Path(out)
     _check(recipe, budget, out, force)
-    require("torch", "export")
+    find(recipe.backend).require_to_build()
     stages = Stages(progress or silent)
     inputs = Inputs(weights, calibration, calibration_tiles, embedding, False, resize, skip_bad, device)
     ready = fitted(recipe, prepare(spec, inputs, stages), stages)
     ranges, plan = calibrated(recipe, ready.net, ready.chosen, ready.device, stages, of=ready.identity)
-    shared = _Shared(recipe, ready.net, ranges, plan, ready.held_out.read(), ready.reference.embeddings)
+    judged = replace(recipe, accept=replace(recipe.accept, **dict(budget)))  # type: ignore[arg-type]
+    tiles, exact = ready.held_out.read(), ready.reference.embeddings
+    shared = _Shared(judged, ready.net, ranges, plan, tiles, exact, ready.exponents)
     state = _State(out, _key(recipe, ready))
     work, order = _measure_layers(shared, state, stages)
-    with stages.stage("whole programs", len(order).bit_length() + 2) as advance:
-        kept = _fewest_kept(order, work, budget, shared, state, advance)
+    with stages.stage("candidates", len(order).bit_length() + 2) as advance:
+        kept = _fewest_kept(order, work, shared, state, stages, advance)
     _check_worth(target, kept, len(order), budget, state)
     assert kept is not None
-    write_text(out, _mixed(recipe, order[:kept], budget, out.stem).to_toml(), "recipe")
+    write_text(out, _mixed(judged, order[:kept], out.stem).to_toml(), "recipe")
     state.path.unlink(missing_ok=True)
+    ran = state.points[str(kept)]["artifact"]
     return {
         "recipe": str(out),
         "target": recipe.target,
         "budget": dict(budget),
+        "required": required(judged.accept),
         "kept": order[:kept],
         "layers": [{"layer": name, "drift": state.drift[name], "multiply_adds": work[name]} for name in order],
         "points": sorted(state.points.values(), key=lambda point: point["kept"]),
+        "ran_with": None if ran is None else ran["ran_with"],
+        "notes": notes(judged, None if ran is None else Runtime(**ran["runtime"], text=ran["ran_with"])),
         "held_out": ready.held_out.provenance(),
         "cost": stages.cost(),
     }
@@ -185,7 +198,7 @@ class _State:
         try:
             known = check_facts(_Kept, read_json(self.path, _LARGEST), lambda problem: UsageError(problem))
             if known["key"] != key:
-                raise ValueError("of another recipe, other tiles or weights, or another version of edgepath")
+                raise ValueError("of another recipe, other tiles or weights, other packages or another CPU")
             self.drift, self.points = known["drift"], known["points"]
         except (ValueError, UsageError) as error:  # everything in it can be measured again
             _LOG.warning("search state %s: not gone on with (%s); all is measured anew", self.path.name, error)
@@ -218,24 +231,31 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) 
 def _key(recipe: Recipe, ready: Prepared) -> str:
     """Return the hash of all that what a search measures follows from."""
     tiles = [source.provenance()["sha256"] for source in (ready.chosen, ready.held_out)]
-    depends_on = [versions()["edgepath"], recipe.to_json(), ready.embedding, ready.weights.sha256, *tiles]
+    depends_on = [versions(), cpu_features(), recipe.to_json(), ready.embedding, ready.weights.sha256, *tiles]
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
 
 def _check_worth(target: str, kept: int | None, layers: int, budget: Mapping[str, float], state: _State) -> None:
-    """Raise UsageError where no program meets the budget, or only the one without INT8."""
+    """Raise UsageError where no candidate meets the budget, or only the one without INT8."""
     if kept is not None and kept < layers:
         return
-    best = state.points[str(layers if kept is None else 0)]
-    figures = ", ".join(f"{key} {best[key]:.6f}" for key in budget)
+    point = state.points[str(layers if kept is None else 0)]
+    figures = _cosines(point, budget)
     if kept is None:
         raise UsageError(
             f"search {target}: the budget {_text(budget)} is not met even without INT8 ({figures}); give a smaller one"
         )
+    if ran := point["artifact"]:
+        figures = f"{figures} of the program; of the artifact, {', '.join([_cosines(ran, budget), *ran['failed']])}"
     raise UsageError(
         f"search {target}: only full precision meets the budget {_text(budget)}; all in INT8 it is {figures}: give a "
         "smaller one, or a target without INT8"
     )
+
+
+def _cosines(of: Point | Ran, budget: Mapping[str, float]) -> str:
+    cosines = {key: of[key] for key in FIGURES if key in budget}
+    return ", ".join(f"{key} {'not finite' if value is None else f'{value:.6f}'}" for key, value in cosines.items())
 
 
 def _measure_layers(shared: _Shared, state: _State, stages: Stages) -> tuple[dict[str, int], list[str]]:
@@ -268,51 +288,54 @@ def _measure_layers(shared: _Shared, state: _State, stages: Stages) -> tuple[dic
 def _fewest_kept(
     order: Sequence[str],
     work: Mapping[str, int],
-    budget: Mapping[str, float],
     shared: _Shared,
     state: _State,
+    stages: Stages,
     advance: Advance,
 ) -> int | None:
     """Return how many layers of `order` have to be kept, None where all of them are not enough."""
+    least = required(shared.recipe.accept)
 
     def met(count: int) -> bool:
-        if str(count) not in state.points:
-            figures = _whole_program(shared, order[:count])
+        known = state.points.get(str(count))
+        built = count < len(order)  # the one without INT8 is never chosen
+        if known is None or (built and not is_judged(known, shared.recipe)):
             share = 1 - sum(work[name] for name in order[:count]) / sum(work.values())
-            state.points[str(count)] = {"kept": count, "int8_share": share, **figures}
+            known = state.points[str(count)] = _candidate(shared, order[:count], share, built, stages)
             state.keep()
         advance(1)
-        return all(state.points[str(count)][key] >= least for key, least in budget.items())
+        return not missed(known, least)
 
     if met(0):
         return 0
     if not met(len(order)):
         return None
-    missed, enough = 0, len(order)
-    while enough - missed > 1:
-        middle = (missed + enough) // 2
-        missed, enough = (missed, middle) if met(middle) else (middle, enough)
+    misses, enough = 0, len(order)
+    while enough - misses > 1:
+        middle = (misses + enough) // 2
+        misses, enough = (misses, middle) if met(middle) else (middle, enough)
     return enough
 
 
-def _whole_program(shared: _Shared, kept: Sequence[str]) -> dict[str, float]:
-    """Return the drift of the program that keeps these layers, against full precision."""
+def _candidate(shared: _Shared, kept: Sequence[str], share: float, build: bool, stages: Stages) -> Point:
+    """Measure the program that keeps these layers and, where it is good enough, with `build`, its artifact."""
     from .program.forms import Program
 
     recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
-    program = Program(make_program(recipe, copy.deepcopy(shared.net), shared.ranges, shared.plan))
-    drift = measure(shared.exact, embed_all(program, shared.tiles, lambda _: None))
-    return {key: getattr(drift, key) for key in FIGURES}
+    program = Program(make_program(recipe, copy.deepcopy(shared.net), shared.ranges, shared.plan), recipe)
+    point = program_point(program, shared.tiles, shared.exact, len(kept), share, stages)
+    if build and not is_judged(point, recipe):
+        point["artifact"] = run_candidate(program, recipe, shared.tiles, shared.exact, shared.rescaled, stages)
+    return point
 
 
-def _mixed(recipe: Recipe, kept: Sequence[str], budget: Mapping[str, float], name: str) -> Recipe:
-    """Return the recipe that keeps these layers, and is held to the budget."""
+def _mixed(recipe: Recipe, kept: Sequence[str], name: str) -> Recipe:
+    """Return the recipe that keeps these layers."""
     return replace(
         recipe,
         target=name,
         summary=f"{recipe.summary}, {len(kept)} products kept in {recipe.precision.other.upper()}",
         quantize=replace(recipe.quantize, keep=tuple(sorted(kept))),
-        accept=replace(recipe.accept, **{key: budget[key] for key in FIGURES if key in budget}),  # type: ignore[arg-type]
     )
 
 

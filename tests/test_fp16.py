@@ -20,6 +20,7 @@ from edgepath.errors import UsageError
 from edgepath.exporting import Exported, export
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
+from edgepath.searching import search
 
 Saved = Callable[[Callable[[nn.Module], None]], Path]
 FACTOR = 3e5
@@ -90,6 +91,20 @@ def test_a_gate_that_overflows_is_refused_and_named(saved: Saved, tmp_path: Path
     with pytest.raises(UsageError, match=r"jetson-fp16: embeddings are not finite.*vit.blocks.0.mlp"):
         exported("jetson-fp16", saved(gate), tmp_path)
     assert not list(tmp_path.glob("tiny-*"))
+
+
+def test_a_search_rejects_artifacts_that_overflow_though_their_programs_are_good(saved: Saved, tmp_path: Path) -> None:
+    """Judged by programs, which are computed in FP32, it would take the first candidate."""
+    how = {"model": "tiny", "calibration": "synthetic:64", "calibration_tiles": 32, "device": "cpu"}
+    wanted = r"only full precision meets .* cosine_mean 0\.9\d+ of the program; of the artifact, cosine_mean not finite"
+    with pytest.raises(UsageError, match=wanted):
+        search("jetson-int8", {"cosine_mean": 0.99}, tmp_path / "mixed.toml", weights=saved(gate), **how)
+    assert not (tmp_path / "mixed.toml").exists()
+    points = json.loads((tmp_path / "mixed.toml.search.json").read_text())["points"]
+    assert min(point["cosine_mean"] for point in points.values()) >= 0.99
+    artifacts = [point["artifact"] for point in points.values() if point["artifact"]]
+    assert len(artifacts) == len(points) - 1  # all but full precision, which is not what was asked for
+    assert {artifact["cosine_mean"] for artifact in artifacts} == {None}
 
 
 @pytest.mark.parametrize("target", ["openvino-fp16", "coreml-int8"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import edgepath
+from edgepath.checks.candidate import Point, Ran, missed, required
 from edgepath.errors import UsageError
 from edgepath.models import catalogue as models
 from edgepath.models.catalogue import ModelSpec
@@ -41,7 +42,8 @@ def deep(tiny: ModelSpec) -> Any:
 def find(deep: ModelSpec, tmp_path: Path) -> Search:
     def run(budget: dict[str, float], name: str = "mixed.toml", **changed: Any) -> dict[str, Any]:
         how = {"model": "deep", "weights": "random", "calibration": "synthetic:64", "calibration_tiles": 16}
-        return search("onnx-int8", budget, tmp_path / name, device="cpu", **(how | changed))
+        target = changed.pop("target", "onnx-int8")
+        return search(target, budget, tmp_path / name, device="cpu", **(how | changed))
 
     return run
 
@@ -56,10 +58,12 @@ def test_fewest_layers_are_kept_that_meet_the_budget(find: Search, deep: ModelSp
     points = {point["kept"]: point for point in found["points"]}
     kept = len(found["kept"])
     assert points[0]["cosine_mean"] < budget["cosine_mean"] <= points[kept]["cosine_mean"]
-    assert points[kept - 1]["cosine_mean"] < budget["cosine_mean"]  # one layer fewer is not enough
+    assert points[kept]["artifact"]["cosine_mean"] >= budget["cosine_mean"]
+    assert missed(points[kept - 1], found["required"])  # one layer fewer is not enough
     assert points[kept]["int8_share"] >= 0.9  # so nine tenths of INT8's speed-up are left
     assert found["kept"] == [layer["layer"] for layer in found["layers"][:kept]]
-    assert [row[-1] for row in point_table(found).rows if row[0] in ("0", str(kept))] == ["missed", "met"]
+    verdicts = [row[-1] for row in point_table(found).rows if row[0] in ("0", str(kept))]
+    assert verdicts == ["missed: cosine_mean", "met"]
     draw_search(found, tmp_path / "front.png")
     assert not list(tmp_path.glob("*.search.json"))
 
@@ -76,11 +80,36 @@ def test_fewest_layers_are_kept_that_meet_the_budget(find: Search, deep: ModelSp
     )
     assert done.report["drift"]["quantization"]["cosine_mean"] == pytest.approx(points[kept]["cosine_mean"], abs=1e-9)
     assert set(done.report["program"]) == {layer["layer"] for layer in found["layers"][kept:]}
+    artifact = points[kept]["artifact"]
+    for figure in ("cosine_mean", "cosine_p01"):  # the very artifact, run on the very tiles
+        assert done.report["drift"]["total"][figure] == pytest.approx(artifact[figure], abs=1e-9)
+    assert points[0]["artifact"] is None  # its program is not good enough: nothing was built
+    assert found["ran_with"] == done.report["ran_with"]
+    assert found["required"] == {"cosine_mean": budget["cosine_mean"], "cosine_p01": 0.99}
     other_parts = next(gate for gate in done.report["gates"] if gate["gate"] == "other parts")
     assert other_parts["passed"]
     assert edgepath.verify(done.bundle, tiles="synthetic:4:9", weights="random", device="cpu")["tiles"]["drift"][
         "total"
     ]
+
+
+def test_where_nothing_runs_the_artifact_the_program_is_judged_and_that_is_said(find: Search, tmp_path: Path) -> None:
+    unchecked = replace(find_recipe("onnx-int8"), checked_with="none")
+    (tmp_path / "unchecked.toml").write_text(unchecked.to_toml(), encoding="utf-8")
+    found = find({"cosine_mean": 0.9}, target=str(tmp_path / "unchecked.toml"))
+    assert found["ran_with"] is None
+    assert [point["artifact"] for point in found["points"]] == [None]
+    assert "not run here" in found["notes"][0]
+
+
+def test_an_artifact_that_is_not_finite_or_fails_another_gate_misses() -> None:
+    ran = Ran(cosine_mean=0.999, cosine_p01=0.998, failed=[], ran_with="it", runtime={})
+    point = Point(kept=0, int8_share=1.0, cosine_mean=0.999, cosine_p01=0.998, artifact=ran)
+    least = required(find_recipe("jetson-int8").accept)
+    assert missed(point, least) == []
+    assert missed({**point, "artifact": {**ran, "cosine_mean": None, "cosine_p01": None}}, least) == list(least)
+    assert missed({**point, "artifact": {**ran, "failed": ["FP16 headroom"]}}, least) == ["FP16 headroom"]
+    assert missed({**point, "cosine_p01": 0.5}, least) == ["cosine_p01"]
 
 
 def test_a_search_that_was_cut_off_goes_on(find: Search) -> None:

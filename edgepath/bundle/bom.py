@@ -18,8 +18,8 @@ from .._version import __version__
 from .bundle import sha256
 
 BOM = "bom.json"
-_SPDX = {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0"}
-_SPDX |= {"CC-BY-ND-4.0", "CC-BY-NC-ND-4.0", "CC0-1.0"}
+_SPDX = {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0"}
+_SPDX |= {"CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0", "CC0-1.0"}
 
 
 def write_bom(folder: Path, report: Mapping[str, Any]) -> None:
@@ -109,7 +109,20 @@ def _data(report: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "data": [{"type": "dataset", "name": str(tiles["name"])}],
                 }
             )
+            components += [_dataset(use, number, part) for number, part in enumerate(tiles.get("datasets", ()), 1)]
     return components
+
+
+def _dataset(use: str, number: int, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one of the sources that tiles come from, with the licence that the table beside them names."""
+    return {
+        "type": "data",
+        "bom-ref": f"{use}:{number}",
+        "name": dataset["name"],
+        "description": f"{dataset['tiles']} of the tiles, {use.replace('_', ' ')}",
+        "licenses": _licences(dataset["licence"]),
+        "data": [{"type": "dataset", "name": dataset["name"]}],
+    }
 
 
 def _files(folder: Path, artifact: str) -> list[dict[str, Any]]:
@@ -141,5 +154,5 @@ def _library(name: str, version: str) -> dict[str, Any]:
 def _licences(licence: object) -> list[dict[str, Any]]:
     """Return a licence as CycloneDX has it: by its SPDX id where that is known, else by what is said of it."""
     name = str(licence or "not stated")
-    known = name.partition(",")[0]
+    known = re.split(r",| \(", name)[0].strip().replace(" ", "-")
     return [{"license": {"id": known} if known in _SPDX else {"name": name}}]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, MissingRuntime, UsageError, first_line
-from ..machine.packages import pip_install
+from ..machine.packages import pip_install, require
 from ..machine.tables import parse_json, read_json
 from ..machine.writing import replacing
 from .manifest import MANIFEST
@@ -36,12 +36,33 @@ def write_signature(
     pkcs11: str,
 ) -> None:
     """Sign the files of a bundle, whose hashes were checked. Raises UsageError for a key that cannot sign."""
-    config = _library().signing.Config()
+    library = _library()
+    if pkcs11:
+        require("pykcs11", "pkcs11")
+    problem = _sign(library.signing.Config(), bundle, out, key, password, certificate, chain, pkcs11)
+    if problem and pkcs11 and "pin-" not in pkcs11:
+        problem += " without its token's PIN (pin-source=FILE in the URI)"
+    if problem:  # raised here, as an error keeps what it came from, and with that a token would stay logged in
+        raise UsageError(f"sign {bundle}: the key cannot sign {problem}; give one as `edgepath sign --help` says")
+
+
+def _sign(
+    config: Any,
+    bundle: Path,
+    out: Path,
+    key: Path | None,
+    password: str | None,
+    certificate: Path | None,
+    chain: Sequence[Path],
+    pkcs11: str,
+) -> str:
+    """Sign, and return why the key cannot, "" where it did. Raises UsageError for a file that cannot be written."""
     try:
         if pkcs11 and certificate is not None:
             config.use_pkcs11_certificate_signer(
                 pkcs11_uri=pkcs11, signing_certificate=certificate, certificate_chain=chain
             )
+            _write_certificates_as_base64(config)
         elif pkcs11:
             config.use_pkcs11_signer(pkcs11_uri=pkcs11)
         elif certificate is not None:
@@ -51,13 +72,18 @@ def write_signature(
             config.use_elliptic_key_signer(private_key=key, password=password.encode() if password else None)
         with replacing(out, "signature") as partial:
             config.sign(bundle, partial)
-    except ImportError as error:
-        raise MissingRuntime(f"sign {bundle}: {error}; pip install 'model-signing[pkcs11]'") from None
+    except UsageError:
+        raise
     except Exception as error:  # of cryptography, OpenSSL, PKCS#11 and the library
-        if isinstance(error, UsageError):
-            raise
-        problem = f"the key cannot sign ({first_line(error)})"
-        raise UsageError(f"sign {bundle}: {problem}; give one as `edgepath sign --help` says") from None
+        return f"({first_line(error if str(error) else error.__cause__ or error)})"
+    return ""
+
+
+def _write_certificates_as_base64(config: Any) -> None:
+    """Have a token's signer write certificates as the signer of files does; that of model-signing 1.1.1 fails."""
+    from model_signing._signing.sign_certificate import Signer
+
+    type(config._signer)._get_verification_material = Signer._get_verification_material
 
 
 def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 drift          how far one set of embeddings lies from another
 gates          a figure held against what the recipe asks for; bounds: what its sample says, verdicts: in a word
+lowering       a program's artifact, built and run here; candidate: of `search`, judged by it
 summary        what an export measured, as its report
 verification   `verify`: all of that again, elsewhere or on other tiles
 golden         full-precision embeddings captured once, to verify against

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from ..bundle.drift import DriftFigures
+from ..tiles.origins import Dataset
 from ..tiles.source import Provenance, TilesOf
 
 if TYPE_CHECKING:
@@ -122,12 +123,17 @@ class Calibration(Provenance, total=False):
     """The tiles that were calibrated on, and how many procedural ones besides."""
 
     looks: int
+    datasets: list[Dataset]
 
 
-class HeldOut(Provenance):
+class _HeldOut(Provenance):
+    keys: list[str]
+
+
+class HeldOut(_HeldOut, total=False):
     """The golden tiles, and the key of each."""
 
-    keys: list[str]
+    datasets: list[Dataset]
 
 
 class Artifact(TypedDict):

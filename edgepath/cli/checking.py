@@ -31,7 +31,9 @@ from .options import (
     SkipBad,
     Strict,
     Threads,
+    Trust,
     there,
+    trusted,
 )
 
 
@@ -54,7 +56,7 @@ def verify(
     skip_bad: SkipBad = False,
     threads: Threads = 0,
     device: Device = "auto",
-    trust: Annotated[Path | None, typer.Option(help="Refuse a bundle not signed by this public key's owner.")] = None,
+    trust: Trust = None,
     signature: Annotated[Path | None, typer.Option(help="Its signature; default: BUNDLE.sig beside it.")] = None,
     strict: Strict = False,
     as_json: AsJson = False,
@@ -121,6 +123,7 @@ def compare(
     resize: ResizeOption = Resize.refuse,
     skip_bad: SkipBad = False,
     threads: Threads = 0,
+    trust: Trust = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +134,7 @@ def compare(
     check_plot(plot, bundles, force=force)
     with progress_bars() as progress:
         result = run(
-            bundles,
+            [trusted(bundle, trust) for bundle in bundles],
             tiles=tiles,
             resize=resize.value,
             skip_bad=skip_bad,
@@ -154,6 +157,7 @@ def debug(
     plot: Plot = None,
     weights: SameWeights = None,
     resize: ResizeOption = Resize.refuse,
+    trust: Trust = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +167,7 @@ def debug(
 
     check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:
-        result = run(bundle, tiles=tiles, weights=weights, resize=resize.value, progress=progress)
+        result = run(trusted(bundle, trust), tiles=tiles, weights=weights, resize=resize.value, progress=progress)
     if plot is not None:
         from ..reports.drawings import draw_debug
 

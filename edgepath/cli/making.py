@@ -38,8 +38,10 @@ from .options import (
     SkipBad,
     Strict,
     Threads,
+    Trust,
     Weights,
     there,
+    trusted,
     weights_there,
     which_model,
 )
@@ -217,6 +219,7 @@ def embed(
     skip_bad: SkipBad = False,
     anonymous: Anonymous = False,
     threads: Threads = 0,
+    trust: Trust = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -225,7 +228,7 @@ def embed(
 
     with progress_bars() as progress:
         done = run(
-            bundle,
+            trusted(bundle, trust),
             tiles[0] if len(tiles) == 1 else tiles,
             out=out,
             batch=batch,

@@ -4,12 +4,15 @@ import os
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError, WeightsError
 from .app import MODEL, RESULT, RUN, TILES
+
+if TYPE_CHECKING:
+    from ..bundle.bundle import Bundle
 
 
 def there(given: str | list[str] | None) -> str | list[str] | None:
@@ -51,6 +54,12 @@ Anonymous = Annotated[
 Threads = Annotated[
     int,
     typer.Option(min=0, max=1024, rich_help_panel=RUN, help="CPU threads for the artifact; 0 lets its runtime choose."),
+]
+Trust = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=RUN, help="A public key or certificate (PEM): refuse a bundle that its owner did not sign."
+    ),
 ]
 
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder, as `edgepath export` writes it.")]
@@ -120,6 +129,18 @@ ResizeOption = Annotated[
     Resize,
     typer.Option(rich_help_panel=TILES, help="Tiles of another size: refuse them, squash them, or crop their centre."),
 ]
+
+
+def trusted(bundle: Path, trust: Path | None) -> "Path | Bundle":
+    """Return a bundle that was seen to be signed, before anything of it is loaded; without a key, its path as it is.
+
+    The signature is the one beside it. Raises what `open_bundle` raises.
+    """
+    if trust is None:
+        return bundle
+    from ..bundle.bundle import open_bundle
+
+    return open_bundle(bundle, trust=trust)
 
 
 def which_model(name: str | None, config: str | None, default: str = "") -> str:

@@ -27,7 +27,9 @@ from .options import (
     SkipBad,
     Strict,
     Threads,
+    Trust,
     there,
+    trusted,
 )
 
 
@@ -70,6 +72,7 @@ def robustness(
     resize: ResizeOption = Resize.refuse,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +82,7 @@ def robustness(
 
     with progress_bars() as progress:
         result = run(
-            bundle,
+            trusted(bundle, trust),
             plism=plism,
             paired=paired,
             tiles=read_rows(tiles),
@@ -108,6 +111,7 @@ def curves(
     skip_bad: SkipBad = False,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +122,7 @@ def curves(
     check_plot(plot, [bundle], force=force)
     with progress_bars() as progress:
         result = run(
-            bundle,
+            trusted(bundle, trust),
             tiles,
             weights=weights,
             resize=resize.value,
@@ -152,6 +156,7 @@ def probe_labels(
     skip_bad: SkipBad = False,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -160,7 +165,7 @@ def probe_labels(
 
     with progress_bars() as progress:
         result = probe(
-            bundle,
+            trusted(bundle, trust),
             labelled,
             folds=folds,
             seed=seed,
@@ -183,6 +188,7 @@ def probe_genes(
     resize: ResizeOption = Resize.refuse,
     threads: Threads = 0,
     device: Device = "auto",
+    trust: Trust = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -191,7 +197,7 @@ def probe_genes(
 
     with progress_bars() as progress:
         result = probe_hest(
-            bundle,
+            trusted(bundle, trust),
             folder,
             tasks=task or (),
             components=components,

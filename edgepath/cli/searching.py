@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..reports.console import print_json, print_table, progress_bars, say, say_how_to_go_on
+from ..reports.console import print_json, print_table, progress_bars, say, say_cautions, say_how_to_go_on
 from .app import RESULT, TILES
 from .options import (
     AsJson,
@@ -28,7 +28,9 @@ def search(
     target: Annotated[str, typer.Option(help="An INT8 target, or a recipe file.")],
     budget: Annotated[
         list[str],
-        typer.Option(help="Least cosine to full precision: cosine_mean=VALUE or cosine_p01=VALUE; repeatable."),
+        typer.Option(
+            help="Least cosine of the artifact to full precision: cosine_mean=VALUE or cosine_p01=VALUE; repeatable."
+        ),
     ],
     out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="The recipe to write, a .toml file.")],
     model: DemoModel = None,
@@ -51,7 +53,7 @@ def search(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find which layers to leave out of INT8 so that the program's drift meets a budget, and write the recipe."""
+    """Find which layers to leave out of INT8 so that the artifact's drift meets a budget, and write the recipe."""
     from ..reports.plots import check_plot
     from ..reports.tables.checks import point_table
     from ..searching import parse_budget
@@ -83,6 +85,8 @@ def search(
         print_json(done)
         return
     print_table(point_table(done))
+    say(f"artifacts run with {done['ran_with']}" if done["ran_with"] else "artifacts not run here")
+    say_cautions(done["notes"])
     for name in done["kept"]:
         say(f"kept in floating point: {name}")
     kept = f"{len(done['kept'])} of {len(done['layers'])} linear layers kept in floating point"

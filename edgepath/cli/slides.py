@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 from ..reports.console import print_result, print_slides, progress_bars
 from .app import RESULT, RUN, commands
-from .options import AsJson, BundleFolder, SameWeights, Threads
+from .options import AsJson, BundleFolder, SameWeights, Threads, Trust
 
 if TYPE_CHECKING:
     from ..bundle.bundle import Bundle
@@ -101,6 +101,7 @@ def embed(
     workers: Annotated[
         int, typer.Option(min=1, rich_help_panel=RUN, help="With --ray: actors, each of --threads threads.")
     ] = 1,
+    trust: Trust = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed every slide to a file of its own; slides whose file is present and current are kept."""
@@ -110,7 +111,7 @@ def embed(
     from ..slides.listing import shard as part_of
     from ..tiles.slides.cutting import CutSettings
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, trust=trust)
     settings = CutSettings(opened.size, mpp, overlap, tissue, tissue_share, mpp_of_slide, mpp_key, allow_upsampling)
     job = Job(opened, out, settings, layout, geojson, bad_tiles, batch, readers)
     job.check()

@@ -18,7 +18,9 @@ from .options import (
     ReferenceModel,
     SameWeights,
     Strict,
+    Trust,
     Weights,
+    trusted,
     which_model,
 )
 
@@ -76,6 +78,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(rich_help_panel=RESULT, help="Write the result to this .json file.")
     ] = None,
+    trust: Trust = None,
     force: Force = False,
     strict: Strict = False,
     as_json: AsJson = False,
@@ -86,8 +89,11 @@ def bench(
     earlier = _check(out, plot, bundles, compare, worse, force)
     with progress_bars() as progress:
         result = benchmark.bench(
-            bundles,
-            against=against or (),
+            [trusted(bundle, trust) for bundle in bundles],
+            against=[
+                trusted(Path(rival), trust) if Path(rival, "bundle.json").is_file() else rival
+                for rival in against or ()
+            ],
             batches=batch or benchmark.BATCHES,
             threads=threads,
             rounds=rounds,

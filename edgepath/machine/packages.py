@@ -31,6 +31,7 @@ EXTRAS = {
     "probe": ("scikit-learn", "scipy"),
     "nncf": ("nncf",),
     "sign": ("model-signing", "pyopenssl"),
+    "pkcs11": ("model-signing", "pyopenssl", "pykcs11"),
     "ray": ("ray",),
     "slides": (
         "anndata", "h5py", "openslide-bin", "openslide-python", "pydicom", "scikit-image", "scipy", "tifffile",
@@ -46,6 +47,7 @@ _MODULES = {
     "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
     "tensorrt-rtx-cu13-libs": "tensorrt_rtx_libs",
     "openslide-python": "openslide",
+    "pykcs11": "PyKCS11",
     "pyopenssl": "OpenSSL",
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",

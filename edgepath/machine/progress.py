@@ -35,7 +35,7 @@ class Cost(TypedDict):
 
 @dataclass
 class Stages:
-    """Names, times and announces the stages of an export."""
+    """Names, times and announces the stages of an export; a stage that comes again adds to what it took."""
 
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
@@ -50,8 +50,8 @@ class Stages:
         self.progress(name, 0, total)
         yield counter(self.progress, name, total)
         self.progress(name, total, total)
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-        self.memory_bytes[name] = peak_bytes()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+        self.memory_bytes[name] = max(self.memory_bytes.get(name, 0), peak_bytes())
 
     def cost(self) -> Cost:
         """Return what the stages took so far."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..checks.candidate import FIGURES
 from ..checks.results import Comparison, Debugging
 from ..quality.both_models import ARTIFACT, FULL
 from ..quality.results import Curves
@@ -99,10 +100,17 @@ def draw_curves(result: Curves, path: Path) -> None:
 
 
 def draw_search(result: Searched, path: Path) -> None:
-    """Draw the front, and each layer's drift alone, as a PNG."""
+    """Draw the front, of programs and of the artifacts that were built, and each layer's drift alone, as a PNG."""
     points, layers = result["points"][::-1], result["layers"]
     share = [100 * point["int8_share"] for point in points]
-    lines = [Line(_WORDS[key], [1 - point[key] for point in points], colour) for key, colour in _COLOURS.items()]
+    lines = []
+    for key in FIGURES:
+        ran = [None if point["artifact"] is None else point["artifact"][key] for point in points]
+        artifact = [np.nan if cosine is None else 1 - cosine for cosine in ran]
+        lines += [
+            Line(f"program, {_WORDS[key]}", [1 - point[key] for point in points], _COLOURS[key]),
+            Line(f"artifact, {_WORDS[key]}", artifact, _COLOURS[key], broad=True),
+        ]
     lines += [
         Line(f"budget, {_WORDS[key]}", [1 - least] * len(points), _COLOURS[key], dashed=True)
         for key, least in result["budget"].items()

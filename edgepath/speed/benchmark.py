@@ -35,7 +35,7 @@ STREAMED = 2  # batches for each request the runtime has
 def bench(
     bundles: Sequence[str | Path | Bundle],
     *,
-    against: Sequence[str | Path] = (),
+    against: Sequence[str | Path | Bundle] = (),
     batches: Sequence[int] = BATCHES,
     threads: int = 0,
     rounds: int = 40,
@@ -143,7 +143,7 @@ def _names(bundles: Sequence[Bundle]) -> list[str]:
 
 
 def _sorted(
-    against: Sequence[str | Path], named: Mapping[str, Bundle]
+    against: Sequence[str | Path | Bundle], named: Mapping[str, Bundle]
 ) -> tuple[list[Elsewhere], list[str], dict[str, Bundle]]:
     """Split what was given into files of results, kinds of rivals, and bundles by name."""
     files: list[Elsewhere] = []
@@ -153,10 +153,10 @@ def _sorted(
         if str(rival) in KINDS:
             kinds.append(str(rival))
         elif str(rival).endswith(".json"):
-            files.append(read_result(Path(rival)))
-        elif Path(rival).is_dir():
+            files.append(read_result(Path(str(rival))))
+        elif isinstance(rival, Bundle) or Path(rival).is_dir():
             bundle = open_bundle(rival)
-            others[bundle.name if bundle.name not in named.keys() | others.keys() else str(rival)] = bundle
+            others[bundle.name if bundle.name not in named.keys() | others.keys() else str(bundle.path)] = bundle
         else:
             raise UsageError(
                 f'bench: --against "{rival}"; give {", ".join(KINDS)}, the folder of a bundle, or a .json file of bench'

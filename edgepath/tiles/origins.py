@@ -6,14 +6,17 @@ the columns in `_ALSO`. What no table says is taken from the name: `slide1_x1120
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, cast
 
 from ..errors import PackError
 from ..machine.sheets import read_sheet
 from .source import TileSource
 
+_LOG = logging.getLogger("edgepath")
 COLUMNS = (
     *("path", "sha256_pixels", "source", "source_path", "group", "slide"),
     *("x", "y", "mpp", "staining", "scanner", "label", "licence"),
@@ -51,6 +54,33 @@ def origins(source: TileSource) -> dict[str, Row]:
         return {key: _cut(key, mpp) for key in source.keys}
     table = table_beside(source)
     return {key: _row(key, table.get(key, {})) for key in source.keys}
+
+
+class Dataset(TypedDict):
+    """Where tiles come from, by the table beside them: its source or group, how many tiles, and their licence."""
+
+    name: str
+    licence: str
+    tiles: int
+
+
+def datasets(source: TileSource) -> list[Dataset]:
+    """Return whose tiles a source holds and under which licence, where the table beside them says it, by name.
+
+    A table that cannot be read, or is of other tiles, is no reason not to use them: it is said, and nothing returned.
+    """
+    try:
+        table = table_beside(source)
+    except PackError as error:
+        _LOG.warning("licences of tiles are not known: %s", error)
+        return []
+    rows = [(table.get(key, {}), _row(key, table.get(key, {}))) for key in source.keys]
+    count = Counter(
+        (columns.get("source") or row["group"] or source.name, row["licence"])
+        for columns, row in rows
+        if row["licence"]
+    )
+    return [{"name": name, "licence": licence, "tiles": tiles} for (name, licence), tiles in sorted(count.items())]
 
 
 def group_of(row: Row) -> tuple[str, ...]:

@@ -46,8 +46,8 @@ def keys(folder: Path, name: str = "key", password: bytes | None = None) -> tupl
     return folder / f"{name}.pem", folder / f"{name}.pub"
 
 
-def certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """Make a key, a certificate of it, and the root that signed that."""
+def certificates(folder: Path, public: Path | None = None) -> tuple[Path, Path, Path]:
+    """Make a key, a certificate of it or of a public key that is there, and the root that signed that."""
     from datetime import datetime, timedelta, timezone
 
     from cryptography import x509
@@ -61,10 +61,11 @@ def certificates(folder: Path) -> tuple[Path, Path, Path]:
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         issuer, by = (subject, key) if ca else made["root"]
         usage = x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
-        builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        of = key.public_key() if ca or public is None else serialization.load_pem_public_key(public.read_bytes())
+        builder = x509.CertificateBuilder(issuer, subject, of, x509.random_serial_number())
         builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=9))
         builder = builder.add_extension(x509.BasicConstraints(ca, None), True).add_extension(usage, True)
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(of), False)
         own = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key())
         builder = builder.add_extension(own, False)
         if not ca:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from edgepath import cli
+from edgepath.backends.runners.onnxruntime import Runner as ModelRunner
 from edgepath.bundle.bundle import Bundle
 from edgepath.exporting import Exported
 
@@ -413,3 +415,55 @@ def test_the_recipe_that_moved_is_found(edgepath: Command, tmp_path: Path) -> No
     code, _, err = edgepath("distill", *models, "--out", tmp_path / "run", "--recipe", "demo")
     assert code == 2
     assert "`demo` is now `python -m tools.demo_model`, in a checkout" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("embed", "BUNDLE", "synthetic:2", "--out", "f.npz"),
+        ("slides", "embed", "BUNDLE", "synthetic:1", "--out", "features"),
+        ("bench", "BUNDLE", "--against", "BUNDLE"),
+        ("compare", "BUNDLE", "BUNDLE"),
+        ("robustness", "BUNDLE"),
+        ("curves", "BUNDLE"),
+        ("probe", "labels", "BUNDLE", "."),
+        ("probe", "hest", "BUNDLE", "."),
+        ("debug", "BUNDLE"),
+        ("verify", "BUNDLE"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_whatever_runs_a_bundle_refuses_one_that_is_not_signed(
+    edgepath: Command, exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    pytest.importorskip("model_signing", reason="needs the extra sign")
+    bundle = Path(shutil.copytree(exports("onnx-fp32").bundle.path, tmp_path / "unsigned"))
+    (tmp_path / "key.pub").write_text("any")
+    monkeypatch.setattr(ModelRunner, "__init__", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = edgepath(*(str(bundle) if word == "BUNDLE" else word for word in words), "--trust", "key.pub")
+    assert (code, out) == (2, "")
+    assert "it is not signed" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"unsigned", "key.pub"}
+
+
+def test_a_signed_bundle_is_embedded_with_and_a_foreign_one_is_not(
+    edgepath: Command, exports: Exports, tmp_path: Path
+) -> None:
+    pytest.importorskip("model_signing", reason="needs the extra sign")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    bundle = Path(shutil.copytree(exports("onnx-fp32").bundle.path, tmp_path / "signed"))
+    pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    for name in ("ours", "theirs"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        (tmp_path / name).write_bytes(key.private_bytes(pem, kind, serialization.NoEncryption()))
+        public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / f"{name}.pub").write_bytes(public)
+    assert edgepath("sign", bundle, "--key", tmp_path / "ours")[0] == 0
+    words = ("embed", bundle, "synthetic:2", "--out", tmp_path / "f.npz", "--trust")
+    assert edgepath(*words, tmp_path / "theirs.pub")[0] == 2
+    assert not (tmp_path / "f.npz").exists()
+    assert edgepath(*words, tmp_path / "ours.pub")[0] == 0
+    assert len(np.load(tmp_path / "f.npz")["embeddings"]) == 2

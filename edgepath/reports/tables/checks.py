@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from ...checks.candidate import FIGURES, Point, missed
 from ...checks.lint import Finding
 from ...checks.results import Comparison, Debugging
-from ...searching import FIGURES, Searched
+from ...searching import Searched
 from ..table import Table, table
 
 
@@ -67,13 +68,21 @@ def finding_table(findings: Sequence[Finding]) -> Table:
 
 
 def point_table(result: Searched) -> Table:
-    """Return a row a program that a search measured."""
+    """Return a row a candidate that a search measured."""
     rows = []
     for point in result["points"]:
-        met = all(point[key] >= least for key, least in result["budget"].items())
+        short = missed(point, result["required"])
         figures = [f"{point[key]:.6f}" for key in FIGURES]
-        rows.append([str(point["kept"]), f"{point['int8_share']:.1%}", *figures, "met" if met else "missed"])
-    return table(["kept in floating point", "multiply-adds in INT8", "cosine mean", "1 %", "budget"], rows)
+        verdict = f"missed: {', '.join(short)}" if short else "met"
+        rows.append([str(point["kept"]), f"{point['int8_share']:.1%}", *figures, *_ran_cells(point), verdict])
+    figures = [text for of in ("program", "artifact") for text in (f"drift of the {of}: cosine mean", "1 %")]
+    return table(["kept in floating point", "multiply-adds in INT8", *figures, "budget"], rows)
+
+
+def _ran_cells(point: Point) -> list[str]:
+    if (ran := point["artifact"]) is None:
+        return ["not built"] * 2
+    return ["not finite" if (cosine := ran[key]) is None else f"{cosine:.6f}" for key in FIGURES]
 
 
 def _proof_cells(proof: Mapping[str, float] | None) -> list[str]:
