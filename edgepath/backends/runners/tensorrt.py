@@ -115,8 +115,8 @@ def require_capability(artifact: Path) -> None:
     if wanted is None:
         return
     name = gpu()
-    found = re.search(r", sm(\d+)(\d),", name)
-    if found is None or (int(found[1]), int(found[2])) < tuple(wanted):
+    capability = re.search(r", sm(\d+)(\d),", name)
+    if capability is None or (int(capability[1]), int(capability[2])) < tuple(wanted):
         raise OSError(f"{name} has no FP8, which this bundle computes in; take a bundle of jetson-int8")
 
 
