@@ -40,8 +40,8 @@ class NumberFormat:
 
 INT8 = NumberFormat("int8", torch.int8, 127, operations.quantize, tuned=True)
 FP8 = NumberFormat("fp8", torch.float8_e4m3fn, 448, operations.quantize_e4m3, tuned=False)
-FORMATS = {number_format.name: number_format for number_format in (INT8, FP8)}
-_BY_DTYPE = {number_format.dtype: number_format for number_format in FORMATS.values()}
+FORMATS = {known.name: known for known in (INT8, FP8)}
+_BY_DTYPE = {known.dtype: known for known in FORMATS.values()}
 
 
 def format_of(weight: Tensor) -> NumberFormat:

@@ -49,7 +49,9 @@ def test_every_layer_computes_the_programs_integers(exports: Exports, target: st
         assert proof.integers in (96, 256, 261 * 96, 261 * 256)
         assert proof.differ <= 1e-4 * proof.integers
         # FP32 loses next to nothing of sums this short; FP16 keeps 11 bits of them.
-        assert proof.error_steps < (0.5 if target in ("onnx-int8", "openvino-int8", "executorch-int8") else 200)
+        # E4M3's largest number is 3.5 times that of integers, and a step here is that of 1, not of the largest.
+        exact = target in ("onnx-int8", "openvino-int8", "executorch-int8")
+        assert proof.error_steps < (0.5 if exact else 2500 if target == "thor-fp8" else 200)
 
 
 def test_nothing_is_proved_where_nothing_is_quantized(exports: Exports) -> None:
