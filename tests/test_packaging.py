@@ -42,6 +42,7 @@ NEED_TORCH = (
         for name in (
             "calibrate",
             "fold",
+            "formats",
             "forms",
             "decomposed",
             "delegable",

@@ -31,7 +31,7 @@ EXTRAS = {
     "probe": ("scikit-learn", "scipy"),
     "nncf": ("nncf",),
     "sign": ("model-signing", "pyopenssl"),
-    "pkcs11": ("model-signing", "pyopenssl", "pykcs11"),
+    "pkcs11": ("pykcs11",),
     "ray": ("ray",),
     "slides": (
         "anndata", "h5py", "openslide-bin", "openslide-python", "pydicom", "scikit-image", "scipy", "tifffile",
