@@ -181,11 +181,16 @@ def _not_loaded(bundle: Bundle, row: backends.Backend, options: Mapping[str, Any
 
 
 def _reopen(path: Path, digest: str, backend: str, options: Mapping[str, Any]) -> Runner:
-    """Open a bundle, anywhere and later, as a runner's was; BundleError where it is not the same any more."""
+    """Open a bundle, anywhere and later, as a runner's was."""
+    return load_artifact(open_same(path, digest), backend, **options)
+
+
+def open_same(path: Path, digest: str) -> Bundle:
+    """Open a bundle again, anywhere and later. Raises BundleError where it is not the one of this digest any more."""
     bundle = open_bundle(path)
     if bundle.digest != digest:
         raise BundleError(f"bundle {path}: this is another bundle than the one that was opened before; open it anew")
-    return load_artifact(bundle, backend, **options)
+    return bundle
 
 
 def open_bundle(

@@ -154,7 +154,7 @@ def _finish(bundle: Bundle, out: Path, picture: bool, against: Against | None, w
         require("matplotlib", "plots")
     if not picture and against is None:
         return None
-    exact = FullPrecision(bundle.path, weights) if against is not None else None
+    exact = FullPrecision(bundle, weights) if against is not None else None
     floor, gate = 1 - bundle.noise_floor.cosine_mean, 1 - bundle.recipe.accept.cosine_mean
     return Pictures(bundle.name, out.resolve() / "pictures" if picture else None, exact, floor, gate)
 

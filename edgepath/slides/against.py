@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..bundle.bundle import open_bundle
+from ..bundle.bundle import Bundle, open_same
 from ..bundle.running import BATCH
 from ..machine.packages import require
 from ..program.rebuilding import same_weights
@@ -17,9 +16,9 @@ from ..tiles.slides.cutting import CutSlide
 class FullPrecision:
     """Embeds tiles with the model that a bundle was made from; it is loaded at the first use, wherever that is."""
 
-    def __init__(self, bundle: Path, weights: str | None = None) -> None:
+    def __init__(self, bundle: Bundle, weights: str | None = None) -> None:
         require("torch", "export")
-        self._bundle, self._weights = bundle.resolve(), weights
+        self._path, self._digest, self._weights = bundle.path.resolve(), bundle.digest, weights
         self._net: Any = None
 
     def __call__(self, cut: CutSlide, which: np.ndarray) -> np.ndarray:
@@ -40,7 +39,7 @@ class FullPrecision:
     def _load(self) -> Any:
         from ..program.fold import fold
 
-        bundle = open_bundle(self._bundle)
+        bundle = open_same(self._path, self._digest)  # the one that was trusted
         vit, spec, _ = same_weights(bundle, self._weights)
         return fold(vit, spec, embedding=bundle.contract.embedding, tokens=bundle.contract.tokens)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -13,8 +14,10 @@ from pathlib import Path
 
 from ..errors import SlideError, UsageError
 from ..tiles.slides.reader import is_slide
+from ..tiles.slides.source import SCANNER_SUFFIXES
 from ..tiles.slides.synthetic import synthetic_slides
 
+_log = logging.getLogger(__name__)
 _COLUMNS = ("slide", "id", "mpp", "mask")
 
 
@@ -62,17 +65,26 @@ def _of(source: str | Path) -> Iterator[Entry]:
     elif path.suffix.lower() == ".csv":
         yield from _manifest(path)
     elif path.is_dir() and not is_slide(path):
+        left_out = []
         for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if not hidden and _is_one(file):
+            if any(part.startswith(".") for part in file.relative_to(path).parts):
+                continue
+            if _is_one(file):
                 yield Entry("__".join(file.relative_to(path).with_suffix("").parts), file)
+            elif file.suffix.lower() in (".tif", ".tiff"):
+                left_out.append(file.name)
+        if left_out:
+            names = f"{', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}"
+            _log.warning("slides %s: TIFF files that are no slides are left out: %d (%s)", path, len(left_out), names)
     else:
         yield Entry(path.stem, path)  # what it is, is said when it is opened
 
 
 def _is_one(file: Path) -> bool:
-    """Tell whether a file or a folder of DICOM is a slide of its own."""
-    return is_slide(file) and not (file.suffix.lower() == ".dcm" and file.is_file())
+    """Tell whether a file or a folder of DICOM is a slide of its own, or has a scanner's name and has to be one."""
+    if file.suffix.lower() == ".dcm" and file.is_file():
+        return False
+    return is_slide(file) or (file.suffix.lower() in SCANNER_SUFFIXES and file.is_file())
 
 
 def _synthetic(source: str) -> Iterator[Entry]:

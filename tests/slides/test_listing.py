@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,13 @@ def test_shards_are_all_slides_once_and_do_not_depend_on_others() -> None:
 def test_a_part_that_is_none_is_refused(part: str) -> None:
     with pytest.raises(UsageError, match="give I/N, I from 1 to N"):
         shard([], part)
+
+
+def test_damaged_slides_of_a_folder_are_not_passed_over(
+    slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(slides / "a.tif", tmp_path / "a.tif")
+    for name in ("b.svs", "c.ndpi", "d.tif", "e.png"):
+        (tmp_path / name).write_bytes(b"cut off")
+    assert [entry.id for entry in list_slides([tmp_path])] == ["a", "b", "c"]
+    assert "TIFF files that are no slides are left out: 1 (d.tif)" in caplog.text

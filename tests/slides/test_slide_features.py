@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgepath.bundle.bundle import open_bundle
 from edgepath.bundle.embedding import embed
-from edgepath.errors import UsageError
+from edgepath.errors import BundleError, UsageError
 from edgepath.exporting import Exported
 from edgepath.reports.slide_map import Pictures
+from edgepath.slides.against import FullPrecision
 from edgepath.slides.checking import check_slides
 from edgepath.slides.embedding import Job
 from edgepath.slides.layouts import LAYOUTS
@@ -247,3 +250,54 @@ def test_a_disk_that_fills_while_a_file_is_written_ends_in_one_line(job: Job, sl
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path for path in job.out.rglob("*") if path.is_file()} == before
+
+
+def _open_slides(folder: Path) -> int:
+    """Count this process's open files in a folder."""
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return len({target for link in links if (target := os.path.realpath(link)).startswith(str(folder.resolve()))})
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux lists them")
+def test_no_more_than_two_slides_are_open_and_none_afterwards(job: Job, slides: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(5):
+        shutil.copy(slides / "a.tif", folder / f"{number}.tif")
+    counts: list[int] = []
+    embed_slides(job, list_slides([folder]), progress=lambda *_: counts.append(_open_slides(folder)))
+    assert 1 <= max(counts) <= 2  # the one at hand, and the next
+    assert _open_slides(folder) == 0
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "tiles of a slide" and done:
+            raise KeyboardInterrupt
+
+    other = replace(job, out=tmp_path / "other")
+    with pytest.raises(KeyboardInterrupt):
+        embed_slides(other, list_slides([folder]), progress=stop)
+    assert _open_slides(folder) == 0
+    assert set(states(embed_slides(other, list_slides([folder]))).values()) == {"done"}
+
+
+def test_a_slide_that_is_no_slide_costs_no_other(job: Job, slides: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for name in ("a", "c", "e"):
+        shutil.copy(slides / "a.tif", folder / f"{name}.tif")
+    for name in ("b", "d"):
+        (folder / f"{name}.svs").write_bytes(b"no slide")
+    rows = embed_slides(job, list_slides([folder]))["slides"]
+    assert {row["id"]: row["state"] for row in rows} == dict(
+        zip("abcde", ["done", "failed"] * 2 + ["done"], strict=True)
+    )
+    assert all(f"{row['id']}.svs" in row["message"] for row in rows if row["state"] == "failed")
+
+
+def test_the_full_precision_model_is_of_the_bundle_that_was_opened(job: Job, slides: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(job.bundle.path, tmp_path / job.bundle.path.name)
+    exact = FullPrecision(open_bundle(folder))
+    with open(folder / "bundle.json", "a", encoding="utf-8") as file:
+        file.write("\n")
+    with cut(slides / "a.tif", job.settings) as slide, pytest.raises(BundleError, match="another bundle"):
+        exact(slide, np.array([0]))

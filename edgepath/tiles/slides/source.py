@@ -20,7 +20,8 @@ from .reader import SUFFIXES, SlideReader, is_slide, open_slide
 from .scale import Scale
 
 _log = logging.getLogger(__name__)
-_SCANNERS = frozenset(SUFFIXES) - frozenset(IMAGES)
+SCANNER_SUFFIXES = frozenset(SUFFIXES) - frozenset(IMAGES)
+"""Names that only slides have: a file that is none is damaged, and is not passed over."""
 _OPEN = 4  # slides open at a time; tiles come slide by slide
 
 
@@ -34,7 +35,7 @@ def find_slides(sources: Sequence[Path]) -> list[Path]:
     for source in sources:
         for path in _files_below(source):
             # What only has a scanner's suffix is refused by its name when it is opened, not passed over.
-            kind = slides if is_slide(path) or (path.is_file() and path.suffix.lower() in _SCANNERS) else tiles
+            kind = slides if is_slide(path) or (path.is_file() and path.suffix.lower() in SCANNER_SUFFIXES) else tiles
             kind.append(path)
     images = [path for path in tiles if path.suffix.lower() in IMAGES]
     if slides and images:

@@ -50,7 +50,7 @@ def measured(exports: Callable[[str], Exported], tmp_path_factory: pytest.TempPa
     for name in ("near", "far"):
         write_synthetic_slide(drawn / f"{name}.tif", seed=len(name), width=1024, height=1024, pieces=1)
     out = drawn / "out"
-    finish = Pictures(bundle.name, out / "pictures", FullPrecision(bundle.path))
+    finish = Pictures(bundle.name, out / "pictures", FullPrecision(bundle))
     slides = embed_slides(Job(bundle, out, CutSettings()), list_slides([drawn]), finish=finish)
     # How fast this machine is decides nothing in these tests.
     timed = bench([bundle], against=["fp32"], batches=[1], rounds=3, seconds=1.0, warm_up=1, cold=0)
