@@ -119,11 +119,11 @@ def contenders(bundles: Bundles, calibration: TileSource) -> Iterator[dict[str, 
         loaded = {target: bundle_contender(bundles(target), target, THREADS, stack) for target in TARGETS}
         model = full_model(bundles("openvino-int8"), "random")
         whole = built("whole.xml", lambda folder: build_full_precision(model.folded(), _recipe("openvino"), folder))
-        loaded[FP32] = file_contender(FP32, "openvino", whole, THREADS, stack)
+        loaded[FP32] = file_contender(FP32, "full precision", "openvino", whole, THREADS, stack)
         for backend, full in (("openvino", whole), ("onnxruntime", bundles("onnx-fp32").artifact)):
             for name in peers.OF[backend]:
                 path = peer(name, full, tiles, "plain")
-                loaded[name] = file_contender(name, backend, path, THREADS, stack)
+                loaded[name] = file_contender(name, "peer", backend, path, THREADS, stack)
         for one in torch_contenders(model, THREADS, stack):
             loaded[one.name] = one
         yield loaded

@@ -78,9 +78,9 @@ def main() -> None:
             if name == "synthetic":
                 drawn.append(result)
         for name in TASKS:
-            result = probe(folder, tiles / name, device="cpu")
-            full = {method: of[FULL] for method, of in result["scores"].items()}
-            found["tasks"][name].update({FULL: full, target: task(result)})
+            probed = probe(folder, tiles / name, device="cpu")
+            full = {method: of[FULL] for method, of in probed["scores"].items()}
+            found["tasks"][name].update({FULL: full, target: task(probed)})
         print(f"{target}: measured", flush=True)
     with replacing(out / "robustness-demo.json", "figures") as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ from edgepath.models.weights import random_model
 from edgepath.program.fold import fold
 from edgepath.program.sensitivity import multiply_adds
 from edgepath.reports.console import print_table
+from edgepath.reports.table import table
 from edgepath.speed.contenders import Contender, bundle_contender
 from edgepath.speed.pinning import pinned
 from edgepath.speed.timing import in_turn, ratio
@@ -158,7 +159,7 @@ def main() -> None:
     with pinned(given.threads) as pinning, ExitStack() as stack:
         timed = {one.name: (one, bundle_contender(one, one.name, pinning.threads, stack)) for one in bundles}
         found = roofline(timed, bundles[0].golden()[0], pinning.threads, seconds=given.seconds)
-    print_table(HEADER, roofline_rows(found))
+    print_table(table(HEADER, roofline_rows(found)))
     print(peaks_line(found))
 
 

@@ -41,5 +41,7 @@ def test_latency(
         start = time.perf_counter()
         run(tiles)
         took = time.perf_counter() - start
-    result = benchmark.pedantic(run, args=(tiles,), rounds=max(3, min(40, int(SECONDS / 2 / took))))
+    result = benchmark.pedantic(  # type: ignore[no-untyped-call]
+        run, args=(tiles,), rounds=max(3, min(40, int(SECONDS / 2 / took)))
+    )
     assert len(result) == batch

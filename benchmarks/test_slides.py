@@ -92,7 +92,7 @@ def _from_slides(bundle: edgepath.Bundle, path: Path, out: Path) -> tuple[list[f
                 job,
                 list_slides([folder]),
                 threads=THREADS,
-                progress=lambda stage, done, total, times=times: times.append(time.perf_counter()),
+                progress=lambda *_, times=times: times.append(time.perf_counter()),
             )
             seconds = times[-1] - times[0]
             assert {row["state"] for row in result["slides"]} == {"done"}
@@ -122,7 +122,7 @@ def _cluster(*cpus: int) -> Iterator[Any]:
     yield made
     if ray.is_initialized():
         ray.shutdown()
-    made.shutdown()
+    made.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
@@ -146,7 +146,7 @@ def test_two_workers_do_twice_the_work(
             list_slides([folder]),
             address=cluster.address,
             workers=workers,
-            progress=lambda stage, done, total, ends=ends: ends.append(time.perf_counter()) if done else None,
+            progress=lambda _, done, total, ends=ends: ends.append(time.perf_counter()) if done else None,  # type: ignore[misc]
         )
         # Actors start once for thousands of slides: the first slide of each is not counted.
         seconds[workers] = (ends[-1] - ends[workers - 1]) / (len(ends) - workers)
