@@ -2,7 +2,7 @@
 
     python benchmarks/latency_plot.py benchmarks/results/epyc-avx2.json --out docs/pictures/latency.svg
 
-A panel is a batch size, its axis milliseconds a tile; a dot is the median call, a line reaches from it to the 95th
+A panel is a batch size, its axis milliseconds a tile; a dot is the median call, a line reaches from it to the 90th
 percentile. INT8 of edgepath is vermilion, its other artifacts blue, everything else grey.
 """
 
@@ -48,7 +48,7 @@ def draw(figures: Mapping[str, Any], path: Path) -> None:
         handles = [Line2D([], [], color=colour, marker="o", label=WORDS[of]) for of, colour in KINDS.items()]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
         on = f"{machine['processor']} ({machine['with']}), {machine['threads']} threads"
-        how = "a dot is the median call, its line ends at the 95th percentile"
+        how = "a dot is the median call, its line ends at the 90th percentile"
         figure.supxlabel(f"{figures['model']}; {on}; timed in turn; {how}", fontsize="small")
 
 
@@ -56,7 +56,7 @@ def _panel(ax: Axes, batch: int, measured: Mapping[str, Any], names: Sequence[st
     """Draw one batch size: an axis from 0, a row for each contender that was timed at this size."""
     for row, name in enumerate(names):
         if name in measured["ms"]:
-            median, high = (measured["ms"][name][p] / batch for p in ("p50", "p95"))
+            median, high = (measured["ms"][name][p] / batch for p in ("p50", "p90"))
             ax.plot(
                 [median, high], [row, row], color=KINDS[kind(name)], marker="o", markevery=[0], gid=f"{batch} {name}"
             )

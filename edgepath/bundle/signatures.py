@@ -6,9 +6,11 @@ It lists the sha256 of every file. What is relied on is that of `bundle.json`, w
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import BundleError, MissingRuntime, UsageError, first_line
 from ..machine.packages import pip_install, require
@@ -38,12 +40,22 @@ def write_signature(
     """Sign the files of a bundle, whose hashes were checked. Raises UsageError for a key that cannot sign."""
     library = _library()
     if pkcs11:
+        if not pkcs11.startswith("pkcs11:"):
+            raise UsageError(f"sign {bundle}: a token's URI begins with pkcs11: (lower case); give one that does")
         require("pykcs11", "pkcs11")
     problem = _sign(library.signing.Config(), bundle, out, key, password, certificate, chain, pkcs11)
+    for secret in _secrets(pkcs11):
+        problem = problem.replace(secret, "***")
     if problem and pkcs11 and "pin-" not in pkcs11:
         problem += " without its token's PIN (pin-source=FILE in the URI)"
     if problem:  # raised here, as an error keeps what it came from, and with that a token would stay logged in
         raise UsageError(f"sign {bundle}: the key cannot sign {problem}; give one as `edgepath sign --help` says")
+
+
+def _secrets(pkcs11: str) -> list[str]:
+    """Return what of a token's URI no message may quote: the URI, and its PIN as written and as read; longest first."""
+    pins = {part.partition("=")[2] for part in re.split("[?&;]", pkcs11) if part.startswith("pin-")}
+    return sorted(filter(None, {pkcs11, *pins, *map(unquote, pins)}), key=len, reverse=True)
 
 
 def _sign(

@@ -79,7 +79,7 @@ class Job:
         require_all(LAYOUTS[self.layout].needs, "slides")
 
     def prepare(self, entry: Entry, key: str, finish: Finish | None = None) -> Prepared:
-        """Open, identify and cut a slide. Raises what `preparing.prepare` raises."""
+        """Open, identify and cut a slide."""
         return prepare(entry, self.out, self.settings, key, None if finish is None else finish.key)
 
 
@@ -90,22 +90,21 @@ def embed_slide(
 
     What is wrong with a slide is said in its row, and in its record; a full disk raises, as does a bug.
     """
-    start = time.perf_counter()
+    prepared, start = prepare(), time.perf_counter()
     try:
-        prepared = prepare()
-        if prepared.kept is not None:
-            return prepared.kept
-        try:
-            return _embed(entry, prepared, job, key, runner, say, finish)
-        finally:
-            prepared.close()
+        if prepared.error is not None:
+            raise prepared.error
+        return prepared.kept or _embed(entry, prepared, job, key, runner, say, finish)
     except DiskFull as error:
         raise DiskFull(
             f"slides: the disk is full ({job.out}, slide {entry.id}); free some, and run the same command again: "
             "finished slides are kept"
         ) from error
     except EdgepathError as error:
-        failed = row(entry.id, "failed", str(error), seconds=round(time.perf_counter() - start, 3))
+        seconds = round(prepared.seconds + time.perf_counter() - start, 3)
+        failed = row(entry.id, "failed", str(error), seconds=seconds)
+    finally:
+        prepared.close()
     sidecar.write(job.out, entry.id, {"job": key, "state": "failed", "message": failed["message"]})
     return failed
 

@@ -46,6 +46,8 @@ def embed_slides(
         for number, (entry, prepare) in enumerate(slides):
             say("slides", number, len(entries))
             rows.append(embed_slide(entry, prepare, job, key, runner, advance, finish))
+            if stopped.is_set() and number + 1 < len(entries):  # a slide that is kept has no batches
+                raise KeyboardInterrupt
         say("slides", len(entries), len(entries))
         return result(job, rows, runner.runtime)
 

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import EdgepathError
 from ..tiles.slides.cutting import CutSettings, CutSlide, cut_open
 from ..tiles.slides.reader import open_slide
 from . import sidecar
@@ -19,29 +20,38 @@ from .results import SlideRow, row
 
 @dataclass(frozen=True)
 class Prepared:
-    """A slide with its tiles' places, or the row of one that is kept; `seconds` are those that preparing took."""
+    """A slide with its tiles' places, the row of one that is kept, or why it cannot be read.
 
-    identity: dict[str, Any]
-    slide: CutSlide | None
-    kept: SlideRow | None
+    `seconds` are those that preparing took.
+    """
+
     seconds: float
+    identity: dict[str, Any] = field(default_factory=dict)
+    slide: CutSlide | None = None
+    kept: SlideRow | None = None
+    error: EdgepathError | None = None
 
     def close(self) -> None:
-        """Close the slide."""
+        """Close the slide; once more does nothing."""
         if self.slide is not None:
             self.slide.__exit__()
 
 
 Prepare = Callable[[], Prepared]
-"""Returns a prepared slide; raises what opening, identifying and cutting it raise."""
+"""Returns a prepared slide."""
 
 
 def prepare(entry: Entry, out: Path, settings: CutSettings, key: str, finish_key: str | None) -> Prepared:
-    """Prepare a slide for the job `key` that writes to `out`; `finish_key` is of what is done besides, if anything is.
-
-    Raises SlideError and TileError for what cannot be read, UsageError for settings that do not fit it.
-    """
+    """Prepare a slide for the job `key` that writes to `out`; `finish_key` is of what is done besides, if at all."""
     start = time.perf_counter()
+    try:
+        prepared = _prepare(entry, out, settings, key, finish_key)
+    except EdgepathError as error:  # a slide that cannot be read, or settings that do not fit it
+        prepared = Prepared(0, error=error)
+    return replace(prepared, seconds=time.perf_counter() - start)
+
+
+def _prepare(entry: Entry, out: Path, settings: CutSettings, key: str, finish_key: str | None) -> Prepared:
     if entry.mpp is not None:
         settings = replace(settings, mpp_of_slide=entry.mpp)
     if entry.mask is not None:
@@ -56,7 +66,7 @@ def prepare(entry: Entry, out: Path, settings: CutSettings, key: str, finish_key
         if opened is None:
             slide.__exit__()
     kept = None if known is None else _kept(entry.id, known, finished=finish_key is not None)
-    return Prepared(identity, opened, kept, time.perf_counter() - start)
+    return Prepared(0, identity, opened, kept)
 
 
 @contextmanager
@@ -68,19 +78,19 @@ def prepared_ahead(
     The first is begun at once, so that it is ready when the artifact is loaded.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="edgepath-prepare") as pool:
-        ahead = [(entry, pool.submit(prepare_one, entry)) for entry in entries[:1]]
+        begun = [pool.submit(prepare_one, entry) for entry in entries[:1]]
 
         def slides() -> Iterator[tuple[Entry, Prepare]]:
-            for number in range(len(entries)):
-                entry, future = ahead.pop()
-                future.exception()  # it is ready
-                ahead.extend((other, pool.submit(prepare_one, other)) for other in entries[number + 1 : number + 2])
-                yield entry, future.result
+            for number, entry in enumerate(entries):
+                begun[-1].exception()  # it is ready
+                begun.extend(pool.submit(prepare_one, following) for following in entries[number + 1 : number + 2])
+                yield entry, begun[0].result
+                del begun[0]  # it was embedded, and closed
 
         try:
             yield slides()
         finally:
-            for _, future in ahead:
+            for future in begun:
                 if not future.cancel() and future.exception() is None:
                     future.result().close()
 

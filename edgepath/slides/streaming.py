@@ -66,4 +66,5 @@ class Stream:
 def _give_way() -> None:
     """Let the artifact's threads go first: where all cores are theirs, one that waits for a reader holds up all."""
     if sys.platform == "linux":  # elsewhere a process has one priority
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(10, os.getpriority(os.PRIO_PROCESS, thread)))

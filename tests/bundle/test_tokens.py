@@ -119,3 +119,22 @@ def test_the_missing_package_is_named(bundle: Bundle, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "PyKCS11", None)
     with pytest.raises(MissingRuntime, match=r"edgepath\[pkcs11\]"):
         sign(bundle, pkcs11="pkcs11:token=x;object=y")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "PKCS11:token=edge?pin-value=SECRET%2142",
+        "pkcs11:token=edge;?pin-value=SECRET%2142&module-path=/nowhere.so",
+        "pkcs11:pin-value=SECRET%2142",
+        "pkcs11:?pin-value=SECRET%2142",
+        "pkcs11:token=edge?pin-source=/SECRET%2142",
+        "SECRET!42",
+    ],
+)
+def test_no_message_quotes_a_pin(bundle: Bundle, uri: str) -> None:
+    pytest.importorskip("PyKCS11", reason="needs the extra pkcs11")
+    with pytest.raises(UsageError) as raised:
+        sign(bundle.path, pkcs11=uri)
+    assert "SECRET" not in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -6,7 +6,11 @@ import json
 import os
 import resource
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from edgepath.slides.embedding import Job
 from edgepath.slides.layouts import LAYOUTS
 from edgepath.slides.listing import Entry, list_slides, shard
 from edgepath.slides.many import embed_slides
+from edgepath.slides.streaming import _give_way
 from edgepath.tiles.slides.cutting import CutSettings, cut
 
 FOLDER = "20x_224px_0px_overlap/features_tiny-openvino-int8"
@@ -292,6 +297,38 @@ def test_a_slide_that_is_no_slide_costs_no_other(job: Job, slides: Path, tmp_pat
         zip("abcde", ["done", "failed"] * 2 + ["done"], strict=True)
     )
     assert all(f"{row['id']}.svs" in row["message"] for row in rows if row["state"] == "failed")
+
+
+def test_an_interrupt_ends_a_job_whose_slides_are_kept(job: Job, slides: Path) -> None:
+    entries = list_slides([slides])
+    embed_slides(job, entries)
+    with pytest.raises(KeyboardInterrupt):
+        embed_slides(job, entries, progress=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert set(states(embed_slides(job, entries)).values()) == {"kept"}
+
+
+def test_a_failed_slide_says_how_long_it_took(job: Job, slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.svs").write_bytes(b"no slide")
+    (slide_row,) = embed_slides(job, list_slides([tmp_path / "no.svs"]))["slides"]
+    assert slide_row["state"] == "failed"
+    prepared = job.prepare(Entry("no", tmp_path / "no.svs"), "key")
+    assert prepared.error is not None
+    assert prepared.seconds > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+def test_reading_gives_way_and_never_gains_priority() -> None:
+    def priority(before: int) -> int:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), before)
+        _give_way()
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    with ThreadPoolExecutor(1) as pool:
+        lower = max(15, os.getpriority(os.PRIO_PROCESS, 0))
+        assert pool.submit(priority, lower).result() == lower
+    if os.getpriority(os.PRIO_PROCESS, 0) <= 10:
+        with ThreadPoolExecutor(1, initializer=_give_way) as pool:
+            assert pool.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result() == 10
 
 
 def test_the_full_precision_model_is_of_the_bundle_that_was_opened(job: Job, slides: Path, tmp_path: Path) -> None:

@@ -114,19 +114,20 @@ def read_tile(slide: SlideReader, scale: Scale, x: int, y: int) -> np.ndarray:
 
 
 def _averaged(pixels: np.ndarray, start: float, side: float, size: int) -> np.ndarray:
-    """Return float64 (size, w, 3): pixels (h, w, 3) averaged along their first axis; no mean is above their largest."""
+    """Return float64 (size, w, 3): pixels (h, w, 3) averaged along their first axis."""
     flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1).astype(np.float64, copy=False)
     means: np.ndarray = (_shares(len(pixels), start, side, size) @ flat).reshape(size, *pixels.shape[1:])
     return means
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def _shares(count: int, start: float, side: float, size: int) -> Any:
     """Return the area filter along one axis: how much of each pixel is in each part of a tile, sparse (size, count).
 
-    The tile begins `start` pixels in and spans `side` of them; rows sum to 1. Smaller parts than a pixel (upsampling)
-    take what they lie in. Shares are multiples of 2**-20: two of them times a pixel add up without rounding, so a tile
-    is the same to the bit whatever the order of its sums, that is on every machine and with any number of threads.
+    The tile begins `start` pixels in and spans `side` of them; rows sum to 1, to a few 2**-20. Smaller parts than a
+    pixel (upsampling) take what they lie in. Shares are multiples of 2**-20: two of them times a pixel add up without
+    rounding, so a tile is the same to the bit whatever the order of its sums, that is on every machine and with any
+    number of threads.
     """
     from scipy.sparse import csr_array
 
