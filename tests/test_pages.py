@@ -291,6 +291,27 @@ def test_figures_without_vnni_are_those_that_are_kept() -> None:
     assert f"medians of {start['n']} in turn" in measured
 
 
+def test_figures_with_vnni_are_those_that_are_kept() -> None:
+    figures, measured = kept("epyc-vnni"), pages.text("docs/measured/epyc-vnni.md")
+    text, latency = " ".join(measured.split()), figures["latency, batch 1"]
+    assert f"n = {latency['n']} at batch 1" in text
+    for name in ("openvino-int8", "onnx-int8"):
+        assert f"| `{name}` | {latency['ms'][name]['p50']:.0f} ms" in measured
+    for name, ratio in figures.items():
+        if name.startswith("latency ratio "):
+            assert f"{ratio:.2f} of" in measured, name
+    assert f"gets {figures['openvino-int8 over itself, beside ONNX Runtime']:.2f} of its own time" in text
+    assert f"1/{figures['throughput ratio openvino-int8, batch 16 / single tiles']:.2f} of the time" in text
+    roof = figures["roofline"]
+    peaks = {name: f"{value / 1e9:.0f} G" for name, value in roof["peaks"].items()}
+    assert f"takes {peaks['i8']} multiply-adds a second in INT8 and {peaks['f32']} in FP32" in text
+    assert f"would take {roof['bundles']['openvino-int8']['at_peak_ms']:.0f} ms" in text
+    beside, slides = figures["latency ratios, batch 1"], pages.text("docs/slides.md")
+    assert f"takes {beside['openvino-int8 / openvino-int8-cls']:.2f} of the time of `openvino-int8-cls`" in text
+    for path in ("procedural", "CMU-1-Small-Region"):
+        assert f"{figures[f'slides: tiles/s from {path} over the artifact' + chr(39) + 's alone']:.2f} |" in slides
+
+
 def test_drift_beside_other_tools_is_what_was_measured() -> None:
     figures, measured = kept("epyc-avx2"), pages.text("docs/measured/other-tools.md")
     beside = re.findall(r"^\| .*? \| (\d\S*) \| (\d\S*) \| (\d\S*) \|$", measured, flags=re.MULTILINE)
