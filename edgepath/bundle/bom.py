@@ -18,6 +18,7 @@ from .._version import __version__
 from .bundle import sha256
 
 BOM = "bom.json"
+Json = dict[str, Any]  # an object of CycloneDX's schema
 _SPDX = {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0"}
 _SPDX |= {"CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0", "CC0-1.0"}
 
@@ -27,7 +28,7 @@ def write_bom(folder: Path, report: Mapping[str, Any]) -> None:
     (folder / BOM).write_text(json.dumps(bom(folder, report), indent=2) + "\n", encoding="utf-8")
 
 
-def bom(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+def bom(folder: Path, report: Mapping[str, Any]) -> Json:
     """Return the bill of materials, JSON-able: the artifact, its model and weights, data sets, and what built it."""
     weights, data, files = _weights(report), _data(report), _files(folder, report["artifact"]["file"])
     libraries = [_library(name, version) for name, version in report["versions"].items() if name != "python"]
@@ -51,7 +52,7 @@ def bom(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _artifact(report: Mapping[str, Any], data: list[dict[str, Any]]) -> dict[str, Any]:
+def _artifact(report: Mapping[str, Any], data: list[Json]) -> Json:
     model, contract, recipe = report["model"], report["contract"], report["recipe"]
     size, dim = contract["size"], contract["dim"]
     total = report["drift"]["total"] or {}
@@ -82,7 +83,7 @@ def _artifact(report: Mapping[str, Any], data: list[dict[str, Any]]) -> dict[str
     }
 
 
-def _weights(report: Mapping[str, Any]) -> dict[str, Any]:
+def _weights(report: Mapping[str, Any]) -> Json:
     model, weights = report["model"], report["weights"]
     return {
         "type": "machine-learning-model",
@@ -94,7 +95,7 @@ def _weights(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _data(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _data(report: Mapping[str, Any]) -> list[Json]:
     components = []
     for use in ("calibration", "held_out"):
         if tiles := report[use]:
@@ -113,7 +114,7 @@ def _data(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return components
 
 
-def _dataset(use: str, number: int, dataset: Mapping[str, Any]) -> dict[str, Any]:
+def _dataset(use: str, number: int, dataset: Mapping[str, Any]) -> Json:
     """Return one of the sources that tiles come from, with the licence that the table beside them names."""
     return {
         "type": "data",
@@ -125,7 +126,7 @@ def _dataset(use: str, number: int, dataset: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _files(folder: Path, artifact: str) -> list[dict[str, Any]]:
+def _files(folder: Path, artifact: str) -> list[Json]:
     path = folder / artifact
     inside = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.stem}.*")
     names = sorted(file.relative_to(folder).as_posix() for file in inside if file.is_file())
@@ -140,7 +141,7 @@ def _files(folder: Path, artifact: str) -> list[dict[str, Any]]:
     ]
 
 
-def _library(name: str, version: str) -> dict[str, Any]:
+def _library(name: str, version: str) -> Json:
     plain = re.sub(r"[-_.]+", "-", name).lower()
     return {
         "type": "library",
@@ -151,7 +152,7 @@ def _library(name: str, version: str) -> dict[str, Any]:
     }
 
 
-def _licences(licence: object) -> list[dict[str, Any]]:
+def _licences(licence: object) -> list[Json]:
     """Return a licence as CycloneDX has it: by its SPDX id where that is known, else by what is said of it."""
     name = str(licence or "not stated")
     known = re.split(r",| \(", name)[0].strip().replace(" ", "-")

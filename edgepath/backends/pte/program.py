@@ -16,6 +16,7 @@ from ...errors import BundleError, first_line
 from ...machine.quiet import quiet
 from .flat import Schema
 
+Table = dict[str, Any]  # of a flatbuffer, by the names of its schema
 _DTYPES = {"xnn_datatype_fp32": np.float32, "xnn_datatype_qcint8": np.int8}
 _FLOAT = 6  # of ExecuTorch's scalar types
 _NONE = 2**32 - 1  # the id of a value that is not there
@@ -34,18 +35,18 @@ class Kernel:
 class Graph:
     """What the delegate runs in one call: `nodes` (kind, fields), and the `values` between them by their ids."""
 
-    raw: dict[str, Any]
-    nodes: list[tuple[str, dict[str, Any]]]
-    values: dict[int, dict[str, Any]]
+    raw: Table
+    nodes: list[tuple[str, Table]]
+    values: dict[int, Table]
     constants: dict[int, np.ndarray]
-    made_by: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    made_by: dict[int, tuple[str, Table]] = field(default_factory=dict)
 
     def dtype(self, value: int) -> str:
         """Return the type of a value's numbers, as XNNPACK has it."""
         kind: str = self.values[value]["datatype"]
         return kind
 
-    def inputs(self, fields: dict[str, Any]) -> list[int]:
+    def inputs(self, fields: Table) -> list[int]:
         """Return the values that a node takes, in order."""
         names = [name for name in fields if name.startswith("input") or name in ("filter_id", "bias_id")]
         return [fields[name] for name in names if fields[name] in self.values]
@@ -154,7 +155,7 @@ def _graph(stored: Any, delegate: Any, given: list[Any]) -> Graph:
     return Graph(raw, nodes, values, constants, made_by)
 
 
-def named(stored: Any, entry: dict[str, Any]) -> bytes:
+def named(stored: Any, entry: Table) -> bytes:
     """Return the bytes of a constant of a delegate, which the file keeps by name."""
     if not entry["named_key"]:
         raise ValueError("a constant without a name")
