@@ -75,12 +75,12 @@ def read_result(path: Path) -> Elsewhere:
         for row in result["results"]:
             str(row["name"]), int(row["batch"]), int(row["threads"])
             for figures in (row["latency_ms"], *_ratios(row)):
-                if not isinstance(figures["p50"], (int, float)) or not 0 < figures["p50"] < math.inf:
+                if not isinstance(figures["p50"], (int, float)) or not 0 < float(figures["p50"]) < math.inf:
                     raise ValueError(f"p50 = {shown(figures['p50'])}")
             for rival in _ratios(row):
                 str(rival["against"])
         str(result["machine"]["cpu"]), list(result["machine"]["cpu_features"]), result["machine"]["cores"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"{path}: cannot be read as a result of bench ({why}); give a file of --out") from None
     return Elsewhere(path, result)

@@ -132,6 +132,7 @@ def test_a_ratio_that_allows_nothing_is_refused() -> None:
         {"results": None},
         {"machine": {}},
         {"results": [row("a", 1, 80.0, None) | {"ratio": {"p50": "x"}}]},
+        {"results": [row("a", 1, 10**400, None)]},  # larger than any float
     ],
     ids=str,
 )

@@ -22,7 +22,8 @@ def draw_annotation(path: Path, width: int, height: int, step: float) -> np.ndar
     Holes are left out; points and lines are passed over. Raises SlideError for what holds no polygon of this slide.
     """
     try:
-        polygons = [[_ring(ring) for ring in polygon] for polygon in _polygons(read_json(path, _LARGEST))]
+        # An empty one is a geometry that is not there (RFC 7946, section 3.1).
+        polygons = [[_ring(ring) for ring in polygon] for polygon in _polygons(read_json(path, _LARGEST)) if polygon]
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise SlideError(f"tissue {path}: no GeoJSON of polygons ({first_line(error)})") from None
     if not polygons:

@@ -236,6 +236,7 @@ def test_thousands_of_annotations_and_those_beyond_the_edge(slide: Path, tmp_pat
     [
         ({"type": "FeatureCollection", "features": []}, "holds no polygon"),
         (feature("LineString", [[0, 0], [5, 5]]), "holds no polygon"),
+        (feature("Polygon", []), "holds no polygon"),
         (feature("Polygon", [square(5000, 5000, 100)]), "none of its polygons is on a slide of 1024 x 1024"),
         (feature("Polygon", [[[0, 0], [1, 1]]]), "fewer than three points"),
         (feature("Polygon", [[[0, 0], [float("nan"), 1], [5, 5]]]), "NaN is not JSON"),
