@@ -14,8 +14,8 @@ _KEPT_BYTES, _LARGEST_BYTES = 64 << 20, 8 << 20
 def keep_freed_memory() -> None:
     """Keep up to 64 MB of freed memory, and reuse it for arrays below 8 MB. Once a process; only glibc is told.
 
-    By default glibc maps anew what is larger than 128 KB, and the kernel clears each page of it, which takes longer than
-    resampling a tile does.
+    By default glibc maps anew what is larger than 128 KB, and the kernel clears each page of it, which takes longer
+    than resampling a tile does.
     """
     if sys.platform != "linux":
         return
