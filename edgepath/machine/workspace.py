@@ -25,6 +25,7 @@ class Workspace:
 
     def __init__(self, final: Path) -> None:
         self._final = final
+        self._lock: int | None = None
         self._place(f".{final.name}.{secrets.token_hex(8)}.partial")
 
     def _place(self, name: str) -> None:
@@ -32,7 +33,7 @@ class Workspace:
         self.new, self.old = (self.folder / f"{kind}{self._final.name}" for kind in (_NEW, _OLD))
 
     def open(self) -> None:
-        """Make the folder and hold its lock. Raises OSError."""
+        """Make the folder and hold its lock; `close` undoes it, whole or interrupted. Raises OSError."""
         clear(self._final)
         while True:
             self.folder.mkdir(0o700)
@@ -40,7 +41,7 @@ class Workspace:
                 self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
                 if _held(self._lock) is not False and _is_there(self._lock, self.folder / _LOCK):
                     return
-                os.close(self._lock)
+            self._unlock()
             self._place(f".{self._final.name}.{secrets.token_hex(8)}.partial")
 
     def close(self) -> None:
@@ -49,15 +50,20 @@ class Workspace:
             _finish(self._final, self.old)
             shutil.rmtree(self.folder, ignore_errors=True)  # what stays is removed by the next writer
         finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
 
 
 @contextmanager
 def workspace(final: Path) -> Iterator[Workspace]:
     """Open a workspace beside `final`, and close it at the end. Raises OSError."""
     opened = Workspace(final)
-    opened.open()
     try:
+        opened.open()
         yield opened
     finally:
         opened.close()

@@ -46,23 +46,26 @@ class NewFolder:
         self._sigterm: Any = None
 
     def __enter__(self) -> NewFolder:
+        try:  # from the first step on: SIGTERM may come between any two
+            self._open()
+            self._refuse_in_the_way()
+            self.path = self._workspace.new
+            self.path.mkdir()
+            # Python dies of SIGTERM without unwinding; whoever has a handler already (the command line) unwinds itself.
+            main = threading.current_thread() is threading.main_thread()
+            if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                self._sigterm = signal.signal(signal.SIGTERM, _exit_on_sigterm)
+            return self
+        except BaseException:
+            self._workspace.close()
+            raise
+
+    def _open(self) -> None:
         try:
             self.final.parent.mkdir(parents=True, exist_ok=True)
             self._workspace.open()
         except OSError as error:
             raise UsageError(f"cannot write {self.final}: {error.strerror} ({error.filename})") from error
-        try:
-            self._refuse_in_the_way()
-            self.path = self._workspace.new
-            self.path.mkdir()
-        except BaseException:
-            self._workspace.close()
-            raise
-        # Python dies of SIGTERM without unwinding; whoever has a handler already (the command line) unwinds itself.
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._sigterm = signal.signal(signal.SIGTERM, _exit_on_sigterm)
-        return self
 
     def commit(self) -> None:
         """Flush everything to disk, and rename; what is in the way by now is refused or replaced as on entering."""

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +205,43 @@ def test_sigterm_handler_of_someone_else_is_left_alone(tmp_path: Path) -> None:
         assert signal.getsignal(signal.SIGTERM) is theirs
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_an_exit_between_any_two_lines_of_opening_leaves_nothing(tmp_path: Path) -> None:
+    # As SIGTERM's handler raises it, which runs between two instructions.
+    def interrupted_at(line: int) -> bool:
+        passed = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal passed
+            if Path(frame.f_code.co_filename).name not in ("writing.py", "workspace.py"):
+                return None
+            if event == "line":
+                passed += 1
+                if passed == line:
+                    sys.settrace(None)
+                    raise SystemExit(143)
+            return trace
+
+        before = sys.gettrace()
+        folder = new(tmp_path / "crate")
+        sys.settrace(trace)
+        try:
+            with folder:
+                sys.settrace(before)
+                folder.commit()
+        except SystemExit:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    lines = 1
+    while interrupted_at(lines):
+        assert contents(tmp_path) == set(), lines
+        lines += 1
+    assert lines > 20
+    assert contents(tmp_path) == {"crate"}
 
 
 # --- what other processes left
