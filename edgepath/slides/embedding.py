@@ -79,8 +79,12 @@ class Job:
         require_all(LAYOUTS[self.layout].needs, "slides")
 
     def prepare(self, entry: Entry, key: str, finish: Finish | None = None) -> Prepared:
-        """Open, identify and cut a slide."""
-        return prepare(entry, self.out, self.settings, key, None if finish is None else finish.key)
+        """Open, identify and cut a slide, and begin to read its tiles."""
+        finish_key = None if finish is None else finish.key
+        return prepare(entry, self.out, self.settings, key, finish_key, self._stream)
+
+    def _stream(self, cut: CutSlide) -> Stream:
+        return Stream(cut, self.batch, self.readers)
 
 
 def embed_slide(
@@ -112,9 +116,9 @@ def embed_slide(
 def _embed(
     entry: Entry, prepared: Prepared, job: Job, key: str, runner: Runner, say: Advance, finish: Finish | None
 ) -> SlideRow:
-    start, slide = time.perf_counter(), prepared.slide
-    assert slide is not None
-    stream = Stream(slide, job.batch, job.readers)
+    start, stream = time.perf_counter(), prepared.tiles
+    assert stream is not None
+    slide = stream.cut
     embeddings, which, sampled = _run(stream, runner, entry.id, say)
     slide_row = _row(entry, slide, stream, job, len(which))
     record: dict[str, Any] = {

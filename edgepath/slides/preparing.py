@@ -1,4 +1,4 @@
-"""A slide before it is embedded: opened, identified, and cut, unless its file is there and current."""
+"""A slide before it is embedded: opened, identified, and cut, its first tiles read, unless its file is current."""
 
 from __future__ import annotations
 
@@ -16,57 +16,76 @@ from ..tiles.slides.reader import open_slide
 from . import sidecar
 from .listing import Entry
 from .results import SlideRow, row
+from .streaming import Stream
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A slide with its tiles' places, the row of one that is kept, or why it cannot be read.
+    """A slide's tiles, the row of one that is kept, or why it cannot be read.
 
     `seconds` are those that preparing took.
     """
 
     seconds: float
     identity: dict[str, Any] = field(default_factory=dict)
-    slide: CutSlide | None = None
+    tiles: Stream | None = None
     kept: SlideRow | None = None
     error: EdgepathError | None = None
 
     def close(self) -> None:
         """Close the slide; once more does nothing."""
-        if self.slide is not None:
-            self.slide.__exit__()
+        if self.tiles is not None:
+            self.tiles.close()
+            self.tiles.cut.__exit__()
 
 
 Prepare = Callable[[], Prepared]
 """Returns a prepared slide."""
 
 
-def prepare(entry: Entry, out: Path, settings: CutSettings, key: str, finish_key: str | None) -> Prepared:
-    """Prepare a slide for the job `key` that writes to `out`; `finish_key` is of what is done besides, if at all."""
+def prepare(
+    entry: Entry,
+    out: Path,
+    settings: CutSettings,
+    key: str,
+    finish_key: str | None,
+    stream: Callable[[CutSlide], Stream],
+) -> Prepared:
+    """Prepare a slide for the job `key` that writes to `out`; `finish_key` is of what is done besides, if at all.
+
+    `stream` reads its tiles.
+    """
     start = time.perf_counter()
     try:
-        prepared = _prepare(entry, out, settings, key, finish_key)
+        prepared = _prepare(entry, out, settings, key, finish_key, stream)
     except EdgepathError as error:  # a slide that cannot be read, or settings that do not fit it
         prepared = Prepared(0, error=error)
     return replace(prepared, seconds=time.perf_counter() - start)
 
 
-def _prepare(entry: Entry, out: Path, settings: CutSettings, key: str, finish_key: str | None) -> Prepared:
+def _prepare(
+    entry: Entry,
+    out: Path,
+    settings: CutSettings,
+    key: str,
+    finish_key: str | None,
+    stream: Callable[[CutSlide], Stream],
+) -> Prepared:
     if entry.mpp is not None:
         settings = replace(settings, mpp_of_slide=entry.mpp)
     if entry.mask is not None:
         settings = replace(settings, tissue=entry.mask)
-    slide, opened = open_slide(entry.path), None
+    slide, tiles = open_slide(entry.path), None
     try:
         identity = slide.identity() | {"mpp_of_slide": settings.mpp_of_slide, "mask": _mask_sha256(settings)}
         known = sidecar.is_current(out, entry.id, key, identity)
         if known is None or not (finish_key is None or sidecar.is_finished(out, known, finish_key)):
-            opened, known = cut_open(slide, settings), None
+            tiles, known = stream(cut_open(slide, settings)), None
     finally:
-        if opened is None:
+        if tiles is None:
             slide.__exit__()
     kept = None if known is None else _kept(entry.id, known, finished=finish_key is not None)
-    return Prepared(0, identity, opened, kept)
+    return Prepared(0, identity, tiles, kept)
 
 
 @contextmanager

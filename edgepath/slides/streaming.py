@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -16,45 +16,52 @@ from ..errors import TileError
 from ..tiles.slides.cutting import CutSlide
 
 
-@dataclass
 class Stream:
-    """The tiles of a slide, in the order of its coordinates; `bad` are those that could not be decoded, and why."""
+    """The tiles of a slide, in the order of its coordinates; `bad` are those that could not be decoded, and why.
 
-    cut: CutSlide
-    batch: int = 8
-    readers: int = 2
-    bad: dict[int, str] = field(default_factory=dict)
+    The first are read at once, so that a slide that is prepared while another is embedded goes on without a pause. At
+    most four batches are in memory. Close it, or go through it to its end.
+    """
+
+    def __init__(self, cut: CutSlide, batch: int = 8, readers: int = 2) -> None:
+        self.cut, self._batch, self.bad = cut, batch, dict[int, str]()
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="edgepath-slide", initializer=_give_way)
+        self._pending: deque[tuple[int, Future[np.ndarray | TileError]]] = deque()
+        self._left = iter(range(len(cut)))
+        self._read_ahead()
+
+    def close(self) -> None:
+        """Stop reading; once more does nothing."""
+        self._pool.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield which tiles, and their pixels, uint8 (n, S, S, 3). At most four batches are in memory."""
+        """Yield which tiles, and their pixels, uint8 (n, S, S, 3); once."""
         indices: list[int] = []
         tiles: list[np.ndarray] = []
-        for index, tile in self._read():
-            if isinstance(tile, TileError):
-                self.bad[index] = str(tile)
-                continue
-            indices.append(index)
-            tiles.append(tile)
-            if len(indices) == self.batch:
-                yield indices, np.stack(tiles)
-                indices, tiles = [], []
-        if indices:
-            yield indices, np.stack(tiles)
-
-    def _read(self) -> Iterator[tuple[int, np.ndarray | TileError]]:
-        pending: deque[tuple[int, Future[np.ndarray | TileError]]] = deque()
-        pool = ThreadPoolExecutor(self.readers, thread_name_prefix="edgepath-slide", initializer=_give_way)
         try:
-            for index in range(len(self.cut)):
-                pending.append((index, pool.submit(self._tile, index)))
-                if len(pending) > 2 * self.batch:
-                    first, future = pending.popleft()
-                    yield first, future.result()
-            while pending:
-                first, future = pending.popleft()
-                yield first, future.result()
+            while self._pending:
+                index, tile = self._next()
+                if isinstance(tile, TileError):
+                    self.bad[index] = str(tile)
+                    continue
+                indices.append(index)
+                tiles.append(tile)
+                if len(indices) == self._batch:
+                    yield indices, np.stack(tiles)
+                    indices, tiles = [], []
+            if indices:
+                yield indices, np.stack(tiles)
         finally:
-            pool.shutdown(cancel_futures=True)
+            self.close()
+
+    def _next(self) -> tuple[int, np.ndarray | TileError]:
+        index, future = self._pending.popleft()
+        self._read_ahead()
+        return index, future.result()
+
+    def _read_ahead(self) -> None:
+        for index in islice(self._left, 2 * self._batch + 1 - len(self._pending)):
+            self._pending.append((index, self._pool.submit(self._tile, index)))
 
     def _tile(self, index: int) -> np.ndarray | TileError:
         try:

@@ -84,6 +84,8 @@ def cut_open(slide: SlideReader, settings: CutSettings) -> CutSlide:
         mpp_key=settings.mpp_key,
         allow_upsampling=settings.allow_upsampling,
     )
+    if settings.tissue == "otsu":
+        slide.keep()
     tissue = find_tissue(slide, scale.slide_mpp[0], settings.tissue)
     coords = make_grid(
         slide.width, slide.height, scale, tissue, overlap=settings.overlap, tissue_share=settings.tissue_share
@@ -107,29 +109,31 @@ def read_tile(slide: SlideReader, scale: Scale, x: int, y: int) -> np.ndarray:
     pixels = slide.read(*corner, scale.level, *inside)
     if inside != (width, height):
         pixels = np.pad(pixels, ((0, height - inside[1]), (0, width - inside[0]), (0, 0)), mode="edge")
-    columns = _averaged(pixels.swapaxes(0, 1), offset[0], sides[0], scale.size)
-    means = _averaged(columns.swapaxes(0, 1), offset[1], sides[1], scale.size)
-    tile: np.ndarray = np.rint(means, out=means).astype(np.uint8)
+    tile: np.ndarray = np.rint(_means(pixels, offset, sides, scale.size)).astype(np.uint8)
     return tile
 
 
-def _averaged(pixels: np.ndarray, start: float, side: float, size: int) -> np.ndarray:
-    """Return float64 (size, w, 3): pixels (h, w, 3) averaged along their first axis."""
-    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1).astype(np.float64, copy=False)
-    means: np.ndarray = (_shares(len(pixels), start, side, size) @ flat).reshape(size, *pixels.shape[1:])
-    return means
+def _means(pixels: np.ndarray, offset: tuple[float, float], sides: tuple[float, float], size: int) -> np.ndarray:
+    """Return float64 (size, size, 3): means of pixels (h, w, 3) over a tile's parts; x before y in the pairs."""
+    height, width, channels = pixels.shape
+    flat = np.ascontiguousarray(pixels).reshape(height, width * channels).astype(np.float64)
+    rows = _shares(height, offset[1], sides[1], size) @ flat
+    means: np.ndarray = rows @ _shares(width, offset[0], sides[0], size, channels).T
+    return means.reshape(size, size, channels)
 
 
 @lru_cache(256)
-def _shares(count: int, start: float, side: float, size: int) -> Any:
+def _shares(count: int, start: float, side: float, size: int, channels: int = 1) -> Any:
     """Return the area filter along one axis: how much of each pixel is in each part of a tile, sparse (size, count).
+
+    With `channels`, those of a pixel lie side by side: sparse (size * channels, count * channels).
 
     The tile begins `start` pixels in and spans `side` of them; rows sum to 1, to a few 2**-20. Smaller parts than a
     pixel (upsampling) take what they lie in. Shares are multiples of 2**-20: two of them times a pixel add up without
     rounding, so a tile is the same to the bit whatever the order of its sums, that is on every machine and with any
     number of threads.
     """
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array, eye_array, kron
 
     edges = start + np.arange(size + 1) * (side / size)
     first = np.floor(edges[:-1]).astype(np.int32)
@@ -137,4 +141,6 @@ def _shares(count: int, start: float, side: float, size: int) -> Any:
     shares = (np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)).clip(0)
     shares = np.rint(shares / shares.sum(1, keepdims=True) * 2**20) / 2**20
     where = pixels.clip(0, count - 1)  # beyond lie shares of 0
-    return csr_array((shares.ravel(), where.ravel(), np.arange(size + 1) * pixels.shape[1]), shape=(size, count))
+    ends = np.arange(size + 1) * pixels.shape[1]
+    filter_ = csr_array((shares.ravel(), where.ravel(), ends), shape=(size, count))
+    return csr_array(kron(filter_, eye_array(channels))) if channels > 1 else filter_

@@ -50,15 +50,14 @@ class Handle(Protocol):
     def close(self) -> None: ...
 
 
-def opener(path: Path) -> Callable[[], Handle]:
-    """Return what opens a handle on a slide, after it was tried; SlideError in one line for what is no slide."""
+def open_handle(path: Path) -> tuple[Handle, Callable[[], Handle]]:
+    """Return an open handle on a slide, and what opens another; SlideError in one line for what is no slide."""
     import openslide
 
     file = main_file(path)
     series = _series(file) if file.suffix.lower() == ".dcm" else []
     try:
-        _OpenSlide(file).close()
-        return lambda: _OpenSlide(file)
+        return _OpenSlide(file), lambda: _OpenSlide(file)
     except openslide.OpenSlideUnsupportedFormatError:
         why = _unknown(file)
     except (openslide.OpenSlideError, OSError) as error:
@@ -66,10 +65,9 @@ def opener(path: Path) -> Callable[[], Handle]:
     if not series:
         raise SlideError(f"slide {path}: cannot be opened as a whole slide ({why}); copy it again, or leave it out")
     try:
-        _Dicom(series).close()
+        return _Dicom(series), lambda: _Dicom(series)
     except Exception as error:  # wsidicom and pydicom raise nearly every type there is
         raise SlideError(f"slide {path}: OpenSlide says {why}; wsidicom says {first_line(error)}") from None
-    return lambda: _Dicom(series)
 
 
 def main_file(path: Path) -> Path:
@@ -133,11 +131,10 @@ class _OpenSlide:
         self.metadata = Metadata(properties.get("openslide.vendor", "unknown"), levels, mpp, power, properties)
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
-        image = self._slide.read_region((x, y), level, (width, height))
-        if image.getchannel("A").getextrema()[0] == 255:
-            return np.asarray(image.convert("RGB"))
-        rgba = np.asarray(image)
+        rgba = np.asarray(self._slide.read_region((x, y), level, (width, height)))
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        if alpha.min() == 255:
+            return rgb
         if not alpha.any():  # where a scanner saw nothing, it wrote nothing
             return np.full(rgb.shape, 255, np.uint8)
         share = alpha.astype(np.float32) / 255

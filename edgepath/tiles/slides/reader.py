@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from ...errors import SlideError, TileError, first_line
 from ...machine.packages import require, version_of
-from .formats import Handle, main_file, opener
+from .formats import Handle, main_file, open_handle
 from .formats import Level as Level
 from .formats import Metadata as Metadata
 
@@ -25,6 +26,9 @@ LARGEST_TILE = 1024
 _LONGEST, _MOST_PIXELS = 1 << 20, 1 << 38  # of any slide of glass at 0.1 um; more is a damaged header
 _HEADER_BYTES = 1 << 20
 _SAMPLED = 64  # pixels, the side of a region that tells slides apart
+_MOST_KEPT = 1 << 24  # pixels, of a small slide that is decoded once: 50 MB
+_BAND = 512  # rows that are decoded at a time to be kept
+_READERS = 2  # threads
 
 
 @dataclass
@@ -46,8 +50,9 @@ class SlideReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock, self._closed = threading.Lock(), False
-        self._open = opener(path)
-        self._shared = _Shared(self._open())
+        self._kept: np.ndarray | None = None
+        handle, self._open = open_handle(path)
+        self._shared = _Shared(handle)
         self.metadata: Metadata = self._shared.handle.metadata
         if max(self.width, self.height) > _LONGEST or self.width * self.height > _MOST_PIXELS:
             self.__exit__()
@@ -71,6 +76,9 @@ class SlideReader:
         (x, y) is the top left corner in pixels of the finest level; where that is between two pixels of a coarser
         level, OpenSlide interpolates. Raises TileError for what cannot be decoded, ValueError when closed.
         """
+        kept = self._kept
+        if kept is not None and level == 0 and 0 <= x <= self.width - width and 0 <= y <= self.height - height:
+            return kept[y : y + height, x : x + width]
         region = (x, y, level, width, height)
         try:
             return self._read_shared(region)
@@ -79,6 +87,27 @@ class SlideReader:
         except Exception:  # decoders raise nearly every type there is
             # It may be another thread's error that this one was answered with: what fails alone, too, is its own.
             return self._read_alone(region)
+
+    def keep(self) -> None:
+        """Decode a small slide of one level once, and keep its pixels: tissue is looked for in all of it anyway.
+
+        One that is larger, or cannot be decoded whole, is read region by region as before.
+        """
+        if len(self.metadata.levels) > 1 or self.width * self.height > _MOST_KEPT:
+            return
+        pixels = np.empty((self.height, self.width, 3), np.uint8)
+
+        def fill(top: int) -> None:
+            rows = min(_BAND, self.height - top)
+            pixels[top : top + rows] = self.read(0, top, 0, self.width, rows)
+
+        try:
+            with ThreadPoolExecutor(_READERS, thread_name_prefix="edgepath-slide") as pool:
+                list(pool.map(fill, range(0, self.height, _BAND)))
+        except TileError:
+            return
+        pixels.flags.writeable = False  # regions are views of it
+        self._kept = pixels
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this slide from others without reading all of it: size, start, and pixels here and there.
@@ -108,7 +137,7 @@ class SlideReader:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._closed, shared = True, self._shared
+            self._closed, self._kept, shared = True, None, self._shared
             if not shared.spent and not shared.readers:
                 shared.handle.close()
             shared.spent = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,6 +68,33 @@ def test_what_lies_beyond_the_edge_is_white(tmp_path: Path, pixels: np.ndarray) 
     assert (corner[:, 3:] == 255).all()
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_small_slide_of_one_level_is_decoded_once(tmp_path: Path, pixels: np.ndarray, levels: int) -> None:
+    path = write_tiff(tmp_path / "a.tif", *[pixels, noise(2 * TILE, 3 * TILE // 2)][:levels])
+    regions = [(0, 0, 4 * TILE, 3 * TILE), (100, 30, 64, 50)]
+    with open_slide(path) as slide:
+        before = [slide.read(x, y, 0, width, height) for x, y, width, height in regions]
+        slide.keep()
+        os.truncate(path, 0)
+        if levels == 1:
+            after = [slide.read(x, y, 0, width, height) for x, y, width, height in regions]
+            assert all(np.array_equal(*both) for both in zip(before, after, strict=True))
+        else:
+            with pytest.raises(TileError):
+                slide.read(TILE, TILE, 0, 8, 8)
+    with pytest.raises(ValueError, match="closed"):
+        slide.read(0, 0, 0, 8, 8)
+
+
+def test_what_is_kept_is_white_beyond_its_edges(tmp_path: Path, pixels: np.ndarray) -> None:
+    regions = [(-3, 5, 9, 9), (4 * TILE - 3, 3 * TILE - 2, 8, 8), (5 * TILE, 0, 8, 8)]
+    with open_slide(write_tiff(tmp_path / "a.tif", pixels)) as slide:
+        before = [slide.read(x, y, 0, width, height) for x, y, width, height in regions]
+        slide.keep()
+        after = [slide.read(x, y, 0, width, height) for x, y, width, height in regions]
+    assert all(np.array_equal(*both) for both in zip(before, after, strict=True))
+
+
 # --- damage
 
 
@@ -84,6 +112,14 @@ def test_a_tile_that_is_destroyed_costs_no_other(damaged: Path, pixels: np.ndarr
     (message,) = bad
     assert "damaged.tif at (256, 256): cannot be decoded" in message
     assert "\n" not in message
+
+
+def test_a_damaged_slide_is_not_kept_and_its_other_tiles_are_read(damaged: Path, pixels: np.ndarray) -> None:
+    with open_slide(damaged) as slide:
+        slide.keep()
+        assert np.array_equal(slide.read(0, 0, 0, TILE, TILE), pixels[:TILE, :TILE])
+        with pytest.raises(TileError, match="cannot be decoded"):
+            slide.read(TILE, TILE, 0, 8, 8)
 
 
 def test_openslide_answers_every_call_after_an_error_with_it(damaged: Path) -> None:
