@@ -71,17 +71,14 @@ def test_what_lies_beyond_the_edge_is_white(tmp_path: Path, pixels: np.ndarray) 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_a_small_slide_of_one_level_is_decoded_once(tmp_path: Path, pixels: np.ndarray, levels: int) -> None:
     path = write_tiff(tmp_path / "a.tif", *[pixels, noise(2 * TILE, 3 * TILE // 2)][:levels])
-    regions = [(0, 0, 4 * TILE, 3 * TILE), (100, 30, 64, 50)]
     with open_slide(path) as slide:
-        before = [slide.read(x, y, 0, width, height) for x, y, width, height in regions]
         slide.keep()
         os.truncate(path, 0)
         if levels == 1:
-            after = [slide.read(x, y, 0, width, height) for x, y, width, height in regions]
-            assert all(np.array_equal(*both) for both in zip(before, after, strict=True))
+            assert np.array_equal(slide.read(100, 30, 0, 64, 50), pixels[30:80, 100:164])
         else:
             with pytest.raises(TileError):
-                slide.read(TILE, TILE, 0, 8, 8)
+                slide.read(100, 30, 0, 64, 50)
     with pytest.raises(ValueError, match="closed"):
         slide.read(0, 0, 0, 8, 8)
 
