@@ -310,6 +310,7 @@ def test_figures_with_vnni_are_those_that_are_kept() -> None:
     assert f"takes {beside['openvino-int8 / openvino-int8-cls']:.2f} of the time of `openvino-int8-cls`" in text
     for path in ("procedural", "CMU-1-Small-Region"):
         assert f"{figures[f'slides: tiles/s from {path} over the artifact' + chr(39) + 's alone']:.2f} |" in slides
+    assert f"in turn) | {figures['slides: two Ray workers of a thread over one']:.2f} |" in slides
 
 
 def test_drift_beside_other_tools_is_what_was_measured() -> None:
