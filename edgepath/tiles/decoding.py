@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .formats import open_header
+from .inflating import check_png
 from .jpeg import decode_jpeg
 from .jpeg2000 import check_jpeg2000
 from .tiff import check_tiff
@@ -65,6 +66,16 @@ def decode(image: ImageFile, file: IO[bytes]) -> Image.Image:
         check_tiff(image, file)
     if isinstance(image, PngImageFile):
         image.verify()  # every checksum: decoding alone does not miss a cut-off end
+        check_png(file)
         image = open_header(file)
     image.load()
+    _check_palette(image)
     return image
+
+
+def _check_palette(image: ImageFile) -> None:
+    """Raise ValueError for pixels of colours that a palette does not have: Pillow makes them black."""
+    if image.mode == "P" and image.palette is not None:
+        highest, known = int(image.getextrema()[1]), len(image.palette.palette) // len(image.palette.mode)
+        if highest >= known:
+            raise ValueError(f"its pixels name colour {highest} of a palette of {known}")
