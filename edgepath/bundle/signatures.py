@@ -108,6 +108,8 @@ def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | No
     if not path.is_file():
         raise BundleError(f"{who}: it is not signed ({path} is not there); get its signature, or leave out the key")
     try:
+        if trust.exists() and not trust.is_file():
+            raise ValueError("not a regular file")  # a device may have no end
         kind = trust.read_bytes()
         if b"CERTIFICATE" in kind:
             config.use_certificate_verifier(certificate_chain=[trust])

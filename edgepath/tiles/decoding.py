@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TypeVar
 
+import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -76,6 +77,6 @@ def decode(image: ImageFile, file: IO[bytes]) -> Image.Image:
 def _check_palette(image: ImageFile) -> None:
     """Raise ValueError for pixels of colours that a palette does not have: Pillow makes them black."""
     if image.mode == "P" and image.palette is not None:
-        highest, known = int(image.getextrema()[1]), len(image.palette.palette) // len(image.palette.mode)
+        highest, known = int(np.max(image)), len(image.palette.palette) // len(image.palette.mode)
         if highest >= known:
             raise ValueError(f"its pixels name colour {highest} of a palette of {known}")

@@ -3,8 +3,8 @@
 Pixels are those of Pillow to the bit: both decode with libjpeg-turbo, with the same transform and upsampling.
 
 A JPEG has no checksum. Damage that leaves the right number of valid codes, as most flipped bits do, cannot be seen by
-any decoder. Two common kinds do not look like a picture, and are looked for: a run of zeros, which a disk or a copy that
-was cut off leaves, and scans that are not there, of a progressive picture that was cut between two of them and closed.
+any decoder. Two common kinds do not look like a picture, and are looked for: a run of zeros, which a disk or a copy
+that was cut off leaves, and missing scans of a progressive picture that was cut between two of them and closed.
 """
 
 from __future__ import annotations

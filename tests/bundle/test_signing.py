@@ -137,6 +137,8 @@ def test_foreign_missing_and_broken_signatures_are_refused(bundle: Bundle, tmp_p
         open_bundle(bundle.path, trust=other)
     with pytest.raises(UsageError, match="no public key or certificate"):
         open_bundle(bundle.path, trust=bundle.path / "bundle.json")
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_bundle(bundle.path, trust=Path("/dev/zero"))
     with pytest.raises(UsageError, match="without the key to trust"):
         open_bundle(bundle.path, signature=path)
     whole = path.read_bytes()
