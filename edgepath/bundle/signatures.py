@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -70,6 +71,8 @@ def _sign(
 ) -> str:
     """Sign, and return why the key cannot, "" where it did. Raises UsageError for a file that cannot be written."""
     try:
+        if certificate is not None:
+            _check_dates(certificate)
         if pkcs11 and certificate is not None:
             config.use_pkcs11_certificate_signer(
                 pkcs11_uri=pkcs11, signing_certificate=certificate, certificate_chain=chain
@@ -89,6 +92,16 @@ def _sign(
     except Exception as error:  # of cryptography, OpenSSL, PKCS#11 and the library
         return f"({first_line(error if str(error) else error.__cause__ or error)})"
     return ""
+
+
+def _check_dates(certificate: Path) -> None:
+    """Raise ValueError for a certificate that is not valid today, which the library takes."""
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    first, last = found.not_valid_before_utc, found.not_valid_after_utc
+    if not first <= datetime.now(timezone.utc) <= last:
+        raise ValueError(f"its certificate is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d} only")
 
 
 def _write_certificates_as_base64(config: Any) -> None:

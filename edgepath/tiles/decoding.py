@@ -77,6 +77,6 @@ def decode(image: ImageFile, file: IO[bytes]) -> Image.Image:
 def _check_palette(image: ImageFile) -> None:
     """Raise ValueError for pixels of colours that a palette does not have: Pillow makes them black."""
     if image.mode == "P" and image.palette is not None:
-        highest, known = int(np.max(image)), len(image.palette.palette) // len(image.palette.mode)
+        highest, known = int(np.asarray(image).max()), len(image.palette.palette) // len(image.palette.mode)
         if highest >= known:
             raise ValueError(f"its pixels name colour {highest} of a palette of {known}")
