@@ -98,8 +98,8 @@ def _check_dates(certificate: Path) -> None:
     """Raise ValueError for a certificate that is not valid today, which the library takes."""
     from cryptography import x509
 
-    found = x509.load_pem_x509_certificate(certificate.read_bytes())
-    first, last = found.not_valid_before_utc, found.not_valid_after_utc
+    parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
+    first, last = parsed.not_valid_before_utc, parsed.not_valid_after_utc
     if not first <= datetime.now(timezone.utc) <= last:
         raise ValueError(f"its certificate is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d} only")
 
