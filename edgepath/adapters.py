@@ -121,6 +121,8 @@ class TorchModule(nn.Module):
         Floats are always taken as normalised by `mean` and `std`, and turned back into whole pixels. Raises UsageError
         for images of another shape, and for floats that do not give whole pixels so: levels of 0 to 255 or of 0 to 1.
         """
+        if not isinstance(images, Tensor):
+            raise UsageError(f"{self.name}: images are a {type(images).__name__}; pass a tensor (torch.from_numpy)")
         if images.requires_grad:
             raise UsageError(f"{self.name}: a bundle is frozen; no gradient flows through it")
         pixels = self._pixels(images)

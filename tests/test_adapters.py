@@ -300,6 +300,9 @@ def test_what_cannot_be_embedded_is_refused(module: TorchModule) -> None:
             module(images)
     with pytest.raises(UsageError, match=r"images are torch\.bfloat16"):
         module(normalised(module, torch.bfloat16))
+    for other in (TILES, [pixels], None):
+        with pytest.raises(UsageError, match=r"images are a \w+; pass a tensor"):
+            module(other)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no gradient flows"):
         module(normalised(module).requires_grad_())
 

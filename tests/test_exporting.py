@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import edgepath
 from edgepath.checks.drift import measure
 from edgepath.errors import BundleError, EdgepathError, TileError, UsageError
 from edgepath.exporting import Exported
+from edgepath.models import catalogue
+from edgepath.models.catalogue import ModelSpec
 from edgepath.recipes.recipe import recipes
 from edgepath.tiles.images import read_image
 from edgepath.tiles.opening import open_tiles
@@ -29,12 +33,16 @@ from edgepath.tiles.synthetic import synthesize
 Exports = Callable[[str], Exported]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", sorted(recipes()))
-def test_every_target_becomes_a_bundle_that_passes(exports: Exports, target: str) -> None:
+def need_extra(target: str) -> None:
     for family, package in {"torchtrt": "torch_tensorrt", "coreai": "coreai_torch"}.items():
         if target.startswith(family) and importlib.util.find_spec(package) is None:
             pytest.skip(f"needs the extra {family}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", sorted(recipes()))
+def test_every_target_becomes_a_bundle_that_passes(exports: Exports, target: str) -> None:
+    need_extra(target)
     done = exports(target)
     recipe = recipes()[target]
     bundle = edgepath.open_bundle(done.bundle.path)
@@ -45,6 +53,43 @@ def test_every_target_becomes_a_bundle_that_passes(exports: Exports, target: str
     assert (done.report["ran_with"] is None) == (recipe.checked_with == "none")
     assert (bundle.path / "ranges.npz").exists() == (bundle.path / "calibration.csv").exists() == recipe.quantized
     assert {"kit/runner.py", "kit/check.py", "kit/README.md", "kit/requirements.txt"} <= bundle.manifest["files"].keys()
+
+
+ANY_SIZE = (
+    "onnx-int8",
+    "openvino-int8",
+    "coreml-int8",
+    "jetson-int8",
+    "torchtrt-int8",
+    "executorch-int8",
+    "coreai-int8",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ANY_SIZE)
+def test_a_model_of_any_image_size_has_the_artifact_of_one_size(
+    exports: Exports, tiny: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """timm's `dynamic_img_size` resamples positions within the graph; of tiles of one size there is nothing to do."""
+    need_extra(target)
+    fixed = exports(target)
+    dynamic = replace(tiny, timm_args={**tiny.timm_args, "dynamic_img_size": True})
+    others = [spec for spec in catalogue.model_specs() if spec.name != tiny.name]
+    monkeypatch.setattr(catalogue, "_SPECS", (*others, dynamic))
+    done = edgepath.export(
+        target, model=tiny.name, calibration="synthetic:96", calibration_tiles=32, out=tmp_path, device="cpu"
+    )
+    assert done.passed
+    assert done.report["model"]["timm_args"]["dynamic_img_size"] is True
+    one, other = (made.bundle.manifest["files"] for made in (fixed, done))
+    # Pages tell how long it took, Core ML draws names in its manifest, and OpenVINO counts them through a process.
+    of_a_run = {"report.md", "report.html", "bom.json", "model.mlpackage/Manifest.json", "model.xml"}
+    assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} <= of_a_run
+    if target == "openvino-int8":
+        graphs = [made.bundle.artifact.read_text(encoding="utf-8") for made in (fixed, done)]
+        first, second = (re.sub(r"_\d+(?=[\"/,])", "", graph) for graph in graphs)
+        assert first == second
 
 
 def test_manifest_is_the_report_and_the_hashes(exports: Exports) -> None:

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
 from torch import nn
 
+from edgepath.checks.candidate import missed
 from edgepath.checks.debugging import debug
 from edgepath.checks.drift import cosines
 from edgepath.checks.verification import verify
@@ -105,6 +106,28 @@ def test_a_search_rejects_artifacts_that_overflow_though_their_programs_are_good
     artifacts = [point["artifact"] for point in points.values() if point["artifact"]]
     assert len(artifacts) == len(points) - 1  # all but full precision, which is not what was asked for
     assert {artifact["cosine_mean"] for artifact in artifacts} == {None}
+
+
+def test_a_search_goes_on_from_an_artifact_that_drifts_to_one_that_does_not(saved: Saved, tmp_path: Path) -> None:
+    """A stream far from zero, which norms take away again: FP16 rounds it coarsely, and the program's FP32 does not."""
+
+    def offset(vit: nn.Module) -> None:
+        for tokens in (vit.cls_token, vit.reg_token, vit.pos_embed):
+            tokens += 11
+
+    budget = {"cosine_mean": 0.999915}
+    how = {"model": "tiny", "calibration": "synthetic:64", "calibration_tiles": 32, "device": "cpu"}
+    found = search("jetson-int8", budget, tmp_path / "mixed.toml", weights=saved(offset), **how)
+    points = {point["kept"]: point for point in found["points"]}
+    kept = len(found["kept"])
+    assert 0 < kept < len(found["layers"])
+    for count, point in points.items():
+        assert point["cosine_mean"] > budget["cosine_mean"]  # of every program: by them alone, the first would do
+        assert missed(point, found["required"]) == (["cosine_mean"] if count < kept else [])
+    assert points[kept]["artifact"]["cosine_mean"] > budget["cosine_mean"] > points[0]["artifact"]["cosine_mean"]
+    assert points[kept - 1]["artifact"]["cosine_mean"] < budget["cosine_mean"]  # one layer fewer is not enough
+    done = export(str(tmp_path / "mixed.toml"), weights=saved(offset), out=tmp_path, **how)
+    assert done.passed
 
 
 @pytest.mark.parametrize("target", ["openvino-fp16", "coreml-int8"])

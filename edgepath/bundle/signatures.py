@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -70,6 +71,8 @@ def _sign(
 ) -> str:
     """Sign, and return why the key cannot, "" where it did. Raises UsageError for a file that cannot be written."""
     try:
+        if certificate is not None:
+            _check_dates(certificate)
         if pkcs11 and certificate is not None:
             config.use_pkcs11_certificate_signer(
                 pkcs11_uri=pkcs11, signing_certificate=certificate, certificate_chain=chain
@@ -91,6 +94,16 @@ def _sign(
     return ""
 
 
+def _check_dates(certificate: Path) -> None:
+    """Raise ValueError for a certificate that is not valid today, which the library takes."""
+    from cryptography import x509
+
+    parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
+    first, last = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    if not first <= datetime.now(timezone.utc) <= last:
+        raise ValueError(f"its certificate is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d} only")
+
+
 def _write_certificates_as_base64(config: Any) -> None:
     """Have a token's signer write certificates as the signer of files does; that of model-signing 1.1.1 fails."""
     from model_signing._signing.sign_certificate import Signer
@@ -108,6 +121,8 @@ def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | No
     if not path.is_file():
         raise BundleError(f"{who}: it is not signed ({path} is not there); get its signature, or leave out the key")
     try:
+        if trust.exists() and not trust.is_file():
+            raise ValueError("not a regular file")  # a device may have no end
         kind = trust.read_bytes()
         if b"CERTIFICATE" in kind:
             config.use_certificate_verifier(certificate_chain=[trust])

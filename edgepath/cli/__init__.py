@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from typing import NoReturn
 
 import typer
@@ -56,6 +57,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logger, handler = logging.getLogger("edgepath"), _Said(logging.WARNING)
     logger.addHandler(handler)
+    warnings.filterwarnings("ignore", module="PIL")  # what it makes of a damaged file, readers say in one line
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal does not
     try:

@@ -19,6 +19,7 @@ from ..errors import TileError, UsageError
 from ..machine.arrays import map_npy
 from ..machine.hdf5 import dataset
 from ..machine.leftovers import is_leftover
+from ..machine.tables import plain
 from ..tiles.images import tile_sha256
 from ..tiles.opening import open_tiles
 from ..tiles.source import TileSource
@@ -28,7 +29,7 @@ from .results import Slides
 PLISM_SUFFIX = "_to_GMH_S60.tif.h5"
 SYNTHETIC_PLACES = 32
 _SHIFT = 3
-_TILE = re.compile(r"tile_(\d+)_(\d+)_(\d+)", re.ASCII)
+_TILE = re.compile(r"tile_(\d{1,9})_(\d{1,9})_(\d{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _plism_slide(file: Path, size: int) -> Slide:
     for name in names:
         match = _TILE.fullmatch(name)
         if not match:
-            raise TileError(f"PLISM {file}: {name} is not named tile_LEVEL_X_Y")
+            raise TileError(f"PLISM {file}: {plain(name)} is not named tile_LEVEL_X_Y")
         level, x, y = map(int, match.groups())
         places[(x, y, level)] = name
     if not places:

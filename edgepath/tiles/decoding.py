@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TypeVar
 
+import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -22,6 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .formats import open_header
+from .inflating import check_png
 from .jpeg import decode_jpeg
 from .jpeg2000 import check_jpeg2000
 from .tiff import check_tiff
@@ -65,6 +67,16 @@ def decode(image: ImageFile, file: IO[bytes]) -> Image.Image:
         check_tiff(image, file)
     if isinstance(image, PngImageFile):
         image.verify()  # every checksum: decoding alone does not miss a cut-off end
+        check_png(file)
         image = open_header(file)
     image.load()
+    _check_palette(image)
     return image
+
+
+def _check_palette(image: ImageFile) -> None:
+    """Raise ValueError for pixels of colours that a palette does not have: Pillow makes them black."""
+    if image.mode == "P" and image.palette is not None:
+        highest, known = int(np.asarray(image).max()), len(image.palette.palette) // len(image.palette.mode)
+        if highest >= known:
+            raise ValueError(f"its pixels name colour {highest} of a palette of {known}")

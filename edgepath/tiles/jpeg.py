@@ -3,8 +3,8 @@
 Pixels are those of Pillow to the bit: both decode with libjpeg-turbo, with the same transform and upsampling.
 
 A JPEG has no checksum. Damage that leaves the right number of valid codes, as most flipped bits do, cannot be seen by
-any decoder. One common kind does not look like the data of a picture, and is looked for: a run of zeros, which a disk
-or a copy that was cut off leaves.
+any decoder. Two common kinds do not look like a picture, and are looked for: a run of zeros, which a disk or a copy
+that was cut off leaves, and missing scans of a progressive picture that was cut between two of them and closed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import simplejpeg
 ZEROS = bytes(32)
 """As many in a row, where the code of zeros is not "nothing follows", would be a whole block of equal waves."""
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # FF among data is followed by 00, or D0 to D7 at a restart
-_START, _END, _TABLES, _SCAN = 0xD8, 0xD9, 0xC4, 0xDA
+_START, _END, _TABLES, _STEPS, _SCAN = 0xD8, 0xD9, 0xC4, 0xDB, 0xDA
+_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # of waves: sequential and progressive
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
     """Return the pixels of a JPEG of three colours, uint8 (H, W, 3). Raises ValueError for whatever is wrong in it."""
     pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    _refuse_incomplete(data)
     _refuse_zeroed(data)
     return pixels
 
@@ -37,8 +39,38 @@ def check_jpeg(data: bytes, largest: tuple[int, int]) -> tuple[int, int]:
     if height > largest[0] or width > largest[1]:
         raise ValueError(f"a JPEG of {width} x {height} pixels where {largest[1]} x {largest[0]} have room")
     simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+    _refuse_incomplete(data)
     _refuse_zeroed(data)
     return int(height), int(width)
+
+
+def _refuse_incomplete(data: bytes) -> None:
+    """Raise ValueError unless scans bring each wave of each colour to its last bit, by steps that are not zero."""
+    missing: dict[int, list[int]] = {}
+    for kind, segment, _ in _segments(data):
+        if kind in _FRAMES:
+            missing = {segment[place]: [1] * 64 for place in range(6, 6 + 3 * segment[5], 3)}
+        elif kind == _SCAN:
+            count = segment[0]
+            low, high, bits = segment[1 + 2 * count], segment[2 + 2 * count], segment[3 + 2 * count] & 15
+            for colour in set(segment[1 : 1 + 2 * count : 2]) & missing.keys():
+                missing[colour][low : high + 1] = [bits] * (high + 1 - low)
+        elif kind == _STEPS and _zero_steps(segment):
+            raise ValueError("a table of steps with zeros: a part of it is lost")
+    if any(map(any, missing.values())):
+        raise ValueError("scans are missing: it was cut off between two of them")
+
+
+def _zero_steps(segment: bytes) -> bool:
+    """Tell whether a segment of quantization tables holds a zero, which none of them may (ITU-T T.81, B.2.4.1)."""
+    place = 0
+    while place < len(segment):
+        size = 2 if segment[place] >> 4 else 1
+        steps = np.frombuffer(segment[place + 1 : place + 1 + 64 * size], f">u{size}")
+        if not steps.all():
+            return True
+        place += 1 + 64 * size
+    return False
 
 
 def _refuse_zeroed(data: bytes) -> None:
@@ -53,17 +85,22 @@ def _scans(data: bytes) -> Iterator[tuple[list[int], bytes]]:
     That is a number of bits that follow in its lower half; none for the end of a block, which flat ground is made of.
     """
     tables: dict[int, int] = {}
-    place = 0
-    while (marker := _MARKER.search(data, place)) and data[marker.end() - 1] != _END:
-        kind, place = data[marker.end() - 1], marker.end()
-        if kind == _START:
-            continue
-        length = int.from_bytes(data[place : place + 2], "big")
-        segment, place = data[place + 2 : place + length], place + length
+    for kind, segment, place in _segments(data):
         if kind == _TABLES:
             tables |= _first_symbols(segment)
         elif kind == _SCAN and (end := _MARKER.search(data, place)):
             yield _of_scan(segment, tables), data[place : end.start()]
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the marker of each segment, what it holds, and where that ends."""
+    place = 0
+    while (marker := _MARKER.search(data, place)) and data[marker.end() - 1] != _END:
+        kind, place = data[marker.end() - 1], marker.end()
+        if kind != _START:
+            length = int.from_bytes(data[place : place + 2], "big")
+            segment, place = data[place + 2 : place + length], place + length
+            yield kind, segment, place
 
 
 def _of_scan(header: bytes, tables: Mapping[int, int]) -> list[int]:

@@ -6,7 +6,6 @@ image has to lie in the file, whole; deflated ones have to fit their checksum, a
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -14,6 +13,7 @@ from typing import IO
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .formats import REMEDY, Refused
+from .inflating import inflated
 from .jpeg import check_jpeg
 
 _RAW, _LZW, _JPEG, _DEFLATE, _OLD_DEFLATE, _PACKBITS, _ZSTD = 1, 5, 7, 8, 32946, 32773, 50000
@@ -112,22 +112,6 @@ def _check_part(data: bytes, layout: _Layout, height: int, width: int, tables: b
         return
     samples = 1 if layout.planar == _SEVERAL_PLANES else layout.samples
     needed = height * width * samples * layout.bits // 8
-    size = len(data) if layout.compression == _RAW else _inflated(data, needed)
+    size = len(data) if layout.compression == _RAW else inflated([data], needed)
     if size < needed:
         raise ValueError(f"a part of the image has {size} bytes of {needed}")
-
-
-def _inflated(data: bytes, most: int) -> int:
-    """Return how many bytes a zlib stream holds, up to `most`; ValueError unless its checksum fits."""
-    stream, size = zlib.decompressobj(), 0
-    try:
-        while data and not stream.eof:
-            size += len(stream.decompress(data, 1 << 20))
-            data = stream.unconsumed_tail
-            if size > most + (1 << 20):
-                raise ValueError(f"a part of the image has more than {most} bytes")
-    except zlib.error as error:
-        raise ValueError(f"a part of the image is damaged: {error}") from None
-    if not stream.eof:
-        raise ValueError("a part of the image is cut off")
-    return size

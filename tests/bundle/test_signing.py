@@ -46,8 +46,11 @@ def keys(folder: Path, name: str = "key", password: bytes | None = None) -> tupl
     return folder / f"{name}.pem", folder / f"{name}.pub"
 
 
-def certificates(folder: Path, public: Path | None = None) -> tuple[Path, Path, Path]:
-    """Make a key, a certificate of it or of a public key that is there, and the root that signed that."""
+def certificates(folder: Path, public: Path | None = None, days: tuple[int, int] = (-1, 9)) -> tuple[Path, Path, Path]:
+    """Make a key, a certificate of it or of a public key that is there, and the root that signed that.
+
+    The certificate is valid between two days from now.
+    """
     from datetime import datetime, timedelta, timezone
 
     from cryptography import x509
@@ -63,7 +66,7 @@ def certificates(folder: Path, public: Path | None = None) -> tuple[Path, Path, 
         usage = x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
         of = key.public_key() if ca or public is None else serialization.load_pem_public_key(public.read_bytes())
         builder = x509.CertificateBuilder(issuer, subject, of, x509.random_serial_number())
-        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=9))
+        builder = builder.not_valid_before(now + timedelta(days[0])).not_valid_after(now + timedelta(days[1]))
         builder = builder.add_extension(x509.BasicConstraints(ca, None), True).add_extension(usage, True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(of), False)
         own = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key())
@@ -137,6 +140,8 @@ def test_foreign_missing_and_broken_signatures_are_refused(bundle: Bundle, tmp_p
         open_bundle(bundle.path, trust=other)
     with pytest.raises(UsageError, match="no public key or certificate"):
         open_bundle(bundle.path, trust=bundle.path / "bundle.json")
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_bundle(bundle.path, trust=Path("/dev/zero"))
     with pytest.raises(UsageError, match="without the key to trust"):
         open_bundle(bundle.path, signature=path)
     whole = path.read_bytes()
@@ -164,6 +169,16 @@ def test_certificates_are_trusted_by_their_root(bundle: Bundle, tmp_path: Path) 
     _, _, foreign = certificates(tmp_path / "elsewhere")
     with pytest.raises(BundleError, match=r"not by root\.crt"):
         open_bundle(bundle.path, trust=foreign)
+
+
+@pytest.mark.parametrize("days", [(-9, -1), (1, 9)])
+def test_a_certificate_that_is_not_valid_today_cannot_sign(
+    bundle: Bundle, tmp_path: Path, days: tuple[int, int]
+) -> None:
+    private, leaf, root = certificates(tmp_path, days=days)
+    with pytest.raises(UsageError, match=r"its certificate is valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d only"):
+        sign(bundle, key=private, certificate=leaf, chain=[root])
+    assert not bundle.path.with_name(f"{bundle.path.name}.sig").exists()
 
 
 def test_what_cannot_sign_is_one_line(bundle: Bundle, tmp_path: Path) -> None:

@@ -156,6 +156,18 @@ def test_path_that_a_runtime_cannot_be_given_is_named(exports: Exports, tmp_path
     assert lines[0].endswith("is no text in UTF-8, as runtimes need it; move it, or set PYTHONUTF8=1")
 
 
+# --- what a library says
+
+
+def test_what_pillow_warns_of_reaches_no_terminal(exports: Exports, tmp_path: Path) -> None:
+    exif = b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(20)  # its directory lies behind its end
+    (tmp_path / "tiles").mkdir()
+    Image.fromarray(synthesize(1, seed=4)[0]).save(tmp_path / "tiles" / "a.jpg", exif=exif)
+    command = ("embed", exports("onnx-int8").bundle.path, "tiles", "--out", "a.npz")
+    code, _, lines = edgepath(*command, cwd=tmp_path, PYTHONWARNINGS="unset")
+    assert (code, [line for line in lines if "Warning" in line or "warnings.warn" in line]) == (0, [])
+
+
 # --- a full stdout
 
 FULL = "/dev/full"

@@ -171,6 +171,12 @@ def test_what_is_not_plism_is_refused(tmp_path: Path) -> None:
         file["tile_1"] = np.zeros(3)
     with pytest.raises(TileError, match="tile_1 is not named tile_LEVEL_X_Y"):
         plism_slides(folder)
+    for name in ("tile_0_0_\n\x1b[31m", f"tile_0_0_{'9' * 5000}"):
+        with h5py.File(folder / "KR_S60_to_GMH_S60.tif.h5", "w") as file:
+            file[name] = np.zeros(3)
+        with pytest.raises(TileError, match="is not named tile_LEVEL_X_Y") as caught:
+            plism_slides(folder)
+        assert str(caught.value).isprintable()
     with h5py.File(folder / "KR_S60_to_GMH_S60.tif.h5", "w") as file:
         for level, x, y in PLACES:
             file[f"tile_{level}_{x}_{y}"] = np.zeros((112, 112, 3), np.uint8)

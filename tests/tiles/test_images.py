@@ -32,9 +32,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes, interlaced: int = 0) -> bytes:
     """A PNG file by the book (ISO/IEC 15948), for what Pillow does not write."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
     return b"\x89PNG\r\n\x1a\n" + b"".join([header, *extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
 
 
@@ -231,6 +231,38 @@ def test_every_flipped_byte_of_a_png_is_seen(pixels: np.ndarray, tmp_path: Path)
     for place in {*range(len(data))} - {*range(len(data) - 12, len(data) - 8), *range(len(data) - 4, len(data))}:
         (tmp_path / "a.png").write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
         refused(tmp_path / "a.png", 4)
+
+
+def in_passes(pixels: np.ndarray) -> bytes:
+    """The rows of an interlaced PNG: seven smaller images (ISO/IEC 15948, 8.2)."""
+    grids = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [pixels[top::down, left::across] for left, top, across, down in grids]
+    return b"".join(b"\0" + row.tobytes() for one in passes if one.size for row in one)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9, SIZE])
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_png_with_fewer_pixels_than_it_says_is_refused(
+    pixels: np.ndarray, tmp_path: Path, size: int, interlaced: int
+) -> None:
+    part = np.ascontiguousarray(pixels[:size, :size])
+    rows = in_passes(part) if interlaced else b"".join(b"\0" + row.tobytes() for row in part)
+    (tmp_path / "a.png").write_bytes(png(size, size, 8, 2, rows, interlaced=interlaced))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", size), part)
+    for kept in (rows[:-1], rows[: len(rows) // 2], b""):
+        (tmp_path / "a.png").write_bytes(png(size, size, 8, 2, kept, interlaced=interlaced))
+        assert f"its pixels have {len(kept)} bytes of {len(rows)}" in refused(tmp_path / "a.png", size)
+
+
+def test_pixels_of_no_colour_of_the_palette_are_refused(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + bytes(range(SIZE)) for _ in range(SIZE))
+    for known, kept in ((SIZE, True), (SIZE - 1, False)):
+        palette = chunk(b"PLTE", bytes(range(3 * known)))
+        (tmp_path / "a.png").write_bytes(png(SIZE, SIZE, 8, 3, rows, palette))
+        if kept:
+            assert read_image(tmp_path / "a.png", SIZE)[0, -1].tolist() == [3 * SIZE - 3, 3 * SIZE - 2, 3 * SIZE - 1]
+        else:
+            assert f"its pixels name colour {known} of a palette of {known}" in refused(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

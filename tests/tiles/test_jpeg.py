@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,25 @@ def test_noise_in_the_middle_is_refused(kind: str, tmp_path: Path) -> None:
 def test_bytes_before_the_end_that_are_no_picture_are_refused(tmp_path: Path) -> None:
     data = jpeg(TILES[0])
     assert "extraneous bytes" in refused(data[:-2] + bytes(20) + b"\xff\xd9", tmp_path)
+
+
+@pytest.mark.parametrize("how", [{}, {"subsampling": 0}, {"optimize": True}], ids=str)
+def test_progressive_picture_without_its_last_scans_is_refused(how: dict[str, Any], tmp_path: Path) -> None:
+    data = jpeg(TILES[0], progressive=True, **how)
+    scans = [match.start() for match in re.finditer(rb"\xff\xda", data)]
+    tables = [match.start() for match in re.finditer(rb"\xff\xc4", data)]  # one goes before each scan
+    assert len(scans) > 5
+    for cut in (*scans[1:], *(place for place in tables if place > scans[0])):
+        closed = data[:cut] + b"\xff\xd9"
+        assert of_pillow(closed).shape == TILES[0].shape  # with other pixels, and not a word
+        assert "scans are missing" in refused(closed, tmp_path)
+
+
+def test_steps_of_zero_are_refused(tmp_path: Path) -> None:
+    data = jpeg(TILES[0])
+    table = data.index(b"\xff\xdb") + 5
+    assert "steps with zeros" in refused(data[: table + 9] + b"\0" + data[table + 10 :], tmp_path)
+    assert "steps with zeros" in refused(data[:table] + bytes(64) + data[table + 64 :], tmp_path)
 
 
 def test_restarts_out_of_order_are_refused(tmp_path: Path) -> None:
