@@ -159,6 +159,8 @@ def check_signature(root: Path, digest: str, trust: Path, signature: Path | None
         raise CannotRun(
             f"--trust needs model-signing ({error}): pip install model-signing pyopenssl, or verify it elsewhere"
         ) from None
+    if not trust.is_file():
+        raise CannotRun(f"--trust {trust}: no such file; give a public key or certificate (PEM)")
     if not path.is_file():
         raise CannotRun(f"the bundle is not signed ({path} is not there); get its signature, or leave out --trust")
     try:
