@@ -23,6 +23,7 @@ from typer.main import get_command
 
 import edgepath
 from edgepath import cli
+from edgepath.backends import builds_of
 from edgepath.models import catalogue, weights
 from edgepath.models.catalogue import ModelSpec
 from edgepath.recipes.recipe import recipes
@@ -206,8 +207,9 @@ def test_every_recipe_key_is_documented(generated: ModuleType) -> None:
 
 
 def test_every_target_is_documented(generated: ModuleType) -> None:
-    listed = re.findall(r"^\| `([a-z0-9-]+)` \| (?:FP|INT)", generated.targets(), flags=re.MULTILINE)
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \| (?:FP|INT)", generated.checks(), flags=re.MULTILINE)
     assert listed == list(recipes())
+    assert generated.checks() in generated.targets()
     choose = pages.text("docs/howto/choose-a-target.md")
     assert all(f"`{target}`" in choose for target in recipes())
 
@@ -242,6 +244,20 @@ def test_pictures_are_drawn_from_their_text(checkout: Path) -> None:
 def test_links_of_files_from_outside_stay_links(generated: ModuleType, checkout: Path) -> None:
     page = generated.outside(checkout / "CONTRIBUTING.md", checkout / "docs" / "_generated", checkout)
     assert "](security.md)" in page
+
+
+def test_the_readmes_table_of_targets_is_current(generated: ModuleType) -> None:
+    section = pages.text("README.md").split("## Targets\n")[1].split("\n## ")[0]
+    assert "\n".join(line for line in section.splitlines() if line.startswith("|")) == generated.checks()
+
+
+def test_no_target_is_said_to_have_run_where_another_runtime_ran_it() -> None:
+    page = pages.text("docs/measured/not-run.md")
+    for target, found in recipes().items():
+        builds = builds_of(found.backend)
+        stood_in = found.checked_with != found.backend
+        assert bool(builds.stand_in) == stood_in == (not builds.ran_on) == (builds.checked_how != "running it"), target
+        assert builds.ran_on or f"`{target}`" in page, f"{target} was not run, and is not on the page that says so"
 
 
 @pytest.mark.parametrize("name", ["cli", "recipe", "targets", "results"])
