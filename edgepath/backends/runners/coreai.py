@@ -41,8 +41,8 @@ class Runner:
     every partial sum of an FP16 matmul, too, one after the other, at a hundredth of its FP32 speed; here matmuls add up
     in FP32 and round once, unless `fp16_sums` says otherwise. `threads` is over how many the interpreter spreads the
     tiles of a call, 0: one for each core. Threads may call it at the same time. Pickled or copied, it loads the program
-    again, by `reopen`; it does not outlive a fork. Raises OSError where that cannot run here, RuntimeError for a
-    damaged program.
+    again, by `reopen`; it does not outlive a fork. `timed` says whether its speed is a device's. Raises OSError where
+    that cannot run here, RuntimeError for a damaged program.
     """
 
     def __init__(self, artifact: Path, *, interpreter: bool = False, fp16_sums: bool = False, threads: int = 0) -> None:
@@ -57,7 +57,7 @@ class Runner:
         with silent():
             self._function: Any = _in_thread(_loaded, artifact, interpreter and not fp16_sums)
         self._calls: Any = ThreadPoolExecutor(self._threads) if interpreter else ThreadPoolExecutor(1)
-        self._interpreted = interpreter
+        self._interpreted, self.timed = interpreter, not interpreter
         self.size = int(self._function.desc.input_descriptor("tiles").shape[1])
         how = f"Apple's interpreter, FP16 matmuls add in {'FP16' if fp16_sums else 'FP32'}"
         self.runtime = f"Core AI {VERSION}, {how}" if interpreter else f"Core AI of macOS {platform.mac_ver()[0]}"
