@@ -85,7 +85,8 @@ def test_export_runs_the_artifact_with_apples_interpreter(exports: Exports, targ
     assert report["runtime"] is not None
     assert report["runtime"]["kind"] == "coreai_interpreter"
     assert any("interpreter in Apple's coreai-core" in note for note in report["notes"])
-    lowering = report["drift"]["lowering"]
+    lowering, quantization = report["drift"]["lowering"], report["drift"]["quantization"]
+    assert (lowering["tiles"], quantization["tiles"]) == (16, 24), "the interpreter is slow, the program is not"
     floor = report["drift"]["noise_floor"]
     # FP16 rounds ten bits earlier than the nudge that the floor is made with; measured 6e-5 and 6e-7.
     assert 1 - lowering["cosine_mean"] < max(2e-4, 2 * (1 - floor["cosine_mean"]))
