@@ -40,6 +40,7 @@ def test_export_on_cached_calibration(target: str, tmp_path: Path, record: Recor
     }
     stages = {name: round(took, 1) for name, took in result["cost"]["seconds"].items()}
     figures = {"seconds": round(seconds, 1), "stages": stages, "load before": round(load, 1), "drift": drift}
+    figures["built with"] = f"{needs} {version_of(needs)}"
     record(f"export {target}, cached calibration", figures)
     assert result["passed"]
     assert seconds <= 60
