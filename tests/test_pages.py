@@ -328,6 +328,17 @@ def test_figures_with_vnni_are_those_that_are_kept() -> None:
         assert f"{figures[f'slides: tiles/s from {path} over the artifact' + chr(39) + 's alone']:.2f} |" in slides
 
 
+def test_what_exports_took_is_what_was_measured() -> None:
+    figures, measured = kept("epyc-vnni-exports"), pages.text("docs/measured/epyc-vnni.md")
+    taken = {name.split(",")[0].split()[-1]: row for name, row in figures.items() if name.startswith("export ")}
+    assert len(taken) == 6
+    for target, row in taken.items():
+        stages, drift = row["stages"], row["drift"]
+        cells = [f"{seconds:.0f} s" for seconds in (row["seconds"], stages["lower"], stages["run artifact"])]
+        cells += [short(drift[name]["1 - cosine"]) for name in ("lowering", "total")]
+        assert f"| `{target}` | {' | '.join(cells)} | {drift['lowering']['tiles']} |" in measured
+
+
 def test_drift_beside_other_tools_is_what_was_measured() -> None:
     figures, measured = kept("epyc-avx2"), pages.text("docs/measured/other-tools.md")
     beside = re.findall(r"^\| .*? \| (\d\S*) \| (\d\S*) \| (\d\S*) \|$", measured, flags=re.MULTILINE)
