@@ -23,6 +23,7 @@ from typer.main import get_command
 
 import edgepath
 from edgepath import cli
+from edgepath.backends import builds_of
 from edgepath.models import catalogue, weights
 from edgepath.models.catalogue import ModelSpec
 from edgepath.recipes.recipe import recipes
@@ -206,8 +207,9 @@ def test_every_recipe_key_is_documented(generated: ModuleType) -> None:
 
 
 def test_every_target_is_documented(generated: ModuleType) -> None:
-    listed = re.findall(r"^\| `([a-z0-9-]+)` \| (?:FP|INT)", generated.targets(), flags=re.MULTILINE)
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \| (?:FP|INT)", generated.checks(), flags=re.MULTILINE)
     assert listed == list(recipes())
+    assert generated.checks() in generated.targets()
     choose = pages.text("docs/howto/choose-a-target.md")
     assert all(f"`{target}`" in choose for target in recipes())
 
@@ -242,6 +244,20 @@ def test_pictures_are_drawn_from_their_text(checkout: Path) -> None:
 def test_links_of_files_from_outside_stay_links(generated: ModuleType, checkout: Path) -> None:
     page = generated.outside(checkout / "CONTRIBUTING.md", checkout / "docs" / "_generated", checkout)
     assert "](security.md)" in page
+
+
+def test_the_readmes_table_of_targets_is_current(generated: ModuleType) -> None:
+    section = pages.text("README.md").split("## Targets\n")[1].split("\n## ")[0]
+    assert "\n".join(line for line in section.splitlines() if line.startswith("|")) == generated.checks()
+
+
+def test_no_target_is_said_to_have_run_where_another_runtime_ran_it() -> None:
+    page = pages.text("docs/measured/not-run.md")
+    for target, found in recipes().items():
+        builds = builds_of(found.backend)
+        stood_in = found.checked_with != found.backend
+        assert bool(builds.stand_in) == stood_in == (not builds.ran_on) == (builds.checked_how != "running it"), target
+        assert builds.ran_on or f"`{target}`" in page, f"{target} was not run, and is not on the page that says so"
 
 
 @pytest.mark.parametrize("name", ["cli", "recipe", "targets", "results"])
@@ -311,6 +327,17 @@ def test_figures_with_vnni_are_those_that_are_kept() -> None:
     for path in ("procedural", "CMU-1-Small-Region"):
         assert f"{figures[f'slides: tiles/s from {path} over the artifact' + chr(39) + 's alone']:.2f} |" in slides
     assert f"in turn) | {figures['slides: two Ray workers of a thread over one']:.2f} |" in slides
+
+
+def test_what_exports_took_is_what_was_measured() -> None:
+    figures, measured = kept("epyc-vnni-exports"), pages.text("docs/measured/epyc-vnni.md")
+    taken = {name.split(",")[0].split()[-1]: row for name, row in figures.items() if name.startswith("export ")}
+    assert len(taken) == 6
+    for target, row in taken.items():
+        stages, drift = row["stages"], row["drift"]
+        cells = [f"{seconds:.0f} s" for seconds in (row["seconds"], stages["lower"], stages["run artifact"])]
+        cells += [short(drift[name]["1 - cosine"]) for name in ("lowering", "total")]
+        assert f"| `{target}` | {' | '.join(cells)} | {drift['lowering']['tiles']} |" in measured
 
 
 def test_drift_beside_other_tools_is_what_was_measured() -> None:

@@ -10,7 +10,6 @@ import pages
 import pytest
 
 import edgepath
-from edgepath.recipes.recipe import recipes
 
 README = pages.text("README.md")
 INT8_OVER_FP32 = "openvino-int8 / OpenVINO FP32"
@@ -30,16 +29,6 @@ def test_a_stranger_gets_from_install_to_a_page() -> None:
     wanted = [["doctor"], ["export"], ["verify"], ["robustness"], ["report", "page"], ["pack", "build"], ["slides"]]
     assert [words for words in shown if words in wanted][:5] == wanted[:5]
     assert all(words in shown for words in wanted)
-
-
-def test_table_of_targets_is_complete() -> None:
-    assert re.findall(r"^\| `([a-z0-9-]+)` \|", README, flags=re.MULTILINE) == sorted(recipes(), key=_order)
-
-
-def _order(target: str) -> tuple[int, int]:
-    families = ("onnx", "openvino", "jetson", "thor", "rtx", "torchtrt", "coreml", "coreai", "executorch")
-    family, _, precision = target.partition("-")
-    return families.index(family), ("fp32", "fp16", "int8", "int8-cls", "fp8").index(precision)
 
 
 def test_python_example_uses_public_names() -> None:

@@ -181,6 +181,22 @@ def recipe() -> str:
     )
 
 
+def checks() -> str:
+    """Return the table of how each target is checked here, and where its own runtime has run it."""
+    from edgepath.backends import builds_of
+    from edgepath.recipes.recipe import recipes
+
+    lines = [
+        "| target | linear layers | rest | checked here by | run on the device |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, found in recipes().items():
+        builds, precision = builds_of(found.backend), found.precision
+        cells = [f"`{name}`", precision.linear.upper(), precision.other.upper(), builds.checked_how]
+        lines.append(f"| {' | '.join([*cells, builds.ran_on or 'no'])} |")
+    return "\n".join(lines)
+
+
 def targets() -> str:
     """Return the reference of targets."""
     from edgepath.recipes.recipe import recipes
@@ -188,16 +204,23 @@ def targets() -> str:
     lines = [
         "# Targets",
         "",
-        "This page is generated from the recipes that come with edgepath. `edgepath targets` prints the same.",
+        "This page is generated from the recipes and runtimes in the code. `edgepath targets` lists them, too.",
         "[Choose a target](../howto/choose-a-target.md) says which one to take.",
         "",
-        "| target | linear layers | the rest | runtime | devices | checked by | mean cosine | 1st percentile |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "## How each is checked",
+        "",
+        "[How a lowering is checked](../explain/how-a-lowering-is-checked.md) says more.",
+        "",
+        checks(),
+        "",
+        "## What each is for, and its gates",
+        "",
+        "| target | runtime | devices | checked with | mean cosine | 1st percentile |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in recipes().items():
         accept = found.accept
-        cells = [f"`{name}`", found.precision.linear.upper(), found.precision.other.upper(), f"`{found.backend}`"]
-        cells += [", ".join(found.deploy.devices), f"`{found.checked_with}`"]
+        cells = [f"`{name}`", f"`{found.backend}`", ", ".join(found.deploy.devices), f"`{found.checked_with}`"]
         lines.append(f"| {' | '.join([*cells, f'{accept.cosine_mean:g}', f'{accept.cosine_p01:g}'])} |")
     plans = [(name, plan) for name, found in recipes().items() for plan in found.deploy.plan]
     lines += [

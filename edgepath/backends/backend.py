@@ -68,6 +68,8 @@ class Builds:
         split_projections: whether an INT8 program is built with queries, keys and values apart.
         float_class_token: whether the class token's activations may stay in floating point.
         stand_in: what a reader must know where another runtime ran the artifact.
+        checked_how: what is done with an artifact on the machine that makes it, in a table's words.
+        ran_on: what its own runtime has run an artifact on, for tables: "" for nothing of its kind.
         network: the TensorRT network that an artifact becomes (`tensorrt_network.network.Network`), in memory.
         network_needs: modules that making it takes.
         int8_note: what nobody has shown of its INT8.
@@ -88,6 +90,8 @@ class Builds:
     split_projections: bool = False
     float_class_token: bool = False
     stand_in: str = ""
+    checked_how: str = "running it"
+    ran_on: str = ""
     int8_note: str = ""
     network: Callable[[Path], Network] | None = None
     network_needs: tuple[str, ...] = ()
@@ -104,6 +108,7 @@ class Backend:
         extra: of edgepath, which installs it.
         runner: the module with `Runner`. It stands alone: it is copied into a bundle's kit.
         on_cpu: whether it runs on any machine's CPU, with a number of `threads` as its runner's option.
+        tiles_at_export: how many golden tiles an export runs it on at most: one that takes seconds a tile, few.
         needs: packages that running takes besides its own, each with the extra that installs it.
         look: whether it is usable here, where that takes more than its package.
         model_cache: whether its runner has an option `cache`, a folder that keeps the compiled model.
@@ -118,6 +123,7 @@ class Backend:
     distribution: str = ""
     builds: Builds | None = None
     on_cpu: bool = False
+    tiles_at_export: int = 32
     needs: tuple[tuple[str, str], ...] = ()
     look: Callable[[], Found] | None = None
     model_cache: bool = False

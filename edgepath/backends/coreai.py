@@ -137,6 +137,7 @@ BACKEND = Backend(
         layers=layers,
         reads_with=("coreai", "coreai"),
         check=_check,
+        checked_how="Apple's interpreter",
         stand_in="The artifact was run by the interpreter in Apple's coreai-core, with matmuls that add up in FP32: a "
         "device may round and sum in another way, and takes another time. Run kit/check.py on one.",
     ),

@@ -12,4 +12,5 @@ BACKEND = Backend(
     extra="coreai",
     runner="edgepath.backends.runners.coreai_interpreter",
     on_cpu=True,
+    tiles_at_export=16,  # of H0-mini, one takes 3 s of a core
 )

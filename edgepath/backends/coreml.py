@@ -104,6 +104,7 @@ BACKEND = Backend(
         layers=layers,
         reads_with=("coremltools", "coreml"),
         check=_check,
+        checked_how="evaluating the package",
         stand_in="The artifact was evaluated operation by operation in torch, not run by Core ML: a device may round "
         "and sum in another way. Run kit/check.py on one.",
     ),

@@ -85,5 +85,6 @@ BACKEND = Backend(
         read=read,
         layers=layers,
         reads_with=("executorch", "executorch"),
+        ran_on="x86-64",
     ),
 )

@@ -66,5 +66,6 @@ BACKEND = Backend(
         read=read,
         layers=layers,
         reads_with=("onnx", "export"),
+        ran_on="x86-64",
     ),
 )

@@ -95,6 +95,7 @@ BACKEND = Backend(
         check=_check,
         network=parsed,
         network_needs=("tensorrt_rtx_bindings",),
+        checked_how="evaluating its graph; TensorRT-RTX reads it",
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node, not run by TensorRT: run "
         "kit/check.py on the device.",
     ),

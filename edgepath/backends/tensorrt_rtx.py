@@ -79,6 +79,7 @@ BACKEND = Backend(
         layers=onnxruntime.layers,
         reads_with=("onnx", "export"),
         check=check_capabilities,
+        checked_how="evaluating its graph; engine built",
         stand_in="The graph was evaluated in torch, rounded to FP16 after each node; its engine, built without a GPU, "
         "was not run: run kit/check.py on one.",
         int8_note=INT8_NOTE,

@@ -78,6 +78,7 @@ BACKEND = Backend(
         layers=torchtrt_program.layers,
         reads_with=("torch", "export"),
         check=tensorrt_rtx.check_capabilities,
+        checked_how="PyTorch; engine built",
         stand_in="The program was run by PyTorch, rounded to FP16 after each operation; its engine, built without a "
         "GPU, was not run: run kit/check.py on one.",
         network=_network,

@@ -53,18 +53,21 @@ class Times(_Times, total=False):
     p95_ms: float
 
 
-class DeviceReport(TypedDict):
-    """What `kit/check.py` wrote on a device, as far as it is read."""
-
+class _DeviceReport(TypedDict):
     bundle: Measured
     passed: bool
     drift: ReportedDrifts
     gates: list[dict[str, object]]
-    latency: Times
     ran_with: Line
     device: dict[str, object]
     versions: dict[str, object]
     measured_at: Line
+
+
+class DeviceReport(_DeviceReport, total=False):
+    """What `kit/check.py` wrote on a device, as far as it is read; an interpreter's has no latency."""
+
+    latency: Times
 
 
 def add_report(bundle: str | Path | Bundle, report: str | Path) -> DeviceReport:

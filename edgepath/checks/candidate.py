@@ -107,7 +107,7 @@ def _ran(lowered: Lowered, exact: np.ndarray, failed: list[str]) -> Ran:
     assert lowered.embeddings is not None and lowered.runtime is not None
     runtime, drift = lowered.runtime, None
     if np.isfinite(lowered.embeddings).all() and lowered.embeddings.any(axis=1).all():
-        drift = measure(exact, lowered.embeddings)
+        drift = measure(exact[: len(lowered.embeddings)], lowered.embeddings)
     return {
         "cosine_mean": None if drift is None else drift.cosine_mean,
         "cosine_p01": None if drift is None else drift.cosine_p01,

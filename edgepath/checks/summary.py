@@ -116,14 +116,14 @@ def build_report(name: str, recipe: Recipe, origins: Origins, made: Made, cost: 
 def drifts(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> Drifts:
     """Compare embeddings (float32 (N, D) each, same tiles) of `reference`, `program` and `artifact`, and of `nudged`.
 
-    The last may be of the first tiles only: a noise floor needs no more. None where a side is not there.
+    The last two may be of the first tiles only. None where a side is not there.
     """
 
     def between(first: str, second: str) -> DriftFigures | None:
         if first not in embeddings or second not in embeddings:
             return None
-        tiles = len(embeddings[second]) if second == "nudged" else len(embeddings[first])
-        return measure(embeddings[first][:tiles], embeddings[second], keys[:tiles]).to_json()
+        ours, theirs = _sides(embeddings, first, second)
+        return measure(ours, theirs, keys[: len(theirs)]).to_json()
 
     return {
         "quantization": between(*PAIRS["quantization"]),
@@ -148,7 +148,12 @@ def judge_drift(recipe: Recipe, embeddings: Mapping[str, np.ndarray]) -> list[Ga
     The artifact is judged where it ran; where it could not run here, the quantized program is, and `of` says so.
     """
     of = _judged_side(embeddings)
-    return drift_gates(recipe, of, cosines(*(embeddings[side] for side in PAIRS[of])))
+    return drift_gates(recipe, of, cosines(*_sides(embeddings, *PAIRS[of])))
+
+
+def _sides(embeddings: Mapping[str, np.ndarray], first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return two sides' embeddings of the tiles that the second has."""
+    return embeddings[first][: len(embeddings[second])], embeddings[second]
 
 
 def _judged_side(embeddings: Mapping[str, np.ndarray]) -> Literal["total", "quantization"]:
@@ -161,7 +166,7 @@ def worst_tiles(embeddings: Mapping[str, np.ndarray], keys: Sequence[str]) -> Wo
     They are of the artifact or, where that could not run here, of the program.
     """
     of = _judged_side(embeddings)
-    cosine = cosines(*(embeddings[side] for side in PAIRS[of]))
+    cosine = cosines(*_sides(embeddings, *PAIRS[of]))
     farthest = np.argsort(cosine, kind="stable")[:WORST].tolist()
     return {"of": of, "tiles": [{"tile": keys[i], "golden": i, "cosine": float(cosine[i])} for i in farthest]}
 

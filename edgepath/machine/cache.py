@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +30,12 @@ def cached_file(kind: str, depends_on: Mapping[str, object], suffix: str = ".npz
     """Return the file of one `kind` that belongs to `depends_on`, JSON-able; it may not be there."""
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
     return cache_folder() / kind / f"{key}{suffix}"
+
+
+def code_hash(modules: Iterable[str]) -> str:
+    """Return the hash of modules of edgepath, named like "program/fold": they change between versions, and in work."""
+    package = Path(__file__).parents[1]
+    return hashlib.sha256(b"".join((package / f"{name}.py").read_bytes() for name in modules)).hexdigest()
 
 
 def store(path: Path, write: Callable[[IO[bytes]], None]) -> None:

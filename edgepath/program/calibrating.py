@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..bundle.running import BATCH
 from ..errors import UsageError
-from ..machine.cache import cached_file, store
+from ..machine.cache import cached_file, code_hash, store
 from ..machine.hardware import device_name
 from ..machine.packages import versions
 from ..machine.progress import Stages
@@ -80,11 +79,9 @@ def _depends_on(recipe: Recipe, tiles: TileSource, device: str, of: Mapping[str,
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Return the hash of the modules that ranges follow from: they change between versions, and in work."""
-    package = Path(__file__).parents[1]
-    files = [package / f"{name}.py" for name in RANGES_FROM + LOOKS_FROM + GIVEN_BY]
-    files += sorted((package / "tiles" / "synthetic").glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    """Return the hash of the modules that ranges follow from."""
+    drawn = sorted((Path(__file__).parents[1] / "tiles" / "synthetic").glob("*.py"))
+    return code_hash([*RANGES_FROM, *LOOKS_FROM, *GIVEN_BY, *(f"tiles/synthetic/{path.stem}" for path in drawn)])
 
 
 def _recalled(file: Path) -> tuple[Ranges, Plan] | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle.running import BATCH
+from ..errors import BundleError
+from ..machine.cache import cached_file, code_hash, store
 from ..machine.hardware import pick_device
+from ..machine.packages import versions
 from ..machine.progress import Stages
 from ..models.catalogue import ModelSpec
 from ..recipes.recipe import Recipe
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from .rescaling import Exponents
 
 _WATCHED = 32
+_FITS_BY = ("calibrate", "fold", "headroom", "preparing", "rescaling", "smooth")
+EXPONENTS_FROM = tuple(f"program/{name}" for name in _FITS_BY)
+"""The modules that find what FP16 does not hold. A test holds it to the imports."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +103,32 @@ def prepare(spec: ModelSpec, inputs: Inputs, stages: Stages) -> Prepared:
 def fitted(recipe: Recipe, ready: Prepared, stages: Stages) -> Prepared:
     """Where a recipe's values are FP16, bring those that come near its largest number down, in place (`rescaling`).
 
-    Told by up to 32 of the tiles to calibrate on. The model computes what it did.
+    Told by up to 32 of the tiles to calibrate on, and kept for the next target. The model computes what it did.
     """
     if not recipe.fp16:
         return ready
-    from .rescaling import find_exponents, rescale
+    from .rescaling import find_exponents, rescale, save_exponents
 
     few = ready.chosen.select(spread(len(ready.chosen), min(_WATCHED, len(ready.chosen))))
+    at_least, using = recipe.accept.headroom.at_least, versions()
+    depends_on = ready.identity | {"tiles": few.provenance()["sha256"], "at_least": at_least}
+    depends_on |= {"code": code_hash(EXPONENTS_FROM), "versions": [using[name] for name in ("torch", "timm", "numpy")]}
+    file = cached_file("exponents", depends_on)
     with stages.stage("headroom", len(few)) as advance:
-        batches = (advance(len(batch.pixels)) or batch.pixels for batch in few.batches(BATCH))
-        exponents = find_exponents(ready.net, batches, recipe.accept.headroom.at_least)
+        exponents = _recalled(file)
+        if exponents is None:
+            batches = (advance(len(batch.pixels)) or batch.pixels for batch in few.batches(BATCH))
+            exponents = find_exponents(ready.net, batches, at_least)
+            store(file, partial(save_exponents, exponents=exponents))
     rescale(ready.net, exponents)
     return replace(ready, exponents=exponents)
+
+
+def _recalled(file: Path) -> Exponents | None:
+    """Return what was stored, or None where there is nothing, or nothing whole: it can be found again."""
+    from .rescaling import load_exponents
+
+    try:
+        return load_exponents(file) if file.is_file() else None
+    except BundleError:
+        return None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def rescale(model: EdgeModel, exponents: Exponents) -> EdgeModel:
     return model
 
 
-def save_exponents(path: Path, exponents: Exponents) -> None:
+def save_exponents(path: Path | IO[bytes], exponents: Exponents) -> None:
     """Write exponents as `.npz`: with them a bundle's program can be made again from the weights."""
     np.savez_compressed(path, **exponents)  # type: ignore[arg-type]
 

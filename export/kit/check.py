@@ -374,8 +374,10 @@ def check(
         check_unchanged(root, seen, manifest["artifact"]["file"].partition("/")[0])
         say(f"embedding {len(tiles)} golden tiles")
         data["artifact"] = embed(runner, tiles, manifest["contract"]["dim"])
-        say(f"timing {WARM_UP} + {runs} runs")
-        latency, ran_with = time_runs(runner, tiles, runs), runner.runtime
+        ran_with, latency = runner.runtime, {}
+        if getattr(runner, "timed", True):  # an interpreter's speed says nothing of a device's
+            say(f"timing {WARM_UP} + {runs} runs")
+            latency = {"latency": time_runs(runner, tiles, runs)}
     drifts = {name: drift(data[reference], data[other], keys) for name, (reference, other) in PAIRS.items()}
     drifts["noise_floor"] = manifest["drift"]["noise_floor"]  # the program's own, wherever the artifact runs
     gates = judge(manifest["recipe"]["accept"], drifts["total"])
@@ -387,7 +389,7 @@ def check(
         "cautions": manifest.get("cautions", []),
         "drift": drifts,
         "gates": gates,
-        "latency": latency,
+        **latency,
         "load_seconds": load_seconds,
         "ran_with": ran_with,
         "options": {name: _without_folders(value) for name, value in chosen},
@@ -457,13 +459,12 @@ def vendor(what: str) -> Iterator[None]:
 
 def to_text(report: Mapping[str, Any]) -> str:
     """Return the report as short tables, the verdict last."""
-    latency, name = report["latency"], report["bundle"]["name"]
-    timed = [f"ms, n = {latency['n']} after {latency['warm_up']}", *(f"{latency[f'p{q}_ms']:.2f}" for q in PERCENTILES)]
+    name = report["bundle"]["name"]
     shown = [
         *_table(["bundle", name], _facts(report)),
         *_table(["drift", "tiles", "cosine mean", "1 %", "min", "relative L2"], _drift_rows(report["drift"])),
         *_table(["gate", "of", "measured", "required", ""], [_gate_row(gate) for gate in report["gates"]]),
-        *_table(["latency, batch 1", *(f"p{q}" for q in PERCENTILES)], [timed]),
+        *_table(["latency, batch 1", *(f"p{q}" for q in PERCENTILES)], [_times_row(report.get("latency"))]),
         *report["cautions"],
         f"{name}: {'passed' if report['passed'] else 'FAILED'}",
     ]
@@ -481,6 +482,12 @@ def _drift_rows(drifts: Mapping[str, Any]) -> list[list[str]]:
         cosines = [f"{figures[key]:.6f}" for key in GATES]
         rows.append([name.replace("_", " "), str(figures["tiles"]), *cosines, f"{figures['relative_l2']:.5f}"])
     return rows
+
+
+def _times_row(latency: Mapping[str, Any] | None) -> list[str]:
+    if latency is None:
+        return ["not measured", *("-" for _ in PERCENTILES)]
+    return [f"ms, n = {latency['n']} after {latency['warm_up']}", *(f"{latency[f'p{q}_ms']:.2f}" for q in PERCENTILES)]
 
 
 def _facts(report: Mapping[str, Any]) -> list[list[str]]:

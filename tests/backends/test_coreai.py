@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import operator
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +22,8 @@ from PIL import Image
 from edgepath.backends import builds_of, find, ran_by
 from edgepath.backends.runners import coreai as runners
 from edgepath.backends.runners import coreai_interpreter, mil
-from edgepath.bundle.bundle import Bundle, load_artifact
+from edgepath.bundle.bundle import Bundle, load_artifact, open_bundle
+from edgepath.bundle.device_reports import add_report, device_reports
 from edgepath.bundle.embedding import embed
 from edgepath.bundle.running import open_runner
 from edgepath.checks.debugging import debug
@@ -38,6 +41,7 @@ from edgepath.program.forms import Program
 from edgepath.program.linear import quantize
 from edgepath.program.smooth import smooth
 from edgepath.recipes.recipe import find_recipe
+from edgepath.reports.tables.drift import device_table
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("coreai_torch") is None, reason="needs the extra coreai (Python 3.11 or later)"
@@ -81,7 +85,8 @@ def test_export_runs_the_artifact_with_apples_interpreter(exports: Exports, targ
     assert report["runtime"] is not None
     assert report["runtime"]["kind"] == "coreai_interpreter"
     assert any("interpreter in Apple's coreai-core" in note for note in report["notes"])
-    lowering = report["drift"]["lowering"]
+    lowering, quantization = report["drift"]["lowering"], report["drift"]["quantization"]
+    assert (lowering["tiles"], quantization["tiles"]) == (16, 24), "the interpreter is slow, the program is not"
     floor = report["drift"]["noise_floor"]
     # FP16 rounds ten bits earlier than the nudge that the floor is made with; measured 6e-5 and 6e-7.
     assert 1 - lowering["cosine_mean"] < max(2e-4, 2 * (1 - floor["cosine_mean"]))
@@ -443,6 +448,25 @@ def test_runner_works_beside_an_event_loop_and_says_nothing(
     assert capfd.readouterr() == ("", "")
     with pytest.raises(RuntimeError, match="closed"):
         runner(tiles[:1])
+
+
+def test_kit_checks_numbers_with_the_interpreter_and_times_nothing(exports: Exports, tmp_path: Path) -> None:
+    bundle = shutil.copytree(exports("coreai-int8").bundle.path, tmp_path / "tiny-coreai-int8")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    command = [sys.executable, bundle / "kit" / "check.py", "--set", "interpreter=true"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "wrote device-report.json\n"), done
+    assert re.search(r"^not measured +-", done.stdout, flags=re.MULTILINE)
+    report = json.loads((tmp_path / "device-report.json").read_text())
+    assert "latency" not in report
+    assert report["ran_with"] == "Core AI 1.0.0b3, Apple's interpreter, FP16 matmuls add in FP32"
+    with coreai_interpreter.Runner(bundle / "model.aimodel") as runner:
+        found = runner(np.load(bundle / "golden" / "tiles.npz")["tiles"])
+    expected = measure(np.load(bundle / "golden" / "program.npz")["embeddings"], found)
+    assert report["drift"]["lowering"]["cosine_mean"] == expected.cosine_mean
+    add_report(bundle, tmp_path / "device-report.json")
+    (row,) = device_table(device_reports(open_bundle(bundle))).rows
+    assert list(row).count("not measured") == 2
 
 
 def test_fp16_sums_are_the_interpreters_own(artifact: Path, tiles: np.ndarray, net: EdgeModel) -> None:

@@ -108,6 +108,18 @@ def test_drift_with_a_side_that_is_not_there_is_none(missing: str, gone: set[str
     assert {name for name, figures in measured.items() if figures is None} == gone
 
 
+def test_an_artifact_that_ran_on_the_first_tiles_is_measured_and_judged_on_these() -> None:
+    found = embeddings()
+    found["artifact"] = found["artifact"][:5]
+    made = report(found)
+    few = [found[side][:5] for side in ("reference", "program", "artifact")]
+    assert made["drift"]["lowering"] == measure(few[1], few[2], KEYS[:5]).to_json()
+    assert made["drift"]["total"] == measure(few[0], few[2], KEYS[:5]).to_json()
+    assert made["drift"]["quantization"] == measure(found["reference"], found["program"], KEYS).to_json()
+    assert [gate["n"] for gate in made["gates"] if gate["kind"] == "drift"] == [5, 5]
+    assert sorted(tile["golden"] for tile in made["worst"]["tiles"]) == list(range(5))
+
+
 # --- gates
 
 

@@ -21,11 +21,12 @@ from edgepath.errors import BundleError
 from edgepath.machine.progress import Stages
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
-from edgepath.program import calibrating
+from edgepath.program import calibrating, preparing
 from edgepath.program.calibrate import Plan, Ranges
 from edgepath.program.calibrating import calibrated
 from edgepath.program.fold import fold
-from edgepath.recipes.recipe import Recipe, find_recipe
+from edgepath.program.rescaling import Exponents
+from edgepath.recipes.recipe import Headroom, Recipe, find_recipe
 from edgepath.searching import search
 from edgepath.tiles.opening import open_tiles
 
@@ -133,6 +134,45 @@ def test_what_ranges_follow_from_is_all_that_calibration_imports() -> None:
     }
     in_tiles = {name for name in below if name.startswith("tiles/") and not name.startswith("tiles/synthetic")}
     assert in_tiles == set(calibrating.LOOKS_FROM)
+
+
+def test_what_fits_fp16_follows_from_all_that_finding_it_imports() -> None:
+    graph = grimp.build_graph("edgepath", cache_dir=None)
+    root = "edgepath.program.rescaling"
+    found = {root, "edgepath.program.preparing"} | graph.find_upstream_modules(root)
+    in_program = {name.removeprefix("edgepath.").replace(".", "/") for name in found if ".program." in name}
+    assert in_program == set(preparing.EXPONENTS_FROM)
+
+
+def test_what_fits_fp16_is_found_once(known_tiny: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path))
+    base = find_recipe("jetson-fp16")
+    near = replace(base, accept=replace(base.accept, headroom=Headroom(at_least=1e5)))  # so that something comes near
+    given = preparing.Inputs("random", "synthetic:48", 16, None, False, "refuse", False, "cpu")
+    looked: list[str] = []
+
+    def exponents(recipe: Recipe) -> Exponents:
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage == "headroom" and 0 < done < total:
+                looked.append(stage)
+
+        stages = Stages(progress)
+        return preparing.fitted(recipe, preparing.prepare(known_tiny, given, stages), stages).exponents
+
+    first, tiles = exponents(near), len(looked)
+    assert first
+    assert tiles > 0
+    again = exponents(near)
+    assert len(looked) == tiles
+    assert {name: values.tolist() for name, values in first.items()} == {
+        name: values.tolist() for name, values in again.items()
+    }
+    assert not exponents(base), "another recipe asks for less"
+    assert len(looked) == 2 * tiles
+    for file in (tmp_path / "exponents").iterdir():
+        file.write_bytes(file.read_bytes()[:-20])
+    assert exponents(near).keys() == first.keys()
+    assert len(looked) == 3 * tiles
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,10 @@ class Runner:
     Without `interpreter` macOS runs it, 27 or later. With it Apple's interpreter does, on any machine: a check of
     numbers, not of speed. It rounds every result to the type the program declares. By itself it rounds every term and
     every partial sum of an FP16 matmul, too, one after the other, at a hundredth of its FP32 speed; here matmuls add up
-    in FP32 and round once, unless `fp16_sums` says otherwise. `threads` is how many tiles the interpreter embeds at a
-    time, 0: one for each core. Threads may call it at the same time. Pickled or copied, it loads the program again, by
-    `reopen`; it does not outlive a fork. Raises OSError where that cannot run here, RuntimeError for a damaged program.
+    in FP32 and round once, unless `fp16_sums` says otherwise. `threads` is over how many the interpreter spreads the
+    tiles of a call, 0: one for each core. Threads may call it at the same time. Pickled or copied, it loads the program
+    again, by `reopen`; it does not outlive a fork. `timed` says whether its speed is a device's. Raises OSError where
+    that cannot run here, RuntimeError for a damaged program.
     """
 
     def __init__(self, artifact: Path, *, interpreter: bool = False, fp16_sums: bool = False, threads: int = 0) -> None:
@@ -56,7 +57,7 @@ class Runner:
         with silent():
             self._function: Any = _in_thread(_loaded, artifact, interpreter and not fp16_sums)
         self._calls: Any = ThreadPoolExecutor(self._threads) if interpreter else ThreadPoolExecutor(1)
-        self._interpreted = interpreter
+        self._interpreted, self.timed = interpreter, not interpreter
         self.size = int(self._function.desc.input_descriptor("tiles").shape[1])
         how = f"Apple's interpreter, FP16 matmuls add in {'FP16' if fp16_sums else 'FP32'}"
         self.runtime = f"Core AI {VERSION}, {how}" if interpreter else f"Core AI of macOS {platform.mac_ver()[0]}"
@@ -71,7 +72,7 @@ class Runner:
             raise RuntimeError("this runner was opened before a fork, which Core AI does not outlive; open one here")
         if self._function is None:
             raise RuntimeError("this runner is closed; open another")
-        parts = [tiles[i : i + 1] for i in range(len(tiles))] if self._interpreted else [tiles]
+        parts = np.array_split(tiles, min(self._threads, len(tiles))) if self._interpreted else [tiles]
         rows = list(self._calls.map(functools.partial(_called, self._function), parts))
         return {name: np.concatenate([row[name] for row in rows]) for name in self._function.desc.output_names}
 

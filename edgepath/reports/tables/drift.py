@@ -158,9 +158,9 @@ def device_table(reports: Sequence[DeviceReport]) -> Table:
     """Return a row a device's report: drift to full precision and to the program, latency, and its own verdict."""
     rows: list[Sequence[Cell]] = []
     for report in reports:
-        total, lowering, latency = report["drift"]["total"], report["drift"]["lowering"], report["latency"]
+        total, lowering, latency = report["drift"]["total"], report["drift"]["lowering"], report.get("latency")
         cosines = [f"{value:.6f}" for value in (total["cosine_mean"], total["cosine_p01"], lowering["cosine_mean"])]
-        times = [f"{latency[key]:.2f}" for key in ("p50_ms", "p99_ms")]
+        times = [f"{latency['p50_ms']:.2f}", f"{latency['p99_ms']:.2f}"] if latency else ["not measured"] * 2
         rows.append(
             (
                 report["measured_at"],
