@@ -179,13 +179,14 @@ def _watch(
     """Run both models on the same tiles, and return the figures of layers and blocks."""
     import torch
 
+    from ..machine.inference import inference
     from ..program.calibrate import linears
     from ..program.headroom import Peaks
 
     layers = {name: _Layer() for name in linears(twin)}
     blocks = [_Block() for _ in twin.vit.blocks]
     peaks, hooks = Peaks(twin), []
-    with peaks, torch.inference_mode():  # on its own: what the hooks below compute is not the model's
+    with peaks, inference():  # on its own: what the hooks below compute is not the model's
         for start in range(0, len(pixels), BATCH):
             twin(torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH])))
     for name, layer in layers.items():
@@ -196,7 +197,7 @@ def _watch(
         if program is not None:
             hooks.append(program.vit.blocks[i].register_forward_hook(block.compare))
     try:
-        with torch.inference_mode():
+        with inference():
             for start in range(0, len(pixels), BATCH):
                 batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))
                 twin(batch)

@@ -97,12 +97,14 @@ def _inputs(model: EdgeModel, names: Iterable[str], tile: np.ndarray) -> dict[st
     """Return what enters each layer when the program embeds one tile: float32 (1, T, in)."""
     import torch
 
+    from ..machine.inference import inference
+
     entering: dict[str, np.ndarray] = {}
 
     def hook(name: str) -> Any:
         return lambda _, inputs: entering.update({name: inputs[0].numpy().copy()})
 
-    with ExitStack() as hooks, torch.inference_mode():
+    with ExitStack() as hooks, inference():
         for name in names:
             hooks.enter_context(model.get_submodule(name).register_forward_pre_hook(hook(name)))
         model(torch.from_numpy(np.array(tile, order="C")))

@@ -96,16 +96,27 @@ class Runner:
     """Embeds tiles with a timm vision transformer: `uint8 (N, S, S, 3) -> float32 (N, D)`. Use it in a `with` block.
 
     `mean` and `std` are of RGB in 0..1; `embedding` is `cls` or `cls+mean` (patch tokens only, registers excluded).
+    `by_torch` computes as torch does by itself, to compare speed with.
     """
 
     def __init__(
-        self, vit: Any, mean: Sequence[float], std: Sequence[float], embedding: str = "cls", device: str = "cpu"
+        self,
+        vit: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        embedding: str = "cls",
+        device: str = "cpu",
+        *,
+        by_torch: bool = False,
     ) -> None:
         import torch
+
+        from ..machine.inference import inference
 
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self._torch, self._device, self._embedding = torch, device, embedding
+        self._inference = torch.inference_mode if by_torch else inference
         self._vit = vit.to(device)
         self._features = self._vit.forward_features
         self.size = int(vit.patch_embed.img_size[0])
@@ -120,7 +131,7 @@ class Runner:
         """Return `embedding` float32 (N, D) and `tokens`, the patch tokens, float32 (N, P, width)."""
         _check(tiles, self.size)
         torch = self._torch
-        with torch.inference_mode():
+        with self._inference():
             raw = torch.from_numpy(np.array(tiles, order="C"))  # a copy: torch takes no negative strides
             pixels = raw.to(self._device).permute(0, 3, 1, 2).float() / 255.0
             features = self._features((pixels - self._mean) / self._std)

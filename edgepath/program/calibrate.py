@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..machine.arrays import read_npz
+from ..machine.inference import inference
 from ..machine.progress import Advance
 
 LARGEST = 65504.0 * 127
@@ -138,7 +139,7 @@ def calibrate(
     seen: dict[str, Tensor] = {}
     count = 0
     model.to(device)
-    with ExitStack() as after, torch.inference_mode():
+    with ExitStack() as after, inference():
         after.callback(model.to, "cpu")
         for name, layer in linears(model).items():
             after.enter_context(layer.register_forward_pre_hook(_watch(seen, name, rows)))

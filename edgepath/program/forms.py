@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..backends import builds_of
+from ..machine.inference import inference
 from ..machine.quiet import quiet
 from . import operations as operations  # registers what `torch.ops.edgepath` holds
 from .fused_attention import fuse
@@ -126,7 +127,7 @@ class Program:
         return self._embed(pixels * (1.0 + 1e-6 * noise))
 
     def _embed(self, pixels: torch.Tensor) -> np.ndarray:
-        with torch.inference_mode():
+        with inference():
             result = self.model.encode(pixels)
         embedding: np.ndarray = (result if isinstance(result, torch.Tensor) else result[0]).numpy()
         return embedding

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import BundleError
 from ..machine.arrays import read_npz
+from ..machine.inference import inference
 from .fold import ClsOnlyAttention, EdgeModel
 from .headroom import FP16_MAX
 from .smooth import divide_rows, folds
@@ -107,7 +108,7 @@ def _largest(model: EdgeModel, batches: Iterable[np.ndarray]) -> tuple[dict[str,
         if isinstance(module, nn.Linear):
             hooks.append(module.register_forward_pre_hook(lambda _, x, name=name: note(read, name, x[0])))
     try:
-        with torch.inference_mode():
+        with inference():
             for tiles in batches:
                 model(torch.from_numpy(np.array(tiles, order="C")))
     finally:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..machine.inference import inference
 from .calibrate import NO_PLAN, Plan, Ranges, linears
 from .fold import EdgeModel
 from .linear import quantize_linear, replace_layer, spare_class_token
@@ -51,7 +52,7 @@ def sensitivities(
 def multiply_adds(model: EdgeModel) -> dict[str, int]:
     """Return the multiply-adds of each linear for one tile."""
     counts: dict[str, int] = {}
-    with ExitStack() as hooks, torch.inference_mode():
+    with ExitStack() as hooks, inference():
         for name, layer in linears(model).items():
 
             def count(of: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
@@ -65,7 +66,7 @@ def multiply_adds(model: EdgeModel) -> dict[str, int]:
 def _embedded(model: EdgeModel, tiles: np.ndarray) -> tuple[Tensor, list[Tensor]]:
     """Return embeddings (N, D), and of every block what enters it (N, T, width)."""
     inputs: list[Tensor] = []
-    with ExitStack() as hooks, torch.inference_mode():
+    with ExitStack() as hooks, inference():
         for block in model.vit.blocks:
             hooks.enter_context(block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])))
         outputs = model(torch.from_numpy(np.array(tiles, order="C")))
@@ -73,7 +74,7 @@ def _embedded(model: EdgeModel, tiles: np.ndarray) -> tuple[Tensor, list[Tensor]
 
 
 def _from(model: EdgeModel, block: int, inputs: Tensor) -> Tensor:
-    with torch.inference_mode():
+    with inference():
         return _embedding(model.finish(model.vit.blocks[block:](inputs)))
 
 

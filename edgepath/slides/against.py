@@ -25,12 +25,14 @@ class FullPrecision:
         """Return embeddings, float32 (N, D), of the tiles `which`, int64 (N,)."""
         import torch
 
+        from ..machine.inference import inference
+
         if self._net is None:
             self._net = self._load()
         rows = []
         for start in range(0, len(which), BATCH):
             tiles = np.stack([cut.tile(int(index)) for index in which[start : start + BATCH]])
-            with torch.inference_mode():
+            with inference():
                 embedded = self._net(torch.from_numpy(tiles))
             rows.append((embedded[0] if isinstance(embedded, tuple) else embedded).numpy())
         embeddings: np.ndarray = np.concatenate(rows)

@@ -113,7 +113,7 @@ def torch_contenders(model: FullModel, threads: int, stack: ExitStack) -> list[C
 
     def load() -> reference.Runner:
         vit, spec = copy.deepcopy(model.vit), model.spec
-        return stack.enter_context(reference.Runner(vit, spec.mean, spec.std, model.embedding))
+        return stack.enter_context(reference.Runner(vit, spec.mean, spec.std, model.embedding, by_torch=True))
 
     eager = load()
     contenders = [Contender("torch eager FP32", "torch eager", eager, eager.runtime)]
