@@ -21,17 +21,24 @@ def inference() -> Iterator[None]:
         yield
 
 
+def linear(given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return `given` (..., in) times the transpose of `weight` (out, in), plus `bias` (out,), by oneDNN if it fits."""
+    if not _fits(given, weight):
+        return torch.nn.functional.linear(given, weight, bias)
+    product: torch.Tensor = _product()(given, weight, bias, "none", [], "")
+    return product
+
+
 class _LinearByOneDnn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.nn.functional.linear and not kwargs and _fits(*args):
-            given, weight, bias = args
-            return _product()(given, weight, bias, "none", [], "")
+        if func is torch.nn.functional.linear and not kwargs:
+            return linear(*args)
         return func(*args, **(kwargs or {}))
 
 
-def _fits(given: torch.Tensor, weight: torch.Tensor, *_: Any) -> bool:
+def _fits(given: torch.Tensor, weight: torch.Tensor) -> bool:
     """Tell whether both are plain FP32 on the CPU."""
     return _product() is not None and all(
         type(tensor) in (torch.Tensor, torch.nn.Parameter)

@@ -28,8 +28,8 @@ RANGES_FROM = tuple(f"program/{name}" for name in _FROM)
 """The modules that look at tokens and choose ranges. A test holds it to the imports."""
 LOOKS_FROM = ("tiles/stains",)
 """What the looks are made from besides `tiles/synthetic`. A test holds it to the imports, too."""
-GIVEN_BY = ("bundle/running", "program/preparing", "tiles/opening")
-"""What hands calibration its model, its tiles and its looks, and how many at a time."""
+GIVEN_BY = ("bundle/running", "machine/inference", "program/preparing", "tiles/opening")
+"""What hands calibration its model, its tiles and its looks, how many at a time, and what computes with them."""
 
 
 def calibrated(

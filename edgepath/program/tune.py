@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..machine.inference import linear
 from ..machine.progress import Advance
 from .calibrate import Plan, Ranges, Rows, calibrate, linears
 from .fold import EdgeModel
@@ -57,6 +58,7 @@ def see(
     return Seen(calibrate(model, batches, rows=rows, device=device, progress=progress), rows)
 
 
+@torch.inference_mode()
 def tune(
     model: EdgeModel,
     first: Seen,
@@ -121,7 +123,7 @@ def _fold_errors(
         weight = layers[name].weight.detach()
         for source, (made, judged) in enumerate(((first, other), (other, first))):
             rows = judged.rows.of(name)
-            exact = rows @ weight.T
+            exact = linear(rows, weight)
             for way, scales in enumerate(ways):
                 limit = _largest(made.ranges, name, scales[source])
                 total[way] += _error(weight, rows, exact, scales[source], (limit,), bits)[0]
@@ -136,7 +138,7 @@ def _choose_limit(
     for made, judged, scale in ((first, other, scales[0]), (other, first, scales[1])):
         limits = _limits(made.rows.of(name) / scale, _largest(made.ranges, name, scale))
         judged_rows = judged.rows.of(name)
-        errors += _error(weight, judged_rows, judged_rows @ weight.T, scale, limits, bits)
+        errors += _error(weight, judged_rows, linear(judged_rows, weight), scale, limits, bits)
     rows = torch.cat([first.rows.of(name), other.rows.of(name)]) / scales[2]
     best = int(errors.argmin())
     best = best if errors[best] < WORTH * errors[0] else 0
@@ -169,7 +171,7 @@ def _error(
     size = exact.square().sum(1).clamp_min(1e-12)
     errors = []
     for limit in limits:
-        error = (round_to_steps(rows / scale, limit) @ rounded.T).sub_(exact).square().sum(1)
+        error = linear(round_to_steps(rows / scale, limit), rounded).sub_(exact).square().sum(1)
         errors.append(float((error / size).mean()))
     return np.array(errors)
 

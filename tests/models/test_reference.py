@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from edgepath.errors import UsageError
+from edgepath.machine import inference
 from edgepath.machine.cache import cache_folder
 from edgepath.machine.hardware import pick_device
 from edgepath.models import reference
@@ -113,6 +114,20 @@ def test_reference_never_computes_in_tf32(vit: nn.Module, tiny: ModelSpec) -> No
     reference.Runner(vit, tiny.mean, tiny.std)
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_linears_are_by_onednn_unless_torch_is_compared_with(
+    vit: nn.Module, tiny: ModelSpec, tiles: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = reference.Runner(vit, tiny.mean, tiny.std, by_torch=True)(tiles[:2])
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(inference, "_product", lambda: refuse)
+    with pytest.raises(AssertionError):
+        reference.Runner(vit, tiny.mean, tiny.std)(tiles[:2])
+    assert np.array_equal(reference.Runner(vit, tiny.mean, tiny.std, by_torch=True)(tiles[:2]), exact)
 
 
 # --- the cache
