@@ -37,6 +37,7 @@ OPTIONAL = (
 # fmt: on
 # The only modules that are PyTorch's own: they rewrite, export and run its programs.
 NEED_TORCH = (
+    "edgepath.machine.inference",
     *(
         f"edgepath.program.{name}"
         for name in (
