@@ -19,7 +19,7 @@ from . import sidecar
 from .layouts import LAYOUTS, Features
 from .layouts.geojson import write_geojson
 from .listing import Entry
-from .preparing import Prepare, Prepared, prepare
+from .preparing import Preparation, Prepare, Prepared
 from .results import Finished, SlideRow, row
 from .streaming import Stream
 
@@ -81,7 +81,7 @@ class Job:
     def prepare(self, entry: Entry, key: str, finish: Finish | None = None) -> Prepared:
         """Open, identify and cut a slide, and begin to read its tiles."""
         finish_key = None if finish is None else finish.key
-        return prepare(entry, self.out, self.settings, key, finish_key, self._stream)
+        return Preparation(self.out, self.settings, key, finish_key, self._stream)(entry)
 
     def _stream(self, cut: CutSlide) -> Stream:
         return Stream(cut, self.batch, self.readers)

@@ -43,49 +43,48 @@ Prepare = Callable[[], Prepared]
 """Returns a prepared slide."""
 
 
-def prepare(
-    entry: Entry,
-    out: Path,
-    settings: CutSettings,
-    key: str,
-    finish_key: str | None,
-    stream: Callable[[CutSlide], Stream],
-) -> Prepared:
-    """Prepare a slide for the job `key` that writes to `out`; `finish_key` is of what is done besides, if at all.
+@dataclass(frozen=True)
+class Preparation:
+    """Prepares the slides of the job `key` that writes to `out`.
 
-    `stream` reads its tiles.
+    `finish_key` is of what is done besides, if at all; `stream` reads a slide's tiles.
     """
-    start = time.perf_counter()
-    try:
-        prepared = _prepare(entry, out, settings, key, finish_key, stream)
-    except EdgepathError as error:  # a slide that cannot be read, or settings that do not fit it
-        prepared = Prepared(0, error=error)
-    return replace(prepared, seconds=time.perf_counter() - start)
 
+    out: Path
+    settings: CutSettings
+    key: str
+    finish_key: str | None
+    stream: Callable[[CutSlide], Stream]
 
-def _prepare(
-    entry: Entry,
-    out: Path,
-    settings: CutSettings,
-    key: str,
-    finish_key: str | None,
-    stream: Callable[[CutSlide], Stream],
-) -> Prepared:
-    if entry.mpp is not None:
-        settings = replace(settings, mpp_of_slide=entry.mpp)
-    if entry.mask is not None:
-        settings = replace(settings, tissue=entry.mask)
-    slide, tiles = open_slide(entry.path), None
-    try:
-        identity = slide.identity() | {"mpp_of_slide": settings.mpp_of_slide, "mask": _mask_sha256(settings)}
-        known = sidecar.is_current(out, entry.id, key, identity)
-        if known is None or not (finish_key is None or sidecar.is_finished(out, known, finish_key)):
-            tiles, known = stream(cut_open(slide, settings)), None
-    finally:
-        if tiles is None:
-            slide.__exit__()
-    kept = None if known is None else _kept(entry.id, known, finished=finish_key is not None)
-    return Prepared(0, identity, tiles, kept)
+    def __call__(self, entry: Entry) -> Prepared:
+        """Prepare a slide."""
+        start = time.perf_counter()
+        try:
+            prepared = self._prepare(entry)
+        except EdgepathError as error:  # a slide that cannot be read, or settings that do not fit it
+            prepared = Prepared(0, error=error)
+        return replace(prepared, seconds=time.perf_counter() - start)
+
+    def _prepare(self, entry: Entry) -> Prepared:
+        settings = self.settings
+        if entry.mpp is not None:
+            settings = replace(settings, mpp_of_slide=entry.mpp)
+        if entry.mask is not None:
+            settings = replace(settings, tissue=entry.mask)
+        slide, tiles = open_slide(entry.path), None
+        try:
+            identity = slide.identity() | {"mpp_of_slide": settings.mpp_of_slide, "mask": _mask_sha256(settings)}
+            known = sidecar.is_current(self.out, entry.id, self.key, identity)
+            if known is None or not self._finished(known):
+                tiles, known = self.stream(cut_open(slide, settings)), None
+        finally:
+            if tiles is None:
+                slide.__exit__()
+        kept = None if known is None else _kept(entry.id, known, finished=self.finish_key is not None)
+        return Prepared(0, identity, tiles, kept)
+
+    def _finished(self, known: dict[str, Any]) -> bool:
+        return self.finish_key is None or sidecar.is_finished(self.out, known, self.finish_key)
 
 
 @contextmanager
