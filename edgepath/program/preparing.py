@@ -112,7 +112,10 @@ def fitted(recipe: Recipe, ready: Prepared, stages: Stages) -> Prepared:
     few = ready.chosen.select(spread(len(ready.chosen), min(_WATCHED, len(ready.chosen))))
     at_least, using = recipe.accept.headroom.at_least, versions()
     depends_on = ready.identity | {"tiles": few.provenance()["sha256"], "at_least": at_least}
-    depends_on |= {"code": code_hash(EXPONENTS_FROM), "versions": [using[name] for name in ("torch", "timm", "numpy")]}
+    depends_on |= {
+        "code": code_hash([*EXPONENTS_FROM, "bundle/running", "machine/inference"]),
+        "versions": [using[name] for name in ("torch", "timm", "numpy")],
+    }
     file = cached_file("exponents", depends_on)
     with stages.stage("headroom", len(few)) as advance:
         exponents = _recalled(file)

@@ -17,7 +17,9 @@ def reported(name: str, bundle: Bundle, results: Sequence[Timed], files: Sequenc
     """
     entries: list[Device] = []
     for report in device_reports(bundle):
-        latency = report["latency"]
+        latency = report.get("latency")
+        if latency is None:  # it was checked by an interpreter, which is not timed
+            continue
         ratios = [ratio for file in files for ratio in file.ratios(name, 1, latency["p50_ms"])]
         ratios += [
             {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgepath.machine.inference import inference
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
 from edgepath.program.fold import EdgeModel, fold
@@ -31,6 +32,21 @@ def test_watching_changes_nothing_and_lets_go(model: EdgeModel, tiles: np.ndarra
         after = model(torch.from_numpy(tiles[:2]))
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_products_by_onednn_are_linears(model: EdgeModel, tiles: np.ndarray) -> None:
+    """Also what a linear is before its bias, which a device in FP16 may round."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear) and module.bias is not None:
+                module.bias += 5.0
+    found = []
+    for context in (torch.inference_mode, inference):
+        with Peaks(model) as peaks, context():
+            model(torch.from_numpy(tiles[:2]))
+        found.append({(peak.place, peak.operation): peak.largest for peak in peaks.nearest(9999)})
+    assert "linear without bias" in {operation for _, operation in found[0]}
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 def test_a_block_holds_what_its_parts_made(model: EdgeModel, tiles: np.ndarray) -> None:
