@@ -1,7 +1,7 @@
 """Inference in PyTorch on the CPU, with FP32 linears computed by oneDNN.
 
-By itself torch takes MKL for them, which uses half of what AMD's processors with AVX-512 have: 190 of 400 GFLOP/s were
-measured on two cores (2088 x 768 x 3072), and with AVX2 alone 190 of 206. Both sum in FP32, in another order.
+By itself torch takes MKL for them, which on AMD's processors with AVX-512 is half as fast (docs/measured/epyc-vnni.md).
+Both sum in FP32, in another order.
 """
 
 from __future__ import annotations

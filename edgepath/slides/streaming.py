@@ -28,7 +28,11 @@ class Stream:
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="edgepath-slide", initializer=_give_way)
         self._pending: deque[tuple[int, Future[np.ndarray | TileError]]] = deque()
         self._left = iter(range(len(cut)))
-        self._read_ahead()
+        try:
+            self._read_ahead()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Stop reading; once more does nothing."""
