@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from ..backends import ran_by
 from ..bundle.bundle import Bundle, Runner, open_bundle
-from ..bundle.running import open_runner
+from ..bundle.running import embed_all, open_runner
 from ..checks.gates import Gate, all_passed, to_json, verdict_of
 from ..checks.summary import notes
 from ..machine.packages import require
@@ -41,6 +43,18 @@ class BothModels:
     def counters(self, tiles: int) -> dict[str, Callable[[int], None]]:
         """Return what counts each model's tiles as they are embedded."""
         return {name: counter(self.progress, f"embed, {name}", tiles) for name in self.runners}
+
+    def embedder(self, tiles: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Return what embeds tiles, uint8 (N, S, S, 3), with both models, and counts them up to `tiles`.
+
+        Embeddings are float32 (N, D) by the model's name. Both see a tile while it is held: none is read twice.
+        """
+        counters = self.counters(tiles)
+
+        def embed(pixels: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: embed_all(run, pixels, counters[name]) for name, run in self.runners.items()}
+
+        return embed
 
     def measured(self, remarks: Sequence[str] = ()) -> Measured:
         """Return the part that all results have; `remarks` are notes on the tiles."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..bundle.bundle import Bundle, Runner
-from ..bundle.running import embed_all
+from ..bundle.bundle import Bundle
 from ..checks.neighbours import own_share, unit
 from ..errors import UsageError
 from ..machine.progress import Progress
@@ -19,6 +17,7 @@ from .perturbations import PERTURBATIONS, perturb
 from .results import Curves, Degree
 
 MOST = 256
+Embed = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def curves(
@@ -57,11 +56,9 @@ def curves(
     source = open_tiles(tiles, size=bundle.size, resize=resize, skip_bad=skip_bad)
     if len(source) > MOST or len(still := source.read()) < 2:
         raise UsageError(f"curves: {len(source)} tiles; give --tiles with 2 to {MOST}, each is embedded about 70 times")
-    figures = {}
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
-        counters = models.counters(len(still) * (1 + sum(len(p.degrees) - 1 for p in PERTURBATIONS)))
-        for name, run in models.runners.items():
-            figures[name] = _figures(partial(_embed, run, name, counters[name]), still)
+        steps = 1 + sum(len(p.degrees) - 1 for p in PERTURBATIONS)
+        figures = _figures(models.embedder(len(still) * steps), still)
     return {
         "kind": "curves",
         **models.measured(),
@@ -79,23 +76,23 @@ def curves(
     }
 
 
-def _figures(embed: Callable[[np.ndarray], np.ndarray], still: np.ndarray) -> dict[str, list[Degree]]:
-    """Return a model's figures of every perturbation, degree by degree; `embed` gives unit rows."""
-    known = embed(still)
-    by_name = {}
+def _figures(embed: Embed, still: np.ndarray) -> dict[str, dict[str, list[Degree]]]:
+    """Return both models' figures of every perturbation, degree by degree, by the model's name."""
+    known = _unit(embed(still))
+    figures: dict[str, dict[str, list[Degree]]] = {name: {} for name in known}
     for p in PERTURBATIONS:
-        of_degrees: list[Degree] = [{"cosine": 1.0, "own": own_share(known, known)}]
+        for name, as_it_is in known.items():
+            figures[name][p.name] = [{"cosine": 1.0, "own": own_share(as_it_is, as_it_is)}]
         for degree in p.degrees[1:]:
-            moved = embed(perturb(p, still, degree))
-            cosine = float(np.einsum("nd,nd->n", moved, known).mean())
-            of_degrees.append({"cosine": cosine, "own": own_share(moved, known)})
-        by_name[p.name] = of_degrees
-    return by_name
+            for name, moved in _unit(embed(perturb(p, still, degree))).items():
+                cosine = float(np.einsum("nd,nd->n", moved, known[name]).mean())
+                figures[name][p.name].append({"cosine": cosine, "own": own_share(moved, known[name])})
+    return figures
 
 
-def _embed(run: Runner, name: str, advance: Callable[[int], None], tiles: np.ndarray) -> np.ndarray:
-    """Return unit embeddings (N, D) of tiles by the model of that name."""
-    embeddings = embed_all(run, tiles, advance)
-    if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
-        raise UsageError(f"curves: an embedding by the {name} is not finite, or zero; verify the bundle")
-    return unit(embeddings)
+def _unit(embeddings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return both models' embeddings as unit rows."""
+    for name, rows in embeddings.items():
+        if not np.isfinite(rows).all() or not rows.any(axis=1).all():
+            raise UsageError(f"curves: an embedding by the {name} is not finite, or zero; verify the bundle")
+    return {name: unit(rows) for name, rows in embeddings.items()}

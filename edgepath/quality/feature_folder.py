@@ -8,7 +8,8 @@ read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,23 +28,37 @@ ORIGIN = "origin.json"
 """Beside `features.npy`: a tile of the slide and the hash of its pixels, as slides of one name may differ."""
 
 
-def embed_slides(
-    run: Embed, slides: SlideSet, folder: Path, dim: int, advance: Callable[[int], None]
-) -> tuple[dict[str, Path], int]:
-    """Embed every slide that `folder` does not hold yet; return each slide's file, and how many were there already.
+@dataclass(frozen=True)
+class Extractor:
+    """A model, the folder that keeps its embeddings, and what counts its tiles."""
 
-    Raises UsageError for a file that is of other places or of another dimension.
+    run: Embed
+    folder: Path
+    advance: Callable[[int], None] = lambda _: None
+
+
+def embed_slides(
+    extractors: Sequence[Extractor], slides: SlideSet, dim: int
+) -> tuple[list[dict[str, Path]], list[int]]:
+    """Embed every slide with every model whose folder does not hold it yet; both models see a tile while it is held.
+
+    Returns for each model every slide's file, and how many were there already. Raises UsageError for a file that is of
+    other places or of another dimension.
     """
-    files, kept = {}, 0
+    files: list[dict[str, Path]] = [{} for _ in extractors]
+    kept = [0] * len(extractors)
     for slide in slides.slides:
-        path = folder / slide.name / "features.npy"
-        if path.exists():
-            _check_kept(path, slide, dim)
-            kept += 1
-            advance(len(slide.places))
-        else:
-            _embed(run, slide, path, advance)
-        files[slide.name] = path
+        missing = []
+        for number, extractor in enumerate(extractors):
+            path = files[number][slide.name] = extractor.folder / slide.name / "features.npy"
+            if path.exists():
+                _check_kept(path, slide, dim)
+                kept[number] += 1
+                extractor.advance(len(slide.places))
+            else:
+                missing.append((extractor, path))
+        if missing:
+            _embed(missing, slide)
     return files, kept
 
 
@@ -92,12 +107,18 @@ def _check_kept(path: Path, slide: Slide, dim: int) -> None:
         )
 
 
-def _embed(run: Embed, slide: Slide, path: Path, advance: Callable[[int], None]) -> None:
-    rows = []
+def _embed(missing: Sequence[tuple[Extractor, Path]], slide: Slide) -> None:
+    """Embed a slide with the models that lack it, and write their files."""
+    rows: list[list[np.ndarray]] = [[] for _ in missing]
     for batch in slide.tiles.batches(_BATCH):
-        rows.append(run(batch.pixels))
-        advance(len(batch.keys))
-    embeddings = np.concatenate(rows)
+        for (extractor, _), parts in zip(missing, rows, strict=True):
+            parts.append(extractor.run(batch.pixels))
+            extractor.advance(len(batch.keys))
+    for (_, path), parts in zip(missing, rows, strict=True):
+        _write(path, slide, np.concatenate(parts))
+
+
+def _write(path: Path, slide: Slide, embeddings: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
     if len(bad):
         raise EdgepathError(f"robustness: the embedding of {slide.tiles.keys[bad[0]]} on {slide.name} is not finite")

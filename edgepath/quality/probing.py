@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle.bundle import Bundle, seen_in_calibration
-from ..bundle.running import embed_all
 from ..checks.gates import Gate, loss_gate
 from ..machine.packages import require
 from ..machine.progress import Progress
@@ -67,12 +66,10 @@ def probe(
     given = open_labelled(Path(labelled), size=bundle.size, resize=resize, skip_bad=skip_bad)
     source = given.source
     split_folds(*given.of(source.keys), folds=folds, seed=seed)  # before hours of work
-    embeddings = {}
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
-        counters = models.counters(len(source))
-        for name, run in models.runners.items():
-            rows = [embed_all(run, batch.pixels, counters[name]) for batch in source.batches()]
-            embeddings[name] = np.concatenate(rows)
+        embed = models.embedder(len(source))
+        batches = [embed(batch.pixels) for batch in source.batches()]
+    embeddings = {name: np.concatenate([rows[name] for rows in batches]) for name in models.runners}
     seen = seen_in_calibration(bundle, source)
     kept = [key for key in source.keys if key in source.digests]
     labels, groups = given.of(kept)

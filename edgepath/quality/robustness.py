@@ -20,7 +20,7 @@ from ..machine.progress import Progress
 from ..machine.scratch import scratch
 from ..recipes.recipe import Recipe
 from .both_models import ARTIFACT, FULL, BothModels, both_models, judged, opened
-from .feature_folder import ORIGIN, embed_slides
+from .feature_folder import ORIGIN, Extractor, embed_slides
 from .results import Robustness
 from .slides import SlideSet, open_slides
 
@@ -73,16 +73,19 @@ def robustness(
     from .pairs import measure_slides
     from .plism import leaderboard, summarise
 
-    texts, measured, kept = [*_of_slides(slides), *_of_looks(bundle, slides)], {}, {}
+    texts, measured = [*_of_slides(slides), *_of_looks(bundle, slides)], {}
     with (
         _feature_folder(features, bundle) as root,
         both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models,
     ):
         counters = models.counters(len(slides.slides) * slides.places)
-        for name, folder in _folders(root, models, slides).items():
-            files, kept[name] = embed_slides(models.runners[name], slides, folder, bundle.dim, counters[name])
-            texts += _of_kept(name, kept[name], list(files.values()))
-            compared = measure_slides(slides, files, bundle.dim, half=half, device=models.device, say=models.progress)
+        folders = _folders(root, models, slides)
+        extractors = [Extractor(models.runners[name], folder, counters[name]) for name, folder in folders.items()]
+        files, counts = embed_slides(extractors, slides, bundle.dim)
+        kept = dict(zip(folders, counts, strict=True))
+        for name, of in zip(folders, files, strict=True):
+            texts += _of_kept(name, kept[name], list(of.values()))
+            compared = measure_slides(slides, of, bundle.dim, half=half, device=models.device, say=models.progress)
             measured[name] = compared
     rows = {name: of.half if half else of.exact for name, of in measured.items()}
     figures = {name: summarise(of) for name, of in rows.items()}

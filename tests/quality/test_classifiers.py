@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from edgepath.errors import UsageError
-from edgepath.quality.classifiers import Method, balanced_accuracy, cross_validate, interval
+from edgepath.quality.classifiers import Method, balanced_accuracy, cross_validate, intervals
 
 LABELS = ["tumour"] * 30 + ["stroma"] * 20 + ["fat"] * 10
 
@@ -95,8 +95,28 @@ def test_interval_keeps_every_class() -> None:
     truth = np.array(["a"] * 50 + ["b"] * 5)
     predicted = np.array(["a"] * 50 + ["b"] * 2 + ["a"] * 3)
     groups = np.array([0] * 50 + [1] * 5)
-    low, high = interval(lambda rows: [balanced_accuracy(truth[rows], predicted[rows])], truth, groups, seed=0)
-    assert low == high == pytest.approx([0.7])
+    shares = np.stack([predicted == "a", predicted == "b"], axis=1).astype(float)
+    low, high = intervals(truth, predicted, shares, groups, seed=0)
+    assert low == pytest.approx([0.7, 0.7])
+    assert high == pytest.approx([0.7, 0.7])
+
+
+def test_intervals_are_those_of_scikit_learns_scores() -> None:
+    rng = np.random.default_rng(4)
+    truth = np.array(list("aaaaaaaabbbbbbccccc"))
+    shares = rng.dirichlet(np.ones(3), len(truth)).round(1)  # ties among them
+    predicted, units = np.array(list("abc"))[shares.argmax(1)], rng.permutation(len(truth)) // 2
+    figures, draws = [], np.random.default_rng(5)
+    while len(figures) < 2000:
+        drawn = draws.integers(units.max() + 1, size=units.max() + 1)
+        rows = np.concatenate([np.flatnonzero(units == unit) for unit in drawn])
+        if len(set(truth[rows])) == 3:
+            areas = [
+                roc_auc_score(truth[rows] == name, column[rows]) for name, column in zip("abc", shares.T, strict=True)
+            ]
+            figures.append((balanced_accuracy_score(truth[rows], predicted[rows]), np.mean(areas)))
+    expected = np.percentile(figures, (2.5, 97.5), axis=0)
+    assert np.array(intervals(truth, predicted, shares, units, seed=5)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_folds_that_nothing_could_be_fitted_on_are_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edgepath.errors import TileError, UsageError
-from edgepath.quality.feature_folder import embed_slides, load_features
+from edgepath.quality.feature_folder import Extractor, embed_slides, load_features
 from edgepath.quality.slides import open_slides, paired_slides, plism_slides, read_rows, synthetic_slides
 from edgepath.tiles.synthetic import synthesize
 
@@ -89,7 +89,8 @@ def test_features_are_laid_out_as_plism_benchmark_reads_them_and_read_as_it_writ
     folder = plism(tmp_path / "plism")
     slides = plism_slides(folder)
     calls: list[int] = []
-    files, kept = embed_slides(mean_colour, slides, tmp_path / "features" / "mine", 3, calls.append)
+    mine = tmp_path / "features" / "mine"
+    (files,), (kept,) = embed_slides([Extractor(mean_colour, mine, calls.append)], slides, 3)
     path = tmp_path / "features" / "mine" / "GMH_AT2_to_GMH_S60.tif" / "features.npy"
     table = np.load(path)
     assert files["GMH_AT2_to_GMH_S60.tif"] == path
@@ -102,22 +103,22 @@ def test_features_are_laid_out_as_plism_benchmark_reads_them_and_read_as_it_writ
     def never(pixels: np.ndarray) -> np.ndarray:
         raise AssertionError("embedded again")
 
-    assert embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append) == (files, 3)
+    assert embed_slides([Extractor(never, mine)], slides, 3) == ([files], [3])
     some = plism_slides(folder, [4, 0])  # of all the tiles that the file holds, those asked for
     assert np.array_equal(load_features(path, some.slides[0], 3), table[[4, 0], 3:])
     with pytest.raises(UsageError, match=r"\(5, 6\) numbers; this bundle's have 4 a tile and 3 for its place"):
         load_features(path, some.slides[0], 4)
     np.save(path, table[:3])
     with pytest.raises(UsageError, match="lacks 2 of the 5 places asked for"):
-        embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append)
+        embed_slides([Extractor(never, mine)], slides, 3)
     path.write_bytes(b"no array")
     with pytest.raises(UsageError, match=r"features\.npy: cannot be read"):
-        embed_slides(never, slides, tmp_path / "features" / "mine", 3, calls.append)
+        embed_slides([Extractor(never, mine)], slides, 3)
 
 
 def test_features_of_another_slide_of_that_name_are_refused(tmp_path: Path) -> None:
     slides = plism_slides(plism(tmp_path / "plism"), 3)
-    embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)
+    embed_slides([Extractor(mean_colour, tmp_path / "mine")], slides, 3)
     other = tmp_path / "other"  # stain-normalised, say
     other.mkdir()
     for path in (tmp_path / "plism").iterdir():
@@ -125,18 +126,18 @@ def test_features_of_another_slide_of_that_name_are_refused(tmp_path: Path) -> N
             for name in old:
                 new[name] = 255 - old[name][()]
     with pytest.raises(UsageError, match=r"made from another tile_10_0_\d+ than this slide's; give another folder"):
-        embed_slides(mean_colour, plism_slides(other, 3), tmp_path / "mine", 3, lambda _: None)
+        embed_slides([Extractor(mean_colour, tmp_path / "mine")], plism_slides(other, 3), 3)
     path = tmp_path / "mine" / slides.slides[0].name / "features.npy"
     path.with_name("origin.json").write_text("{")
     with pytest.raises(UsageError, match=r"origin\.json beside it cannot be read"):
-        embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)
+        embed_slides([Extractor(mean_colour, tmp_path / "mine")], slides, 3)
     path.with_name("origin.json").unlink()  # as plism-benchmark writes it
-    assert embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)[1] == 3
+    assert embed_slides([Extractor(mean_colour, tmp_path / "mine")], slides, 3)[1] == [3]
     table = np.load(path)
     table[1, 4] = np.nan
     np.save(path, table)
     with pytest.raises(UsageError, match=r"features\.npy: 1 embeddings are not finite; remove it"):
-        embed_slides(mean_colour, slides, tmp_path / "mine", 3, lambda _: None)
+        embed_slides([Extractor(mean_colour, tmp_path / "mine")], slides, 3)
 
 
 @pytest.mark.parametrize("old", [b"}", b"'fortran_order'"])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...bundle.bundle import Bundle, Runner, calibrated_on
-from ...bundle.running import embed_all
+from ...bundle.bundle import Bundle, calibrated_on
 from ...checks.bounds import ALPHA, UNSEEN, Bounds, mean_bounds, worst_of
 from ...checks.gates import Gate, loss_gate
 from ...errors import EdgepathError
@@ -71,9 +70,9 @@ def probe_hest(
     fitted = counter(progress or silent, "fit", 2 * sum(len(task.splits) for task in given))
     scored, digests = [], []
     with both_models(bundle, recipe, weights=weights, threads=threads, device=device, progress=progress) as models:
-        counters = models.counters(tiles)
+        embed = models.embedder(tiles)
         for task in given:
-            embeddings, hashes = _embed(task, models.runners, counters, size, resize)
+            embeddings, hashes = _embed(task, embed, size, resize)
             scored.append(_score(task, embeddings, components, fitted))
             digests += hashes
     means = {name: float(np.mean([task["scores"][name]["pearson"] for task in scored])) for name in models.runners}
@@ -108,20 +107,18 @@ def _notes(components: int, seen: int) -> list[str]:
 
 
 def _embed(
-    task: Task, runs: Mapping[str, Runner], advance: Mapping[str, Callable[[int], None]], size: int, resize: str
+    task: Task, embed: Callable[[np.ndarray], dict[str, np.ndarray]], size: int, resize: str
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[tuple[str, str]]]:
     """Embed every sample once with every model, patches read once; return the embeddings and the hash of every tile."""
-    embeddings: dict[str, dict[str, np.ndarray]] = {name: {} for name in runs}
+    embeddings: dict[str, dict[str, np.ndarray]] = {FULL: {}, ARTIFACT: {}}
     digests = []
     for sample in task.samples.values():
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in runs}
-        hashes = []
+        batches, hashes = [], []
         for pixels in sample.tiles(size, resize):
             hashes += [tile_sha256(tile) for tile in pixels]
-            for name, run in runs.items():
-                rows[name].append(embed_all(run, pixels, advance[name]))
-        for name, parts in rows.items():
-            values = np.concatenate(parts)
+            batches.append(embed(pixels))
+        for name in embeddings:
+            values = np.concatenate([rows[name] for rows in batches])
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
             if len(bad):
                 raise EdgepathError(

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...errors import UsageError, did_you_mean
-from .fields import U8
+from .fields import F32, U8
 from .looks import SCANNER_TABLE, STAINING_TABLE, scan, stain
 from .tissue import REACH, grow
 
@@ -81,11 +81,18 @@ def look_of(index: int, seed: int = 0) -> tuple[str, str]:
 @lru_cache(maxsize=256)  # every INT8 export of a process calibrates on the same looks; 38 MB at 224 pixels
 def _draw(index: int, seed: int, staining: str, scanner: str, size: int, shift: tuple[int, int]) -> U8:
     # Streams of their own: what the scanner draws (its noise) must not move the tissue, and the reverse.
-    dyes = grow(np.random.default_rng((seed, index, 2)), size)
+    dyes = _grown(index, seed, size)
     x, y = REACH - shift[0], REACH - shift[1]
     light = stain(dyes[:, y : y + size, x : x + size], STAINING_TABLE[staining])
     look = STAININGS.index(staining) * len(SCANNERS) + SCANNERS.index(scanner)
     return scan(light, SCANNER_TABLE[scanner], np.random.default_rng((seed, index, 3, look)))
+
+
+@lru_cache(maxsize=64)  # tissue takes seven times as long as a look of it, and is asked for in 91; 44 MB at 224 pixels
+def _grown(index: int, seed: int, size: int) -> F32:
+    dyes = grow(np.random.default_rng((seed, index, 2)), size)
+    dyes.setflags(write=False)
+    return dyes
 
 
 def _check_name(what: str, name: str | None, known: tuple[str, ...]) -> None:

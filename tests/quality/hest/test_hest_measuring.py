@@ -19,8 +19,8 @@ from edgepath.exporting import Exported
 from edgepath.models import reference
 from edgepath.models.catalogue import find_model
 from edgepath.models.weights import load_model
+from edgepath.quality import both_models
 from edgepath.quality.both_models import ARTIFACT, FULL
-from edgepath.quality.hest import measuring
 from edgepath.quality.hest.measuring import gates, probe_hest
 from edgepath.recipes.recipe import find_recipe
 from edgepath.reports.tables.drift import gate_table
@@ -146,14 +146,14 @@ def test_few_splits_say_little_and_many_or_large_losses_do() -> None:
 def test_embeddings_that_are_not_finite_are_named(
     exports: Exports, folder: tuple[Path, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed = measuring.embed_all
+    embed = both_models.embed_all
 
     def broken(*given: object) -> np.ndarray:
         rows = embed(*given)  # type: ignore[arg-type]
         rows[3] = np.nan
         return rows
 
-    monkeypatch.setattr(measuring, "embed_all", broken)
+    monkeypatch.setattr(both_models, "embed_all", broken)
     with pytest.raises(EdgepathError, match="the full precision embedding of TENX99/003xTENX99-1 is not finite"):
         probe_hest(exports("onnx-fp32").bundle, folder[0], components=COMPONENTS, device="cpu")
 
