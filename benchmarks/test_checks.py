@@ -1,13 +1,14 @@
 """What the checks of a bundle take beside the bare forward passes that they cannot do without.
 
 The trained demo student, whose passes are short: what a check adds shows most. A pass is timed before and after each
-check, on tiles that lie in memory, in the checks' batches; the check's time holds all of it, opening the bundle included,
-but not importing PyTorch, timm and scikit-learn, which a process does once.
+check, on tiles that lie in memory, in the checks' batches. The check's time holds all of it, opening the bundle
+included; but not the import of PyTorch, timm and scikit-learn, which a process does once.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,10 @@ def bare(bundle: Any) -> dict[str, float]:
     seconds = {}
     with both_models(bundle, recipe, threads=THREADS) as models:
         vit, spec, _ = same_weights(bundle, None)
-        runs = {**models.runners, PROGRAM: Program(rebuild(bundle, recipe, vit, spec), recipe)}
+        runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            **models.runners,
+            PROGRAM: Program(rebuild(bundle, recipe, vit, spec), recipe),
+        }
         for name, run in runs.items():
             run(tiles[:BATCH])
             start = time.perf_counter()

@@ -209,4 +209,5 @@ def _areas(counts: np.ndarray, of_class: np.ndarray, shares: np.ndarray) -> np.n
         of, others = (np.add.reduceat(counts[:, order] * part[order], starts, axis=1) for part in (inside, 1 - inside))
         below = np.cumsum(others, axis=1) - others / 2
         areas += (of * below).sum(axis=1) / (of.sum(axis=1) * others.sum(axis=1))
-    return areas / of_class.shape[1]
+    mean: np.ndarray = areas / of_class.shape[1]
+    return mean
