@@ -2,13 +2,15 @@
 
 The trained demo student, whose passes are short: what a check adds shows most. A pass is timed before and after each
 check, on tiles that lie in memory, in the checks' batches. The check's time holds all of it, opening the bundle
-included; but not the import of PyTorch, timm and scikit-learn, which a process does once.
+included; but not the import of PyTorch, timm and scikit-learn, which a process does once. `debug` proves every layer
+besides, which is work of its own: its figure is only kept.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +68,18 @@ def test_a_check_takes_little_more_than_its_passes(
 ) -> None:
     monkeypatch.setenv("EDGEPATH_CACHE", str(tmp_path))  # nor are references of an earlier run taken
     steps = 1 + sum(len(p.degrees) - 1 for p in PERTURBATIONS)
-    run, tiles, models = {
-        "robustness": (lambda: edgepath.robustness(bundle, tiles=PLACES, threads=THREADS), 91 * PLACES, BOTH),
+    checks: dict[str, tuple[Callable[[], object], int, tuple[str, ...]]] = {
+        "robustness": (partial(edgepath.robustness, bundle, tiles=PLACES, threads=THREADS), 91 * PLACES, BOTH),
         "curves": (
-            lambda: edgepath.curves(bundle, f"synthetic:{OF_CURVES}", threads=THREADS),
+            partial(edgepath.curves, bundle, f"synthetic:{OF_CURVES}", threads=THREADS),
             OF_CURVES * steps,
             BOTH,
         ),
-        "probe": (lambda: edgepath.probe(bundle, labelled, threads=THREADS), TILES, BOTH),
-        "verify": (lambda: edgepath.verify(bundle, tiles=labelled, threads=THREADS), TILES, (*BOTH, PROGRAM)),
-        "debug": (lambda: debug(bundle, tiles=f"synthetic:{OF_DEBUG}"), OF_DEBUG, (FULL, PROGRAM)),
-    }[check]
+        "probe": (partial(edgepath.probe, bundle, labelled, threads=THREADS), TILES, BOTH),
+        "verify": (partial(edgepath.verify, bundle, tiles=labelled, threads=THREADS), TILES, (*BOTH, PROGRAM)),
+        "debug": (partial(debug, bundle, tiles=f"synthetic:{OF_DEBUG}"), OF_DEBUG, (FULL, PROGRAM)),
+    }
+    run, tiles, models = checks[check]
     before = bare(bundle)
     start, busy = time.perf_counter(), time.process_time()
     run()
@@ -97,7 +100,7 @@ def test_a_check_takes_little_more_than_its_passes(
         },
     )
     record(f"{check} over its passes, demo", round(seconds / passes, 2))
-    assert seconds < MOST * passes
+    assert seconds < MOST * passes or check == "debug"
 
 
 def bare(bundle: Any) -> dict[str, float]:
