@@ -41,8 +41,10 @@ def test_export_from_nothing(
         seconds, result = _exported(target, tmp_path / "out", calibration=folder, tiles=tiles)
         assert (result["cost"]["seconds"].keys() >= LOOKED) == (name == "empty cache")
         stages = {stage: round(took, 1) for stage, took in result["cost"]["seconds"].items()}
-        figures = {"seconds": round(seconds, 1), "stages": stages, "load before": round(load, 1)}
+        peak_gb = round(result["cost"]["peak_memory_bytes"] / 1e9, 2)
+        figures = {"seconds": round(seconds, 1), "peak_gb": peak_gb, "stages": stages, "load before": round(load, 1)}
         record(f"export {target}, {tiles} tiles, {name}", figures)
+        assert peak_gb <= 6
         assert seconds <= limit
 
 
