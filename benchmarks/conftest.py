@@ -47,7 +47,7 @@ REAL = CHECKOUT.parent / "shared" / "tiles"
 BUILD = CHECKOUT / "build" / "benchmarks"
 RESULTS = BUILD / ("figures.json" if MODEL == "h0-mini" else f"figures-{MODEL}.json")
 SOURCE = str(REAL / "oral_oscc") if REAL.is_dir() else "synthetic:256"
-TARGETS = ("openvino-int8", "openvino-int8-cls", "openvino-fp16", "onnx-int8", "onnx-fp32")
+TARGETS = ("openvino-int8", "openvino-int8-bf16", "openvino-int8-cls", "openvino-fp16", "onnx-int8", "onnx-fp32")
 FP32 = "OpenVINO FP32"
 
 Bundles = Callable[..., edgepath.Bundle]

@@ -54,6 +54,8 @@ def times(contenders: Mapping[str, Contender], other_tiles: TileSource, record: 
         ("openvino-int8", FP32, 0.50),
         ("openvino-int8", peers.NNCF, 0.80),
         ("openvino-int8", "torch eager FP32", 0.30),
+        ("openvino-int8-bf16", peers.NNCF, 0.80),  # as openvino-int8 where the CPU has no BF16
+        ("openvino-int8-bf16", "torch eager FP32", 0.20),
         ("onnx-int8", "onnx-fp32", 0.50),
         ("onnx-int8", peers.STATIC, 0.65),
     ],

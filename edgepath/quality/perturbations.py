@@ -7,8 +7,11 @@ more, which way a scanner tints); the same draw serves all degrees, so a curve i
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from ..tiles.stains import stain_vectors
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
 Generator = np.random.Generator
+_LEVELS = np.arange(256)  # what happens to each level alone is looked up, not computed pixel by pixel
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def restain(tile: U8, degree: float, rng: Generator) -> U8:
     """
     stains = stain_vectors(0.5, 0.5)
     signs = np.array([*rng.choice((-1.0, 1.0), 2), 0.0])
-    density = -np.log(np.maximum(tile, 0.5) / 255.0)
+    density = -np.log(np.maximum(_LEVELS, 0.5) / 255.0)[tile]
     changed = density @ np.linalg.inv(stains) * (1 + degree * signs) @ stains
     return _levels(np.exp(-changed))
 
@@ -53,12 +57,12 @@ def tint(tile: U8, degree: float, rng: Generator) -> U8:
 
 def gamma(tile: U8, degree: float, rng: Generator) -> U8:
     """Raise light to the power exp(+-degree), as another tone curve does."""
-    return _levels((tile / 255.0) ** np.exp(degree * rng.choice((-1.0, 1.0))))
+    return _levels((_LEVELS / 255.0) ** np.exp(degree * rng.choice((-1.0, 1.0))))[tile]
 
 
 def brighten(tile: U8, degree: float, rng: Generator) -> U8:
     """Make light `degree` stronger or weaker (0.1: by 10 %), clipped at white."""
-    return _levels(tile / 255.0 * (1 + degree * rng.choice((-1.0, 1.0))))
+    return _levels(_LEVELS / 255.0 * (1 + degree * rng.choice((-1.0, 1.0))))[tile]
 
 
 def compress(tile: U8, degree: float, rng: Generator) -> U8:
@@ -104,8 +108,9 @@ PERTURBATIONS = (
 
 def perturb(perturbation: Perturbation, tiles: U8, degree: float, seed: int = 0) -> U8:
     """Return tiles, uint8 (N, S, S, 3), to a degree; a tile's draws depend on `seed` and its number only."""
-    rows = [perturbation.apply(tile, degree, np.random.default_rng((seed, i))) for i, tile in enumerate(tiles)]
-    return np.stack(rows)
+    draws = (np.random.default_rng((seed, i)) for i in range(len(tiles)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(perturbation.apply, tiles, repeat(degree), draws)))
 
 
 def _levels(light: F64) -> U8:

@@ -81,7 +81,7 @@ def test_shipped_recipe_says_what_its_file_says(path: Path) -> None:
 def test_recipes_are_found_by_target() -> None:
     found = recipes()
     assert sorted(found) == sorted(path.stem for path in FILES)
-    assert len(found) == 18
+    assert len(found) == 19
     assert {recipe.backend for recipe in found.values()} == set(backends.targets())
     for target, recipe in found.items():
         assert find_recipe(target) == recipe
