@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bundle.running import embed_all
 from ..errors import EdgepathError, UsageError
 from ..machine.arrays import map_npy
 from ..machine.tables import read_json
@@ -22,7 +23,7 @@ from ..tiles.images import tile_sha256
 from .slides import Slide, SlideSet
 
 Embed = Callable[[np.ndarray], np.ndarray]
-_BATCH = 8
+_BATCH = 64  # tiles held at once: a runtime's threads that wait slow the other's, so they change seldom
 _LARGEST = 1 << 16
 ORIGIN = "origin.json"
 """Beside `features.npy`: a tile of the slide and the hash of its pixels, as slides of one name may differ."""
@@ -112,8 +113,7 @@ def _embed(missing: Sequence[tuple[Extractor, Path]], slide: Slide) -> None:
     rows: list[list[np.ndarray]] = [[] for _ in missing]
     for batch in slide.tiles.batches(_BATCH):
         for (extractor, _), parts in zip(missing, rows, strict=True):
-            parts.append(extractor.run(batch.pixels))
-            extractor.advance(len(batch.keys))
+            parts.append(embed_all(extractor.run, batch.pixels, extractor.advance))
     for (_, path), parts in zip(missing, rows, strict=True):
         _write(path, slide, np.concatenate(parts))
 
