@@ -192,7 +192,7 @@ def checks() -> str:
     ]
     for name, found in recipes().items():
         builds, precision = builds_of(found.backend), found.precision
-        cells = [f"`{name}`", precision.linear.upper(), precision.other.upper(), builds.checked_how]
+        cells = [f"`{name}`", precision.linear.upper(), precision.rest, builds.checked_how]
         lines.append(f"| {' | '.join([*cells, builds.ran_on or 'no'])} |")
     return "\n".join(lines)
 

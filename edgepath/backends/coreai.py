@@ -14,12 +14,13 @@ from ..machine.quiet import quiet
 from ..machine.tables import quoted
 from .backend import Backend, Builds, Found
 from .coreai_program import layers, read
+from .runners.coreai import VERSION
 
 _SYSTEMS = ("iOS27", "macOS27")
 
 
 def _build(program: Any, folder: Path, recipe: Any) -> Path:
-    """Convert the program, all values in the recipe's precision, and write `model.aimodel`; return its path.
+    """Convert the program, its values in the recipe's precision, and write `model.aimodel`; return its path.
 
     The number of tiles stays open. Of the way here nothing is kept: no stack traces, no paths.
     """
@@ -29,7 +30,7 @@ def _build(program: Any, folder: Path, recipe: Any) -> Path:
         import coreai_torch
         import coreai_torch._compression.custom_layers  # registers `torch.ops.coreai`
 
-        model = _as_module(program, half=recipe.precision.other == "fp16")
+        model = _as_module(program, recipe.precision)
         example = torch.zeros(2, program.model.size, program.model.size, 3, dtype=torch.uint8)
         with torch.no_grad():
             exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -59,7 +60,7 @@ def _linear(values: Any, node: Any, loc: Any) -> Any:
     return coreai.broadcasting_add(product, bias[0]) if bias else product
 
 
-def _as_module(program: Any, *, half: bool) -> Any:
+def _as_module(program: Any, precision: Any) -> Any:
     """Return the program as a module of Core AI's own operations: uint8 (N, S, S, 3) -> float32 outputs.
 
     Integers and scales are the program's: FP16 can hold them.
@@ -67,7 +68,9 @@ def _as_module(program: Any, *, half: bool) -> Any:
     import torch
     from torch import nn
 
-    kind, names = torch.float16 if half else torch.float32, torch.ops.coreai
+    names = torch.ops.coreai
+    kind = torch.float16 if precision.other == "fp16" else torch.float32
+    start = torch.float32 if precision.first_block == "fp32" else kind
 
     class Linear(nn.Module):
         def __init__(self, layer: Any) -> None:
@@ -88,10 +91,20 @@ def _as_module(program: Any, *, half: bool) -> Any:
             self.model = model
 
         def forward(self, tiles: Any) -> Any:
-            outputs = self.model.encode(tiles.to(kind).permute(0, 3, 1, 2))
+            outputs = self.model.encode(tiles.to(start).permute(0, 3, 1, 2))
             return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
 
-    return Whole(program.with_linears(Linear).to(kind)).eval()
+    class Cast(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.to(kind)
+
+    model = program.with_linears(Linear)
+    if start == kind:
+        return Whole(model.to(kind)).eval()
+    for part in (*model.vit.blocks[1:], model.vit.norm):
+        part.to(kind)
+    model.vit.blocks.insert(1, Cast())
+    return Whole(model).eval()
 
 
 def _metadata(program: Any, recipe: Any) -> Any:
@@ -113,6 +126,8 @@ def _check(recipe: Any) -> str:
 def _look() -> Found:
     if BACKEND.version is None:
         return Found(False, "not installed", pip_install("coreai"))
+    if BACKEND.version != VERSION:
+        return Found(False, f"coreai-core {BACKEND.version}; it takes {VERSION}", pip_install("coreai"))
     if int(platform.mac_ver()[0].partition(".")[0] or 0) < 27:
         return Found(False, f"coreai-core {BACKEND.version}: builds and checks here", "runs only on macOS 27 or later")
     return Found(True, f"coreai-core {BACKEND.version}", "")
@@ -132,6 +147,7 @@ BACKEND = Backend(
         kit="coreai",
         precisions=(("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")),
         checked_with="coreai_interpreter",
+        wide_first_block=True,
         suffix=".aimodel",
         read=read,
         layers=layers,

@@ -15,7 +15,7 @@ def targets(as_json: AsJson = False) -> None:
     if as_json:
         print_json([recipe.to_json() for recipe in known.values()])
         return
-    rows = [[r.target, r.precision.linear, r.precision.other, r.checked_with, r.summary] for r in known.values()]
+    rows = [[r.target, r.precision.linear, r.precision.rest.lower(), r.checked_with, r.summary] for r in known.values()]
     print_table(table(["target", "linear layers", "rest", "checked with", "what"], rows))
 
 

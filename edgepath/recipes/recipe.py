@@ -41,6 +41,13 @@ class Precision:
 
     "bf16" (OpenVINO): FP32 in the artifact, computed in BF16 on a CPU that has it (AVX-512 BF16 or AMX), else in FP32.
     """
+    first_block: typing.Literal["other", "fp32"] = "other"
+    """Format of everything else up to the end of the first block: as `other` says, or FP32 (Core AI)."""
+
+    @property
+    def rest(self) -> str:
+        """What everything but the linear layers is in, in a table's words."""
+        return self.other.upper() + "; first block FP32" * (self.first_block != "other")
 
 
 @dataclass(frozen=True)
@@ -314,6 +321,12 @@ def _check_buildable(recipe: Recipe) -> None:
         able = [name for name in known if backends.builds_of(name).float_class_token]
         raise RecipeError(
             f'{who}: quantize.class_token = "float"; it can be so in INT8 targets of {", ".join(able)} only'
+        )
+    if recipe.precision.first_block == "fp32" and not (recipe.fp16 and builds.wide_first_block):
+        able = [name for name in known if backends.builds_of(name).wide_first_block]
+        raise RecipeError(
+            f'{who}: precision.first_block = "fp32"; it can be so with other = "fp16" in targets of '
+            f"{', '.join(able)} only"
         )
     if recipe.quantize.weight_bits < 8 and recipe.precision.linear == "fp8":
         raise RecipeError(f"{who}: quantize.weight_bits = {recipe.quantize.weight_bits}; FP8 weights have 8")

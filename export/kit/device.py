@@ -13,7 +13,7 @@ from typing import Any
 
 PACKAGES = (
     *("numpy", "pillow", "onnxruntime", "openvino", "coremltools", "executorch", "torch", "tensorrt", "polygraphy"),
-    "tensorrt-rtx-cu13-bindings",
+    *("tensorrt-rtx-cu13-bindings", "torch-tensorrt-rtx", "coreai-core"),
 )
 SMI = ("--query-gpu=name,driver_version,clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader")
 

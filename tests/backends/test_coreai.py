@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import json
 import operator
@@ -63,6 +64,14 @@ def artifact(net: EdgeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def half(net: EdgeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same program with FP16 in its first block, too: what our evaluator of Core ML packages is compared with."""
+    recipe = find_recipe("coreai-int8")
+    recipe = dataclasses.replace(recipe, precision=dataclasses.replace(recipe.precision, first_block="other"))
+    return builds_of("coreai").build(Program(net, recipe), tmp_path_factory.mktemp("half"), recipe)
+
+
+@pytest.fixture(scope="module")
 def package(net: EdgeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = find_recipe("coreml-int8")
     return builds_of("coreml").build(Program(net, recipe), tmp_path_factory.mktemp("coreml"), recipe)
@@ -109,9 +118,25 @@ def test_program_takes_any_number_of_tiles_and_names_no_machine(artifact: Path) 
 def test_all_linears_are_int8_and_none_is_left_in_float(artifact: Path, net: EdgeModel) -> None:
     parts = builds_of("coreai").read(artifact)
     kinds = [product.weight.dtype for product in parts.products]
-    assert kinds == [np.float16] + [np.int8] * 9  # the patch convolution; the last block's qkv is two
+    assert kinds == [np.float32] + [np.int8] * 9  # the patch convolution; the last block's qkv is two
     assert all(product.input_scales is not None for product in parts.products[1:])
     assert differences(Program(net).lowered, artifact, "coreai") == []
+
+
+def test_first_block_is_fp32_and_the_rest_fp16(artifact: Path, half: Path, net: EdgeModel) -> None:
+    def types(path: Path) -> tuple[list[bool], set[str], set[str]]:
+        from edgepath.backends.coreai_program import Source
+
+        source = Source(path)
+        layers = builds_of("coreai").layers(path)
+        norms = [one for one in source.operations() if one.name == "coreai.invoke" and "norm" in str(one)]
+        kinds = [str(one.results[0].type.element_type) for one in norms]
+        return [layers[place].half for place in sorted(layers)], set(kinds[:2]), set(kinds[2:])
+
+    assert types(artifact) == ([False] * 4 + [True] * 5, {"f32"}, {"f16"})
+    assert types(half) == ([True] * 9, {"f16"}, {"f16"})
+    assert builds_of("coreai").read(half).products[0].weight.dtype == np.float16
+    assert differences(Program(net).lowered, half, "coreai") == []
 
 
 # --- proofs, and that they can fail
@@ -281,12 +306,12 @@ def test_interpreter_adds_fp16_products_in_fp16_and_widened_in_fp32() -> None:
 # --- our evaluator of Core ML packages, checked from outside
 
 
-def test_both_lowerings_have_the_same_layers(artifact: Path, package: Path, net: EdgeModel, tiles: np.ndarray) -> None:
+def test_both_lowerings_have_the_same_layers(half: Path, package: Path, net: EdgeModel, tiles: np.ndarray) -> None:
     """Apple's interpreter and our evaluator, given the same numbers, make the same integers and FP16 outputs."""
     import torch
 
-    apple, ours = builds_of("coreai").layers(artifact), builds_of("coreml").layers(package)
-    products = builds_of("coreai").read(artifact).products
+    apple, ours = builds_of("coreai").layers(half), builds_of("coreml").layers(package)
+    products = builds_of("coreai").read(half).products
     assert len(apple) == len(ours) == 9
     generator = torch.Generator().manual_seed(0)
     equal = total = 0
@@ -308,9 +333,9 @@ def test_both_lowerings_have_the_same_layers(artifact: Path, package: Path, net:
 
 
 def test_evaluator_embeds_as_apples_interpreter_does(
-    artifact: Path, package: Path, net: EdgeModel, tiles: np.ndarray
+    half: Path, package: Path, net: EdgeModel, tiles: np.ndarray
 ) -> None:
-    with coreai_interpreter.Runner(artifact) as apple, mil.Runner(package, threads=1) as ours:
+    with coreai_interpreter.Runner(half) as apple, mil.Runner(package, threads=1) as ours:
         found, wanted = apple(tiles[:4]), ours(tiles[:4])
     program = Program(net)(tiles[:4])
     apart = 1 - measure(wanted, found).cosine_mean
@@ -403,6 +428,14 @@ def test_another_release_is_named(artifact: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runners, "version", lambda name: "1.0.0b4")
     with pytest.raises(OSError, match=r"^this runs coreai-core 1\.0\.0b3, 1\.0\.0b4 is installed: pip install"):
         runners.Runner(artifact, interpreter=True)
+
+
+def test_doctor_names_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "builds and checks here" in find("coreai").availability().detail or sys.platform == "darwin"
+    monkeypatch.setattr("edgepath.backends.backend.version_of", lambda name: "1.0.0b4")
+    found = find("coreai").availability()
+    assert not found.usable
+    assert found.detail == f"coreai-core 1.0.0b4; it takes {runners.VERSION}"
 
 
 def test_missing_package_is_named(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:

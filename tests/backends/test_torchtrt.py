@@ -94,6 +94,8 @@ def test_runner_rounds_as_pytorch_does(saved: Path, tiles: np.ndarray) -> None:
         assert 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) < 1e-3
     with Runner(saved) as run, pytest.raises(ValueError, match="tiles are float32"):
         run(tiles.astype(np.float32))
+    with pytest.raises(ValueError, match="threads is -1"):
+        Runner(saved, threads=-1)
 
 
 def test_runner_overflows_where_fp16_does(tiny: ModelSpec, tiles: np.ndarray, tmp_path: Path) -> None:
@@ -186,6 +188,17 @@ def test_an_entry_too_many_and_half_a_file_are_refused(saved: Path, tmp_path: Pa
     with pytest.raises(RuntimeError, match=r"half\.pt2 is no whole exported program"):
         load_program(tmp_path / "half.pt2")
     assert load_program(rewritten(saved, tmp_path / "same.pt2", lambda name, data: data)) is not None
+
+
+def test_one_bit_of_a_weight_is_seen(saved: Path, tmp_path: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    with zipfile.ZipFile(saved) as archive:
+        weights = [entry for entry in archive.infolist() if "/weights/weight_" in entry.filename]
+        largest = max(weights, key=lambda entry: entry.file_size)
+    data[largest.header_offset + largest.file_size // 2] ^= 1
+    (tmp_path / "model.pt2").write_bytes(data)
+    with pytest.raises(BundleError, match=r"^model\.pt2 is no whole exported program \(.*weight_\d+ is damaged\)"):
+        edgepath.torchtrt.load_program(tmp_path / "model.pt2")
 
 
 # --- the engine

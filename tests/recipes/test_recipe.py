@@ -196,6 +196,12 @@ def test_missing_key_is_named(path: str) -> None:
         ("checked_with", "coreml", 'checked_with = "coreml"'),
         ("checked_with", "a\nb", 'checked_with = "a\\nb"; what onnxruntime builds'),
         ("precision.other", "a\nb", 'precision.other = "a\\nb"; known: bf16, fp16, fp32'),
+        (
+            "precision.first_block",
+            "fp32",
+            'precision.first_block = "fp32"; it can be so with other = "fp16" in targets of',
+        ),
+        ("precision.first_block", "int8", 'precision.first_block = "int8"; known: fp32, other'),
         ("quantize.smooth_alpha", 10**400, "0000; expected float"),
     ],
 )

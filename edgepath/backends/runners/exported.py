@@ -42,6 +42,7 @@ class Runner:
     def __init__(self, artifact: Path, *, threads: int = 0) -> None:
         import torch
 
+        _check_threads(threads)
         program = load_program(artifact)
         self._torch, self._threads = torch, threads
         self._open = _evaluator(program)
@@ -76,6 +77,14 @@ def _check(tiles: np.ndarray, size: int) -> None:
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (size, size, 3) or not len(tiles):
         given = f"{tiles.dtype} {tiles.shape}"
         raise ValueError(f"tiles are {given}; uint8 (N, {size}, {size}, 3) with N of at least 1 is needed")
+
+
+def _check_threads(threads: int) -> None:
+    is_integer = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not is_integer or not 0 <= threads <= 1024:
+        raise ValueError(
+            f"threads is {threads!r}; a whole number from 0 to 1024 is needed, and 0 lets the runtime choose"
+        )
 
 
 def _evaluator(program: Any) -> Any:
@@ -128,6 +137,8 @@ def _strange(data: bytes, torch: Any) -> Iterator[str]:
         yield from (f"{entry.filename!r}" for entry in entries if not _FILES.fullmatch(entry.filename))
         if sum(entry.file_size for entry in entries) > min(_LARGEST, 64 * len(data)):
             yield "more than its size tells"
+        if (damaged := archive.testzip()) is not None:  # torch compares no checksums
+            raise zipfile.BadZipFile(f"{damaged} is damaged")
         for name in archive.namelist():
             if name.endswith("/model.pt"):
                 torch.load(io.BytesIO(archive.read(name)), weights_only=True)  # what fails here would be unpickled

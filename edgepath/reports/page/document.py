@@ -55,6 +55,7 @@ def to_html(report: Report, shown: Sequence[Picture], sections: Sequence[Section
     everything = [_drift(report), *sections]
     gates = [row for section in everything for row in section.gates.rows]
     recipe = report["recipe"]
+    worst = report["drift"][report["worst"]["of"]] if shown else None
     page = render(
         "page.html.j2",
         name=report["name"],
@@ -67,7 +68,7 @@ def to_html(report: Report, shown: Sequence[Picture], sections: Sequence[Section
         remarks=list(dict.fromkeys([*report["cautions"], *(note for section in everything for note in section.notes)])),
         contents=[part for kind in ("drift", *KINDS) for part in _parts(kind, everything)],
         pictures=shown,
-        tiles=len(report["held_out"]["keys"]),
+        tiles=worst["tiles"] if worst else 0,
         worst_of=report["worst"]["of"] if shown else "",
         **_provenance(report, digest, "latency" not in unmeasured(everything)),
     )
