@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from sparsity import keeping_zeros, prune, share_of_zeros
-from token_merging import merging
 
 from edgepath.backends import builds_of
 from edgepath.backends.runners import openvino
@@ -40,7 +39,9 @@ from edgepath.models.weights import load_model
 from edgepath.program.calibrating import calibrated
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.forms import Program
+from edgepath.program.merging import merging
 from edgepath.program.quantizing import make_program, train_program
+from edgepath.program.split_projections import twin
 from edgepath.quality import probing, robustness
 from edgepath.quality.both_models import ARTIFACT, FULL
 from edgepath.quality.labelled import open_labelled
@@ -60,20 +61,20 @@ SMALL = "timm:vit_small_patch14_dinov2"
 
 
 def counts(first: int, each: int) -> tuple[int, ...]:
-    """Return how many patches each of 12 blocks merges: `each`, from block `first` (counted from 0) to the last but one."""
+    """Return how many patches each of 12 blocks merges: `each` from block `first` (of 0 to 11) on, the last none."""
     return tuple(each if first <= block < 11 else 0 for block in range(12))
 
 
 SCHEDULES = {
     **{f"{each} in every block": counts(0, each) for each in (2, 4, 8, 12)},
-    **{f"{each} from block {first}": counts(first, each) for first in (3, 4, 5, 6) for each in (16, 24)},
+    **{f"{each} from block {first}": counts(first, each) for first in (3, 4, 5, 6) for each in (16, 20, 24, 28, 32)},
     **{
         f"{each} in block {first}": (*(0,) * first, each, *(0,) * (11 - first))
         for first in (4, 6, 8)
         for each in (64, 96, 126)
     },
 }
-ACCEPTED = ("16 from block 4", "24 from block 4")
+ACCEPTED = ("20 from block 4", "28 from block 5")
 
 
 class Measured:
@@ -161,18 +162,18 @@ def curve(of: Measured) -> dict[str, Any]:
     """Return each schedule's drift in full precision: merging alone."""
     rows, found = of.spread(CURVE), {}
     for name, merged in SCHEDULES.items():
-        cosine = cosines(of.exact[rows], embed(merging(of.net, merged), of.pixels[rows]))
+        cosine = cosines(of.exact[rows], embed(merging(twin(of.net), merged), of.pixels[rows]))
         found[name] = {"cosine_mean": float(cosine.mean()), "cosine_p01": float(np.quantile(cosine, 0.01)), "n": CURVE}
     return found
 
 
 def accept(of: Measured, out: Path) -> dict[str, Any]:
     """Return what the gates say of INT8 artifacts, without merging and with it."""
-    nets = {"no merging": of.net} | {name: merging(of.net, SCHEDULES[name]) for name in ACCEPTED}
-    return {
-        name: of.judge(embedded(built(quantized(net, of.calibration), out / name.replace(" ", "-")), of.pixels))
-        for name, net in nets.items()
-    }
+    plain, found = quantized(of.net, of.calibration), {}
+    for name, merged in {"no merging": (0,) * 12, **{name: SCHEDULES[name] for name in ACCEPTED}}.items():
+        file = built(merging(twin(plain), merged), out / name.replace(" ", "-"))
+        found[name] = of.judge(embedded(file, of.pixels))
+    return found
 
 
 def sparse(of: Measured, out: Path) -> dict[str, Any]:
@@ -196,14 +197,11 @@ def latency(model: str, weights: str | Path | None, tiles: Path, out: Path) -> d
     vit, spec, _ = load_model(find_model(model), weights)
     net = fold(vit, spec)
     few = open_tiles(tiles / TASKS[1]).select(range(16))
-    nets = {"plain": net} | {name: merging(net, SCHEDULES[name]) for name in ACCEPTED}
-    files = {
-        f"{name}, {linear}": built(
-            quantized(of, few, looks=0) if linear == "int8" else of, out / f"{name}-{linear}", linear
-        )
-        for name, of in nets.items()
-        for linear in ("fp32", "int8")
-    }
+    files = {}
+    for linear, of in (("fp32", net), ("int8", quantized(net, few, looks=0))):
+        files[f"plain, {linear}"] = built(of, out / f"plain-{linear}", linear)
+        for name in ACCEPTED:
+            files[f"{name}, {linear}"] = built(merging(twin(of), SCHEDULES[name]), out / f"{name}-{linear}", linear)
     files["2:4, int8"] = built(quantized(prune(copy.deepcopy(net), few.read()), few, looks=0), out / "sparse")
     tile = few.read([0])
     with pinned(THREADS), ExitStack() as stack:

@@ -66,6 +66,7 @@ BACKEND = Backend(
         read=read,
         layers=layers,
         reads_with=("onnx", "export"),
+        merges_tokens=True,
         ran_on="x86-64",
     ),
 )

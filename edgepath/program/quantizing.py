@@ -42,8 +42,10 @@ def quantize_from_tiles(
     from .calibrate import NO_PLAN, linears, save_ranges
     from .formats import FORMATS
     from .linear import save_program, to_quantize
+    from .merging import check_merging
 
     to_quantize(linears(net), recipe.quantize.keep)  # a name that is not there is said before the work
+    check_merging(net, recipe.merging)
     ranges, plan = calibrated(recipe, net, tiles, device, stages, of=of)
     if not FORMATS[recipe.precision.linear].tuned:
         plan = NO_PLAN
@@ -62,12 +64,15 @@ def make_program(recipe: Recipe, net: EdgeModel, ranges: Ranges, plan: Plan) -> 
     """Make a folded model the quantized program of a recipe, in place, from what calibration saw and decided."""
     from .formats import FORMATS
     from .linear import quantize, spare_class_token
+    from .merging import merge_tokens
     from .smooth import smooth
 
     how, number_format = recipe.quantize, FORMATS[recipe.precision.linear]
     ranges = smooth(net, ranges, plan, alpha=how.smooth_alpha)
     net = quantize(net, ranges, plan, weight_bits=how.weight_bits, keep=how.keep, number_format=number_format)
-    return spare_class_token(net) if how.class_token == "float" else net
+    if how.class_token == "float":
+        spare_class_token(net)
+    return merge_tokens(net, recipe.merging)
 
 
 def train_program(
@@ -81,12 +86,13 @@ def train_program(
     advance: Callable[[int], None],
 ) -> tuple[EdgeModel, Repaired]:
     """Do what `make_program` does, and train the program for `steps` towards the model in full precision."""
+    from .merging import merge_tokens
     from .qad import Options, repair
     from .smooth import smooth
 
     teacher, how = copy.deepcopy(net), recipe.quantize
     ranges = smooth(net, ranges, plan, alpha=how.smooth_alpha)
-    return repair(
+    net, trained = repair(
         net,
         ranges,
         tiles,
@@ -99,6 +105,7 @@ def train_program(
         device=device,
         progress=advance,
     )
+    return merge_tokens(net, recipe.merging), trained
 
 
 def _write_tiles(tiles: TileSource, path: Path) -> None:

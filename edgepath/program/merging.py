@@ -1,0 +1,139 @@
+"""Token merging: patch tokens that say the same go on as one (ToMe: Bolya et al., ICLR 2023, arXiv 2210.09461).
+
+After a block's attention, patch tokens are dealt into two sets in turn. Each of the first finds its nearest of the
+second by the cosine of their keys, and the nearest pairs become one token each, the mean of all patches they stand for.
+From then on a token counts in attention as often as it stands for patches: the logarithm of its size is added to its
+logits. Class token and registers are never merged. All shapes are fixed before it runs. Ranges and scales are those of
+the model that merges nothing: a mean is no larger than what it is of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .calibrate import linears
+from .fold import ClsOnlyBlock, EdgeModel
+from .sensitivity import multiply_adds
+
+if TYPE_CHECKING:
+    from ..recipes.recipe import Merging
+
+
+class MergingBlocks(nn.Sequential):
+    """A transformer's blocks, float32 (N, T, width) -> (N, 1, width): block i merges `counts[i]` patch tokens."""
+
+    def __init__(self, blocks: Any, counts: Sequence[int], prefix: int) -> None:
+        super().__init__(*blocks)
+        self.counts, self.prefix = tuple(counts), prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = None
+        for block, count in zip(self, self.counts, strict=True):
+            attended, keys = _attend(block, x, sizes)
+            x = (x[:, :1] if isinstance(block, ClsOnlyBlock) else x) + block.ls1(attended)
+            if count:
+                x, sizes = merged(x, keys, torch.ones_like(x[..., :1]) if sizes is None else sizes, count, self.prefix)
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        return x
+
+
+def merged(x: Tensor, keys: Tensor, sizes: Tensor, count: int, prefix: int) -> tuple[Tensor, Tensor]:
+    """Return the tokens that are left, (N, T - count, width), and the patches each stands for, (N, T - count, 1).
+
+    Args:
+        x: Tokens (N, T, width), the first `prefix` of which are class token and registers.
+        keys: What they are compared by (N, T, length).
+        sizes: How many patches each stands for (N, T, 1).
+        count: How many go into others, at most half of the patch tokens.
+        prefix: Tokens that stay as they are.
+    """
+    sums = torch.cat([x * sizes, sizes], -1)  # over patches, and their number: both are added alike
+    keys = F.normalize(keys[:, prefix:], dim=-1)
+    nearest, partner = (keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)).max(-1)
+    order = nearest.topk(nearest.shape[1], dim=1).indices
+    first = sums[:, prefix::2].gather(1, order[..., None].expand(-1, -1, sums.shape[-1]))
+    into = partner.gather(1, order[:, :count])[..., None].expand(-1, -1, sums.shape[-1])
+    second = sums[:, prefix + 1 :: 2].scatter_add(1, into, first[:, :count])
+    sums = torch.cat([sums[:, :prefix], first[:, count:], second], 1)
+    return sums[..., :-1] / sums[..., -1:], sums[..., -1:]
+
+
+def merge_tokens(model: EdgeModel, how: Merging) -> EdgeModel:
+    """Let a folded model, quantized or not, merge tokens as a recipe says, in place, and return it.
+
+    Raises what `check_merging` raises.
+    """
+    check_merging(model, how)
+    if how.each:
+        vit: Any = model.vit
+        vit.blocks = MergingBlocks(vit.blocks, counts(how, len(vit.blocks)), vit.num_prefix_tokens)
+    return model
+
+
+def check_merging(model: EdgeModel, how: Merging) -> None:
+    """Raise UsageError where more is read than the class token, or blocks have no such patches left to merge."""
+    vit: Any = model.vit
+    if not how.each:
+        return
+    if not isinstance(vit.blocks[-1], ClsOnlyBlock):
+        raise UsageError(
+            "merging: patch tokens or their mean are read, or attention is gated; export the class token alone"
+        )
+    if how.first_block >= len(vit.blocks) - 1:
+        raise UsageError(
+            f"merging.first_block = {how.first_block}; the model has {len(vit.blocks)} blocks, the last merges none: "
+            f"give 0 to {len(vit.blocks) - 2}"
+        )
+    if how.each > (most := most_merged(model, how.first_block)):
+        raise UsageError(
+            f"merging.each = {how.each}; a block merges at most half of the patches that those before it leave: give "
+            f"{most} or fewer"
+        )
+
+
+def most_merged(model: EdgeModel, first_block: int) -> int:
+    """Return how many patch tokens every block from one on can merge: at most half of those that are left."""
+    vit: Any = model.vit
+    return int(vit.patch_embed.num_patches) // (len(vit.blocks) - first_block)
+
+
+def work_left(model: EdgeModel, how: Merging) -> float:
+    """Return the share of multiply-adds that a folded model's linear layers have left when it merges tokens."""
+    merged, left = counts(how, len(model.vit.blocks)), 0.0
+    tokens = model.vit.patch_embed.num_patches + model.vit.num_prefix_tokens
+    work = multiply_adds(model)
+    for name, linear in linears(model).items():
+        block = int(name.split("blocks.")[1].split(".")[0])
+        alone = work[name] == linear.weight.numel()  # of the class token
+        before = sum(merged[: block + (".mlp." in name)])
+        left += work[name] * (1 if alone else 1 - before / tokens)
+    return left / sum(work.values())
+
+
+def counts(how: Merging, blocks: int) -> tuple[int, ...]:
+    """Return how many patch tokens each block merges."""
+    return tuple(how.each if how.first_block <= block < blocks - 1 else 0 for block in range(blocks))
+
+
+def _attend(block: Any, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what a block's attention adds, (N, T or 1, width), and the mean over heads of its keys, (N, T, length)."""
+    attn, given = block.attn, block.norm1(x)
+    whole = hasattr(attn, "qkv")
+    parts = _parts(attn.qkv, given, 3) if whole else [attn.q(given[:, :1]), *_parts(attn.kv, given, 2)]
+    q, k, v = (part.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2) for part in parts)
+    k = attn.k_norm(k)
+    logits = attn.q_norm(q) @ k.transpose(2, 3) * attn.head_dim**-0.5
+    if sizes is not None:
+        logits = logits + sizes.log().transpose(1, 2)[:, None]
+    return attn.proj(attn.norm((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))), k.mean(1)
+
+
+def _parts(layer: Any, given: Tensor, count: int) -> Sequence[Tensor]:
+    """Return what a layer computes in so many parts, or what each of a layer's parts does (`split_projections`)."""
+    return [part(given) for part in layer] if isinstance(layer, nn.ModuleList) else layer(given).chunk(count, dim=-1)
