@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,10 @@ def keeping_zeros() -> Iterator[None]:
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             zero = self.weight.detach() == 0
-            self.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0))
+            self.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0))  # type: ignore[no-untyped-call]
 
-    plain, qad.FakeQuantLinear = qad.FakeQuantLinear, Sparse  # type: ignore[misc]
+    plain = qad.FakeQuantLinear
+    qad.FakeQuantLinear = Sparse  # type: ignore[misc]
     try:
         yield
     finally:
@@ -99,3 +101,40 @@ def share_of_zeros(net: EdgeModel) -> float:
     ]
     groups = torch.cat([(weight.unflatten(1, (-1, 4)) == 0).sum(-1).flatten() for weight in weights])
     return float((groups >= 2).double().mean())
+
+
+def engine(graph: Path, capability: str = "SM86") -> dict[str, Any]:
+    """Build a graph for TensorRT-RTX with and without its flag for sparse weights, and return what it says of them.
+
+    It needs no GPU, and so times no tactics: which it would choose on one is not known here.
+    """
+    import tensorrt_rtx_bindings as trt
+
+    found: dict[str, Any] = {"tensorrt_rtx": trt.__version__, "built for": capability}
+    for asked in (False, True):
+        said: list[str] = []
+
+        class Log(trt.ILogger):  # type: ignore[misc]
+            def __init__(self, lines: list[str] = said) -> None:
+                trt.ILogger.__init__(self)
+                self.lines = lines
+
+            def log(self, severity: Any, message: str) -> None:
+                if "spars" in message.lower():
+                    self.lines.append(message)
+
+        log = Log()
+        builder = trt.Builder(log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        assert trt.OnnxParser(network, log).parse_from_file(str(graph))
+        config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.__members__[capability], 0)
+        profile.set_shape("tiles", *[(batch, 224, 224, 3) for batch in (1, 1, 16)])
+        config.add_optimization_profile(profile)
+        if asked:
+            config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+        built = builder.build_serialized_network(network, config)
+        size = None if built is None else len(bytes(built))
+        found["with the flag" if asked else "without"] = {"bytes": size, "messages": said[:20], "of": len(said)}
+    return found

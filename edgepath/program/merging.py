@@ -9,7 +9,7 @@ the model that merges nothing: a mean is no larger than what it is of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,8 @@ class MergingBlocks(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = None
-        for block, count in zip(self, self.counts, strict=True):
+        blocks: Iterator[Any] = iter(self)
+        for block, count in zip(blocks, self.counts, strict=True):
             attended, keys = _attend(block, x, sizes)
             x = (x[:, :1] if isinstance(block, ClsOnlyBlock) else x) + block.ls1(attended)
             if count:
