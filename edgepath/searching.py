@@ -69,7 +69,7 @@ class Searched(TypedDict):
 
     recipe: str
     target: str
-    arm: Arm
+    arm: str
     merging: dict[str, int]
     budget: dict[str, float]
     required: dict[str, float]
