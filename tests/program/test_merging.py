@@ -95,6 +95,7 @@ def test_the_artifact_is_the_program_that_merges(
     done = edgepath.export(merging(target), model="tiny", out=tmp_path, **TILES)
     assert {gate["gate"]: gate["passed"] for gate in done.report["gates"]}["other parts"]
     assert done.bundle.recipe.merging == Merging(each=100)
+    assert "tokens that are alike are merged" in done.report["notes"][0]
     found = edgepath.verify(done.bundle, tiles="synthetic:8:9", weights="random", device="cpu")
     drift = found["tiles"]["drift"]
     assert drift["lowering"]["cosine_mean"] > 0.999
