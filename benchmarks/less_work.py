@@ -40,7 +40,7 @@ from edgepath.models.weights import load_model
 from edgepath.program.calibrating import calibrated
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.forms import Program
-from edgepath.program.merging import MergingBlocks
+from edgepath.program.merging import MergingBlocks, work_left
 from edgepath.program.quantizing import make_program, train_program
 from edgepath.program.split_projections import twin
 from edgepath.quality import probing, robustness
@@ -170,7 +170,8 @@ def curve(of: Measured) -> dict[str, Any]:
     rows, found = of.spread(CURVE), {}
     for name, merged in SCHEDULES.items():
         cosine = cosines(of.exact[rows], embed(merging(twin(of.net), merged), of.pixels[rows]))
-        found[name] = {"cosine_mean": float(cosine.mean()), "cosine_p01": float(np.quantile(cosine, 0.01)), "n": CURVE}
+        found[name] = {"work": work_left(of.net, merged), "n": CURVE}
+        found[name] |= {"cosine_mean": float(cosine.mean()), "cosine_p01": float(np.quantile(cosine, 0.01))}
     return found
 
 

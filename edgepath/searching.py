@@ -290,7 +290,7 @@ def _search_layers(shared: _Shared, state: _State, budget: Mapping[str, float], 
 
 def _search_merging(shared: _Shared, state: _State, budget: Mapping[str, float], stages: Stages) -> _Chosen:
     """Find the merging that leaves the least work. Raises UsageError where none is good enough."""
-    from .program.merging import check_merging, most_merged, work_left
+    from .program.merging import check_merging, counts, most_merged, work_left
 
     check_merging(shared.net, Merging(each=1))
     recipe, least, blocks = shared.recipe, required(shared.recipe.accept), len(shared.net.vit.blocks)
@@ -302,7 +302,11 @@ def _search_merging(shared: _Shared, state: _State, budget: Mapping[str, float],
         if known is None or (build and not is_judged(known, recipe)):
             merging = replace(recipe, merging=how)
             known = _candidate(shared, merging, 0, 1.0, build, stages)
-            known |= {"first_block": how.first_block, "each": how.each, "work": work_left(shared.net, how)}
+            known |= {
+                "first_block": how.first_block,
+                "each": how.each,
+                "work": work_left(shared.net, counts(how, blocks)),
+            }
             state.points[name] = known
             state.keep()
         return known

@@ -104,10 +104,10 @@ def most_merged(model: EdgeModel, first_block: int) -> int:
     return int(vit.patch_embed.num_patches) // (len(vit.blocks) - first_block)
 
 
-def work_left(model: EdgeModel, how: Merging) -> float:
-    """Return the share of multiply-adds that a folded model's linear layers have left when it merges tokens."""
-    merged, left = counts(how, len(model.vit.blocks)), 0.0
-    tokens = model.vit.patch_embed.num_patches + model.vit.num_prefix_tokens
+def work_left(model: EdgeModel, merged: Sequence[int]) -> float:
+    """Return the share of multiply-adds that a folded model's linear layers have left when blocks merge so many."""
+    vit: Any = model.vit
+    left, tokens = 0.0, vit.patch_embed.num_patches + vit.num_prefix_tokens
     work = multiply_adds(model)
     for name, linear in linears(model).items():
         block = int(name.split("blocks.")[1].split(".")[0])

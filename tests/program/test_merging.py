@@ -95,7 +95,7 @@ def test_the_artifact_is_the_program_that_merges(
     done = edgepath.export(merging(target), model="tiny", out=tmp_path, **TILES)
     assert {gate["gate"]: gate["passed"] for gate in done.report["gates"]}["other parts"]
     assert done.bundle.recipe.merging == Merging(each=100)
-    assert "tokens that are alike are merged" in done.report["notes"][0]
+    assert any("tokens that are alike are merged" in note for note in done.report["notes"])
     found = edgepath.verify(done.bundle, tiles="synthetic:8:9", weights="random", device="cpu")
     drift = found["tiles"]["drift"]
     assert drift["lowering"]["cosine_mean"] > 0.999
@@ -120,7 +120,7 @@ def test_the_search_finds_the_least_work_that_meets_the_budget(known_tiny: Model
 
 def test_the_work_that_is_left_is_that_of_the_tokens_that_are(tiny: ModelSpec) -> None:
     net, how = fold(random_model(tiny), tiny), Merging(each=100)
-    share, whole = work_left(net, how), sum(multiply_adds(net).values())
+    share, whole = work_left(net, (100, 0)), sum(multiply_adds(net).values())
     assert most_merged(net, 0) == 128
     assert share == pytest.approx(sum(multiply_adds(merge_tokens(net, how)).values()) / whole)
     assert isinstance(net.vit.blocks, MergingBlocks)
