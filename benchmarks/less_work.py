@@ -208,8 +208,8 @@ def built_for_gpus(tiles: Path, out: Path) -> dict[str, Any]:
     few = open_tiles(tiles / TASKS[1]).select(range(16))
     program = quantized(prune(fold(vit, spec), few.read()), few, looks=0)
     out.mkdir(parents=True, exist_ok=True)
-    onnx.save(Program(program, find_recipe("rtx-int8")).onnx_fp16(), out / "sparse.onnx")
-    return engine(out / "sparse.onnx")
+    onnx.save(Program(program, find_recipe("rtx-int8")).onnx_fp16(), out / "pruned.onnx")
+    return engine(out / "pruned.onnx")
 
 
 def latency(model: str, weights: str | Path | None, tiles: Path, out: Path) -> dict[str, Any]:
