@@ -85,7 +85,7 @@ def keeping_zeros() -> Iterator[None]:
             self.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0))  # type: ignore[no-untyped-call]
 
     plain = qad.FakeQuantLinear
-    qad.FakeQuantLinear = Sparse  # type: ignore[misc]
+    qad.FakeQuantLinear = Sparse  # type: ignore[misc, assignment]
     try:
         yield
     finally:
