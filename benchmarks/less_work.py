@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from sparsity import engine, keeping_zeros, prune, share_of_zeros
+from token_merging import merging, work_left
 
 from edgepath.backends import builds_of
 from edgepath.backends.runners import openvino
@@ -40,7 +41,6 @@ from edgepath.models.weights import load_model
 from edgepath.program.calibrating import calibrated
 from edgepath.program.fold import EdgeModel, fold
 from edgepath.program.forms import Program
-from edgepath.program.merging import MergingBlocks, work_left
 from edgepath.program.qad import Options, repair
 from edgepath.program.quantizing import make_program
 from edgepath.program.smooth import smooth
@@ -130,13 +130,6 @@ class Measured:
         rows = self.rows(task, given.source.keys)
         _, predictions = probing._score({name: of[rows] for name, of in both.items()}, labels, groups, 5, 0)
         return probing.gates(RECIPE, labels, predictions, groups)
-
-
-def merging(net: EdgeModel, merged: Sequence[int]) -> EdgeModel:
-    """Let a folded model, quantized or not, merge so many patches in each block, in place."""
-    vit: Any = net.vit
-    vit.blocks = MergingBlocks(vit.blocks, merged, vit.num_prefix_tokens)
-    return net
 
 
 def embed(net: EdgeModel, pixels: np.ndarray) -> np.ndarray:

@@ -1,13 +1,9 @@
-"""`search`: which products to leave out of INT8, or how many tokens to merge, so that a budget is met and all is fast.
+"""`search`: which products to leave out of INT8, so that a budget is met and as much as possible stays fast.
 
 Each layer's drift is measured once, alone. Layers are left in floating point in the order of drift for each
 multiply-add that this costs; how many of them, is found by measuring candidates on held-out tiles, halving the
 interval. That relies on no more than that keeping more layers does not drift more; what is reported was measured. A
 candidate whose program is good enough is built, and its artifact judged as `export` will judge it (`checks.candidate`).
-
-Of tokens, candidates differ in the first block that merges and in how many each merges (`program.merging`). For each
-first block the interval is halved in the same way, on programs; then artifacts are built, those of the least work
-first, until one is good enough.
 """
 
 from __future__ import annotations
@@ -17,9 +13,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
@@ -36,7 +32,7 @@ from .models.catalogue import find_model
 from .program.calibrating import calibrated
 from .program.preparing import Inputs, Prepared, fitted, prepare
 from .program.quantizing import make_program
-from .recipes.recipe import NAME, Merging, Recipe, find_recipe
+from .recipes.recipe import NAME, Recipe, find_recipe
 from .tiles.source import Provenance
 from .tiles.splitting import DEFAULT_TILES
 
@@ -46,8 +42,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("edgepath")
 _LARGEST = 16 << 20  # bytes of a search's state
-Arm = Literal["layers", "merging"]
-STEP = 4  # patch tokens between two candidates
 FEW = 16  # held-out tiles that a single layer is judged on
 
 
@@ -63,14 +57,11 @@ class Searched(TypedDict):
     """What `search` returns: the recipe's file, the products it keeps, and what was measured.
 
     `required` is what program and artifact had to reach. `ran_with` says what ran the artifact that was chosen, None
-    where nothing here can: then its program alone was judged. `notes` say what follows from that. Of the arm "merging"
-    nothing is kept, `layers` is empty, and `merging` is what the recipe says.
+    where nothing here can: then its program alone was judged. `notes` say what follows from that.
     """
 
     recipe: str
     target: str
-    arm: str
-    merging: dict[str, int]
     budget: dict[str, float]
     required: dict[str, float]
     kept: list[str]
@@ -100,7 +91,6 @@ def search(
     budget: Mapping[str, float],
     out: str | Path,
     *,
-    arm: Arm = "layers",
     model: str = "demo",
     weights: str | Path | None = None,
     calibration: str | Path | None = None,
@@ -112,7 +102,7 @@ def search(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Searched:
-    """Find the layers to keep out of INT8, or the tokens to merge, so that a budget of drift is met; write the recipe.
+    """Find the linear layers to keep out of INT8 so that a budget of drift is met, and write the recipe.
 
     The budget, and what else the recipe accepts, hold for the artifact, which is built and run here as `export` does.
     Where nothing here can run it, they hold for its program, and the result says so. The recipe is for this model and
@@ -123,8 +113,6 @@ def search(
         target: An INT8 target, or a recipe file.
         budget: The least that the artifact has to reach on held-out tiles: `cosine_mean` or `cosine_p01`, and a number.
         out: The recipe to write, a `.toml` file.
-        arm: What may change: `layers` keeps some in floating point, `merging` lets patch tokens that are alike go on
-            as one.
         model: A name of `edgepath models`, `timm:NAME`, or a `.toml` file that describes a model.
         weights: As in `export`.
         calibration: As in `export`.
@@ -138,14 +126,14 @@ def search(
 
     Returns:
         Every layer's `drift` alone (1 - mean cosine) and `multiply_adds`; the `points` that were measured, with the
-        cosines of program and artifact; `kept`, the layers that stay in floating point; and `merging`.
+        cosines of program and artifact; and `kept`, the layers that stay in floating point.
 
     Raises:
         UsageError: The target has no INT8, the budget is unknown, a recipe is in the way, or even full precision does
             not meet the budget.
     """
     recipe, spec, out = find_recipe(target), find_model(model), Path(out)
-    _check(recipe, budget, out, force, arm)
+    _check(recipe, budget, out, force)
     find(recipe.backend).require_to_build()
     stages = Stages(progress or silent)
     inputs = Inputs(weights, calibration, calibration_tiles, embedding, False, resize, skip_bad, device)
@@ -154,22 +142,23 @@ def search(
     judged = replace(recipe, accept=replace(recipe.accept, **dict(budget)))  # type: ignore[arg-type]
     tiles, exact = ready.held_out.read(), ready.reference.embeddings
     shared = _Shared(judged, ready.net, ranges, plan, tiles, exact, ready.exponents)
-    state = _State(out, _key(recipe, ready, arm))
-    search_arm = _search_layers if arm == "layers" else _search_merging
-    chosen, kept, layers, point = search_arm(shared, state, budget, stages)
-    write_text(out, replace(chosen, target=out.stem).to_toml(), "recipe")
+    state = _State(out, _key(recipe, ready))
+    work, order = _measure_layers(shared, state, stages)
+    with stages.stage("candidates", len(order).bit_length() + 2) as advance:
+        kept = _fewest_kept(order, work, shared, state, stages, advance)
+    _check_worth(target, kept, len(order), budget, state)
+    assert kept is not None
+    write_text(out, _mixed(judged, order[:kept], out.stem).to_toml(), "recipe")
     state.path.unlink(missing_ok=True)
-    ran = point["artifact"]
+    ran = state.points[str(kept)]["artifact"]
     return {
         "recipe": str(out),
         "target": recipe.target,
-        "arm": arm,
-        "merging": asdict(chosen.merging),
         "budget": dict(budget),
         "required": required(judged.accept),
-        "kept": kept,
-        "layers": layers,
-        "points": sorted(state.points.values(), key=lambda point: (point["kept"], -point.get("work", 1.0))),
+        "kept": order[:kept],
+        "layers": [{"layer": name, "drift": state.drift[name], "multiply_adds": work[name]} for name in order],
+        "points": sorted(state.points.values(), key=lambda point: point["kept"]),
         "ran_with": None if ran is None else ran["ran_with"],
         "notes": notes(judged, None if ran is None else Runtime(**ran["runtime"], text=ran["ran_with"])),
         "held_out": ready.held_out.provenance(),
@@ -219,9 +208,7 @@ class _State:
         write_text(self.path, json.dumps(state) + "\n", "search state")
 
 
-def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool, arm: str) -> None:
-    if arm not in get_args(Arm):
-        raise UsageError(f'search {recipe.target}: arm "{arm}" is not known; {did_you_mean(arm, get_args(Arm))}')
+def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool) -> None:
     if not recipe.int8:
         raise UsageError(f"search {recipe.target}: it has no INT8 layers to choose from; give an INT8 target")
     if not budget:
@@ -231,9 +218,7 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool, 
             raise UsageError(f'search {recipe.target}: budget "{key}" is not known; {did_you_mean(key, FIGURES)}')
         if not 0 < value < 1:
             raise UsageError(f"search {recipe.target}: budget {key}={value}; expected a cosine between 0 and 1")
-    if arm == "merging":
-        Recipe.from_json(replace(recipe, merging=Merging(each=STEP)).to_json())  # refuses a backend that merges none
-    elif recipe.quantize.keep:
+    if recipe.quantize.keep:
         raise UsageError(f"search {recipe.target}: it already keeps layers; give a recipe without quantize.keep")
     if out.suffix != ".toml" or not NAME.fullmatch(out.stem) or not out.parent.is_dir():
         raise UsageError(
@@ -243,10 +228,10 @@ def _check(recipe: Recipe, budget: Mapping[str, float], out: Path, force: bool, 
     check_output(out, force=force)
 
 
-def _key(recipe: Recipe, ready: Prepared, arm: str) -> str:
+def _key(recipe: Recipe, ready: Prepared) -> str:
     """Return the hash of all that what a search measures follows from."""
     tiles = [source.provenance()["sha256"] for source in (ready.chosen, ready.held_out)]
-    depends_on = [versions(), cpu_features(), arm, recipe.to_json(), ready.embedding, ready.weights.sha256, *tiles]
+    depends_on = [versions(), cpu_features(), recipe.to_json(), ready.embedding, ready.weights.sha256, *tiles]
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
 
@@ -271,67 +256,6 @@ def _check_worth(target: str, kept: int | None, layers: int, budget: Mapping[str
 def _cosines(of: Point | Ran, budget: Mapping[str, float]) -> str:
     cosines = {key: of[key] for key in FIGURES if key in budget}
     return ", ".join(f"{key} {'not finite' if value is None else f'{value:.6f}'}" for key, value in cosines.items())
-
-
-_Chosen = tuple[Recipe, list[str], list[Alone], Point]
-"""The recipe that a search found, the layers it keeps, all layers alone, and the candidate as it was measured."""
-
-
-def _search_layers(shared: _Shared, state: _State, budget: Mapping[str, float], stages: Stages) -> _Chosen:
-    """Find the fewest layers to keep. Raises UsageError where none or all of them have to be."""
-    work, order = _measure_layers(shared, state, stages)
-    with stages.stage("candidates", len(order).bit_length() + 2) as advance:
-        kept = _fewest_kept(order, work, shared, state, stages, advance)
-    _check_worth(shared.recipe.target, kept, len(order), budget, state)
-    assert kept is not None
-    alone: list[Alone] = [{"layer": name, "drift": state.drift[name], "multiply_adds": work[name]} for name in order]
-    return _mixed(shared.recipe, order[:kept]), order[:kept], alone, state.points[str(kept)]
-
-
-def _search_merging(shared: _Shared, state: _State, budget: Mapping[str, float], stages: Stages) -> _Chosen:
-    """Find the merging that leaves the least work. Raises UsageError where none is good enough."""
-    from .program.merging import check_merging, counts, most_merged, work_left
-
-    check_merging(shared.net, Merging(each=1))
-    recipe, least, blocks = shared.recipe, required(shared.recipe.accept), len(shared.net.vit.blocks)
-    firsts = range(blocks // 4, max(blocks // 4 + 1, 2 * blocks // 3))
-
-    def measured(how: Merging, build: bool) -> Point:
-        name = f"{how.each} from {how.first_block}"
-        known = state.points.get(name)
-        if known is None or (build and not is_judged(known, recipe)):
-            merging = replace(recipe, merging=how)
-            known = _candidate(shared, merging, 0, 1.0, build, stages)
-            known |= {
-                "first_block": how.first_block,
-                "each": how.each,
-                "work": work_left(shared.net, counts(how, blocks)),
-            }
-            state.points[name] = known
-            state.keep()
-        return known
-
-    good: list[tuple[float, Merging]] = []
-    with stages.stage("candidates", len(firsts)) as advance:
-        for first in firsts:
-            enough, misses = 0, most_merged(shared.net, first) // STEP + 1
-            while misses - enough > 1:
-                middle = (misses + enough) // 2
-                how = Merging(middle * STEP, first)
-                if missed(measured(how, build=False), least):
-                    misses = middle
-                else:
-                    enough = middle
-                    good.append((measured(how, build=False)["work"], how))
-            advance(1)
-    for _, how in sorted(good, key=lambda pair: pair[0]):
-        if not missed(point := measured(how, build=True), least):
-            summary = f"{recipe.summary}, {how.each} tokens merged in each block from {how.first_block} on"
-            return replace(recipe, merging=how, summary=summary), [], [], point
-    raise UsageError(
-        f"search {recipe.target}: no merging of {STEP} tokens or more a block meets the budget {_text(budget)}; give a "
-        "smaller one, or export without merging"
-    )
 
 
 def _measure_layers(shared: _Shared, state: _State, stages: Stages) -> tuple[dict[str, int], list[str]]:
@@ -377,8 +301,7 @@ def _fewest_kept(
         built = count < len(order)  # the one without INT8 is never chosen
         if known is None or (built and not is_judged(known, shared.recipe)):
             share = 1 - sum(work[name] for name in order[:count]) / sum(work.values())
-            mixed = _mixed(shared.recipe, order[:count])
-            known = state.points[str(count)] = _candidate(shared, mixed, count, share, built, stages)
+            known = state.points[str(count)] = _candidate(shared, order[:count], share, built, stages)
             state.keep()
         advance(1)
         return not missed(known, least)
@@ -394,21 +317,23 @@ def _fewest_kept(
     return enough
 
 
-def _candidate(shared: _Shared, recipe: Recipe, kept: int, share: float, build: bool, stages: Stages) -> Point:
-    """Measure the program of a recipe and, where it is good enough, with `build`, its artifact."""
+def _candidate(shared: _Shared, kept: Sequence[str], share: float, build: bool, stages: Stages) -> Point:
+    """Measure the program that keeps these layers and, where it is good enough, with `build`, its artifact."""
     from .program.forms import Program
 
+    recipe = replace(shared.recipe, quantize=replace(shared.recipe.quantize, keep=tuple(kept)))
     program = Program(make_program(recipe, copy.deepcopy(shared.net), shared.ranges, shared.plan), recipe)
-    point = program_point(program, shared.tiles, shared.exact, kept, share, stages)
+    point = program_point(program, shared.tiles, shared.exact, len(kept), share, stages)
     if build and not is_judged(point, recipe):
         point["artifact"] = run_candidate(program, recipe, shared.tiles, shared.exact, shared.rescaled, stages)
     return point
 
 
-def _mixed(recipe: Recipe, kept: Sequence[str]) -> Recipe:
+def _mixed(recipe: Recipe, kept: Sequence[str], name: str) -> Recipe:
     """Return the recipe that keeps these layers."""
     return replace(
         recipe,
+        target=name,
         summary=f"{recipe.summary}, {len(kept)} products kept in {recipe.precision.other.upper()}",
         quantize=replace(recipe.quantize, keep=tuple(sorted(kept))),
     )

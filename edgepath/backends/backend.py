@@ -67,7 +67,6 @@ class Builds:
         check: what is wrong with a recipe's `[deploy]` table for this backend, "" for nothing.
         split_projections: whether an INT8 program is built with queries, keys and values apart.
         float_class_token: whether the class token's activations may stay in floating point.
-        merges_tokens: whether a program that merges tokens was built, read back and run.
         stand_in: what a reader must know where another runtime ran the artifact.
         checked_how: what is done with an artifact on the machine that makes it, in a table's words.
         ran_on: what its own runtime has run an artifact on, for tables: "" for nothing of its kind.
@@ -90,7 +89,6 @@ class Builds:
     check: Callable[[Any], str] = lambda recipe: ""
     split_projections: bool = False
     float_class_token: bool = False
-    merges_tokens: bool = False
     stand_in: str = ""
     checked_how: str = "running it"
     ran_on: str = ""

@@ -66,7 +66,6 @@ BACKEND = Backend(
         read=read,
         layers=layers,
         reads_with=("onnx", "export"),
-        merges_tokens=True,
         ran_on="x86-64",
     ),
 )

@@ -82,7 +82,6 @@ BACKEND = Backend(
         # OpenVINO multiplies one row with packed integers as they are. ONNX Runtime unpacks all weights anew at every
         # call, which costs more than it is worth; with the builders of the others it was not run.
         float_class_token=True,
-        merges_tokens=True,
         ran_on="AMD CPU",
     ),
 )

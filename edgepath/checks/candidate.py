@@ -40,25 +40,17 @@ class Ran(TypedDict):
     runtime: dict[str, str]
 
 
-class _Point(TypedDict):
+class Point(TypedDict):
+    """A candidate: how many linears are `kept` in floating point, and the share of multiply-adds in INT8.
+
+    `cosine_mean` and `cosine_p01` are the program's, to full precision. `artifact` is None where it was not built.
+    """
+
     kept: int
     int8_share: float
     cosine_mean: float
     cosine_p01: float
     artifact: Ran | None
-
-
-class Point(_Point, total=False):
-    """A candidate: how many linears are `kept` in floating point, and the share of multiply-adds in INT8.
-
-    One that merges tokens has a `first_block` that does, how many `each` merges, and the `work` that is left: the share
-    of the linear layers' multiply-adds. `cosine_mean` and `cosine_p01` are the program's, to full precision. `artifact`
-    is None where it was not built.
-    """
-
-    first_block: int
-    each: int
-    work: float
 
 
 def required(accept: Accept) -> dict[str, float]:

@@ -58,11 +58,6 @@ def debug(
     """
     require("torch", "export")
     bundle, recipe = _opened(bundle)
-    if recipe.merging.each:
-        raise UsageError(
-            f"debug {bundle.name}: it merges tokens, so its blocks' outputs are none of full precision's; export it "
-            "without merging.each to see its layers"
-        )
     name, pixels = _pixels(bundle, tiles, resize)
     from ..program.forms import Program  # slow: after what may be missing
     from .layerwise import prove

@@ -35,7 +35,6 @@ PAIRS = {
     "noise_floor": ("program", "nudged"),
     "total": ("reference", "artifact"),
 }
-_MERGED = "Patch tokens that are alike are merged: judge it by robustness and probe on your own tissue, too."
 _NO_VNNI = (
     "This CPU has no VNNI: INT8 gains little speed here or none, and drifts more, as its sums can saturate. Judge "
     "the artifact on the CPU it is for."
@@ -202,13 +201,11 @@ def notes(recipe: Recipe, runtime: Runtime | None) -> list[str]:
     """What a reader must know of figures measured on this machine."""
     if runtime is None:
         return ["The artifact was not run here; gates were applied to the program it was lowered from."]
-    merged = [_MERGED] if recipe.merging.each else []
     own = find(recipe.backend).runner
     if runtime.kind not in {backend.name for backend in every() if backend.runner == own}:
         builds = builds_of(recipe.backend)
-        return [*merged, *(note for note in (builds.stand_in, builds.int8_note * recipe.int8) if note)]
-    saturates = recipe.int8 and find(runtime.kind).on_cpu and _saturates(cpu_features())
-    return [*merged, *([_NO_VNNI] if saturates else [])]
+        return [note for note in (builds.stand_in, builds.int8_note * recipe.int8) if note]
+    return [_NO_VNNI] if recipe.int8 and find(runtime.kind).on_cpu and _saturates(cpu_features()) else []
 
 
 def _saturates(features: Sequence[str]) -> bool:

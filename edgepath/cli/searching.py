@@ -1,12 +1,10 @@
 """The command that finds a recipe."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
 from ..reports.console import print_json, print_table, progress_bars, say, say_cautions, say_how_to_go_on
 from .app import RESULT, TILES
 from .options import (
@@ -26,11 +24,6 @@ from .options import (
 )
 
 
-class Arm(str, Enum):
-    layers = "layers"
-    merging = "merging"
-
-
 def search(
     target: Annotated[str, typer.Option(help="An INT8 target, or a recipe file.")],
     budget: Annotated[
@@ -40,9 +33,6 @@ def search(
         ),
     ],
     out: Annotated[Path, typer.Option(rich_help_panel=RESULT, help="The recipe to write, a .toml file.")],
-    arm: Annotated[
-        Arm, typer.Option(help="What may change: layers stay out of INT8, or patch tokens that are alike are merged.")
-    ] = Arm.layers,
     model: DemoModel = None,
     model_config: ModelConfig = None,
     weights: Weights = None,
@@ -63,22 +53,19 @@ def search(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find layers to leave out of INT8, or tokens to merge, so that drift meets a budget, and write the recipe."""
+    """Find which layers to leave out of INT8 so that the artifact's drift meets a budget, and write the recipe."""
     from ..reports.plots import check_plot
     from ..reports.tables.checks import point_table
     from ..searching import parse_budget
     from ..searching import search as run
 
     wanted = parse_budget(budget)
-    if plot is not None and arm is Arm.merging:
-        raise UsageError("search: --plot draws layers; leave it out with --arm merging")
     check_plot(plot, [], force=force)
     with progress_bars() as progress, say_how_to_go_on(out.with_name(f"{out.name}.search.json"), "the same command"):
         done = run(
             target,
             wanted,
             out,
-            arm=arm.value,
             model=which_model(model, model_config, "demo"),
             weights=weights,
             calibration=calibration,
@@ -100,10 +87,6 @@ def search(
     print_table(point_table(done))
     say(f"artifacts run with {done['ran_with']}" if done["ran_with"] else "artifacts not run here")
     say_cautions(done["notes"])
-    if arm is Arm.merging:
-        each, first = done["merging"]["each"], done["merging"]["first_block"]
-        say(f"{out}: {each} tokens merged in each block from {first} on; edgepath export --target {out}")
-        return
     for name in done["kept"]:
         say(f"kept in floating point: {name}")
     kept = f"{len(done['kept'])} of {len(done['layers'])} linear layers kept in floating point"

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from .fold import ClsOnlyAttention, EdgeModel
-from .merging import MergingBlocks
 from .split_projections import twin
 
 OPERATION = "MultiHeadAttention"
@@ -48,11 +47,8 @@ class FusedAttention(nn.Module):
 def fuse(model: EdgeModel) -> EdgeModel:
     """Return a folded model whose attentions are one operation each when it is exported; both share their numbers.
 
-    One that norms queries or keys stays as it is: it norms each head. So do those of a model that merges tokens: their
-    logits depend on how many patches a token stands for.
+    One that norms queries or keys stays as it is: it norms each head.
     """
-    if isinstance(model.vit.blocks, MergingBlocks):
-        return model
     model = twin(model)
     blocks: Any = model.vit.blocks
     for block in blocks:

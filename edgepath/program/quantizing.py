@@ -42,10 +42,8 @@ def quantize_from_tiles(
     from .calibrate import NO_PLAN, linears, save_ranges
     from .formats import FORMATS
     from .linear import save_program, to_quantize
-    from .merging import check_merging
 
     to_quantize(linears(net), recipe.quantize.keep)  # a name that is not there is said before the work
-    check_merging(net, recipe.merging)
     ranges, plan = calibrated(recipe, net, tiles, device, stages, of=of)
     if not FORMATS[recipe.precision.linear].tuned:
         plan = NO_PLAN
@@ -64,15 +62,12 @@ def make_program(recipe: Recipe, net: EdgeModel, ranges: Ranges, plan: Plan) -> 
     """Make a folded model the quantized program of a recipe, in place, from what calibration saw and decided."""
     from .formats import FORMATS
     from .linear import quantize, spare_class_token
-    from .merging import merge_tokens
     from .smooth import smooth
 
     how, number_format = recipe.quantize, FORMATS[recipe.precision.linear]
     ranges = smooth(net, ranges, plan, alpha=how.smooth_alpha)
     net = quantize(net, ranges, plan, weight_bits=how.weight_bits, keep=how.keep, number_format=number_format)
-    if how.class_token == "float":
-        spare_class_token(net)
-    return merge_tokens(net, recipe.merging)
+    return spare_class_token(net) if how.class_token == "float" else net
 
 
 def train_program(
@@ -86,13 +81,12 @@ def train_program(
     advance: Callable[[int], None],
 ) -> tuple[EdgeModel, Repaired]:
     """Do what `make_program` does, and train the program for `steps` towards the model in full precision."""
-    from .merging import merge_tokens
     from .qad import Options, repair
     from .smooth import smooth
 
     teacher, how = copy.deepcopy(net), recipe.quantize
     ranges = smooth(net, ranges, plan, alpha=how.smooth_alpha)
-    net, trained = repair(
+    return repair(
         net,
         ranges,
         tiles,
@@ -105,7 +99,6 @@ def train_program(
         device=device,
         progress=advance,
     )
-    return merge_tokens(net, recipe.merging), trained
 
 
 def _write_tiles(tiles: TileSource, path: Path) -> None:

@@ -25,7 +25,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Share = Annotated[float, Meta(ge=0, le=1, description="expected a number from 0 to 1")]
 Bits = Annotated[int, Meta(ge=2, le=8, description="expected 2 to 8")]
 Looks = Annotated[int, Meta(ge=0, le=1024, description="expected 0 to 1024")]
-Count = Annotated[int, Meta(ge=0, le=1024, description="expected 0 to 1024")]
 Ratio = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="expected a ratio above 0")]
 _REMOVED: dict[str, tuple[Any, Any]] = {"rounding": ("nearest", "gptq"), "scores": (False, True)}
 """Keys of `[quantize]` that are no more: what they were left at, and what nothing here does any more."""
@@ -66,16 +65,6 @@ class Quantize:
     """Whether the class token's activations are rounded to INT8 or stay in floating point (OpenVINO)."""
     keep: tuple[str, ...] = ()
     """Linear layers that stay in floating point, by name; `edgepath search` finds which."""
-
-
-@dataclass(frozen=True)
-class Merging:
-    """How patch tokens that are alike go on as one (`program.merging`); with `each` at 0 none do."""
-
-    each: Count = 0
-    """Patch tokens that a block merges into others; 0: none. `edgepath search --arm merging` finds how many."""
-    first_block: Count = 0
-    """The first block that merges, counted from 0; all that follow do, but the last."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +182,6 @@ class RecipeFacts(TypedDict):
     deploy: dict[str, object]
     accept: dict[str, object]
     quantize: QuantizeFacts
-    merging: dict[str, int]
     schema: int
 
 
@@ -213,7 +201,6 @@ class Recipe:
     deploy: Deploy
     accept: Accept
     quantize: Quantize = Quantize()
-    merging: Merging = Merging()
     schema: int = SCHEMA
     """Version of the file's schema."""
 
@@ -327,11 +314,6 @@ def _check_buildable(recipe: Recipe) -> None:
         able = [name for name in known if backends.builds_of(name).float_class_token]
         raise RecipeError(
             f'{who}: quantize.class_token = "float"; it can be so in INT8 targets of {", ".join(able)} only'
-        )
-    if recipe.merging.each and not (recipe.int8 and builds.merges_tokens):
-        able = [name for name in known if backends.builds_of(name).merges_tokens]
-        raise RecipeError(
-            f"{who}: merging.each = {recipe.merging.each}; tokens are merged in INT8 targets of {', '.join(able)} only"
         )
     if recipe.quantize.weight_bits < 8 and recipe.precision.linear == "fp8":
         raise RecipeError(f"{who}: quantize.weight_bits = {recipe.quantize.weight_bits}; FP8 weights have 8")

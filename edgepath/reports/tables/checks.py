@@ -74,17 +74,9 @@ def point_table(result: Searched) -> Table:
         short = missed(point, result["required"])
         figures = [f"{point[key]:.6f}" for key in FIGURES]
         verdict = f"missed: {', '.join(short)}" if short else "met"
-        if result["arm"] == "merging":
-            what = [str(point["first_block"]), str(point["each"]), f"{point['work']:.1%}"]
-        else:
-            what = [str(point["kept"]), f"{point['int8_share']:.1%}"]
-        rows.append([*what, *figures, *_ran_cells(point), verdict])
+        rows.append([str(point["kept"]), f"{point['int8_share']:.1%}", *figures, *_ran_cells(point), verdict])
     figures = [text for of in ("program", "artifact") for text in (f"drift of the {of}: cosine mean", "1 %")]
-    layers, merging = (
-        ["kept in floating point", "multiply-adds in INT8"],
-        ["merging from block", "tokens a block", "multiply-adds left"],
-    )
-    return table([*(merging if result["arm"] == "merging" else layers), *figures, "budget"], rows)
+    return table(["kept in floating point", "multiply-adds in INT8", *figures, "budget"], rows)
 
 
 def _ran_cells(point: Point) -> list[str]:

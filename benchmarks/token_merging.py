@@ -10,19 +10,15 @@ the model that merges nothing: a mean is no larger than what it is of.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from .calibrate import linears
-from .fold import ClsOnlyBlock, EdgeModel
-from .sensitivity import multiply_adds
-
-if TYPE_CHECKING:
-    from ..recipes.recipe import Merging
+from edgepath.program.calibrate import linears
+from edgepath.program.fold import ClsOnlyBlock, EdgeModel
+from edgepath.program.sensitivity import multiply_adds
 
 
 class MergingBlocks(nn.Sequential):
@@ -76,43 +72,11 @@ def _one_hot(indices: Tensor, among: int) -> Tensor:
     return (indices[..., None] == torch.arange(among)).float()
 
 
-def merge_tokens(model: EdgeModel, how: Merging) -> EdgeModel:
-    """Let a folded model, quantized or not, merge tokens as a recipe says, in place, and return it.
-
-    Raises what `check_merging` raises.
-    """
-    check_merging(model, how)
-    if how.each:
-        vit: Any = model.vit
-        vit.blocks = MergingBlocks(vit.blocks, counts(how, len(vit.blocks)), vit.num_prefix_tokens)
+def merging(model: EdgeModel, counts: Sequence[int]) -> EdgeModel:
+    """Let a folded model, quantized or not, merge `counts[i]` patch tokens in block i, none in the last, in place."""
+    vit: Any = model.vit
+    vit.blocks = MergingBlocks(vit.blocks, counts, vit.num_prefix_tokens)
     return model
-
-
-def check_merging(model: EdgeModel, how: Merging) -> None:
-    """Raise UsageError where more is read than the class token, or blocks have no such patches left to merge."""
-    vit: Any = model.vit
-    if not how.each:
-        return
-    if not isinstance(vit.blocks[-1], ClsOnlyBlock):
-        raise UsageError(
-            "merging: patch tokens or their mean are read, or attention is gated; export the class token alone"
-        )
-    if how.first_block >= len(vit.blocks) - 1:
-        raise UsageError(
-            f"merging.first_block = {how.first_block}; the model has {len(vit.blocks)} blocks, the last merges none: "
-            f"give 0 to {len(vit.blocks) - 2}"
-        )
-    if how.each > (most := most_merged(model, how.first_block)):
-        raise UsageError(
-            f"merging.each = {how.each}; a block merges at most half of the patches that those before it leave: give "
-            f"{most} or fewer"
-        )
-
-
-def most_merged(model: EdgeModel, first_block: int) -> int:
-    """Return how many patch tokens every block from one on can merge: at most half of those that are left."""
-    vit: Any = model.vit
-    return int(vit.patch_embed.num_patches) // (len(vit.blocks) - first_block)
 
 
 def work_left(model: EdgeModel, merged: Sequence[int]) -> float:
@@ -126,11 +90,6 @@ def work_left(model: EdgeModel, merged: Sequence[int]) -> float:
         before = sum(merged[: block + (".mlp." in name)])
         left += work[name] * (1 if alone else 1 - before / tokens)
     return left / sum(work.values())
-
-
-def counts(how: Merging, blocks: int) -> tuple[int, ...]:
-    """Return how many patch tokens each block merges."""
-    return tuple(how.each if how.first_block <= block < blocks - 1 else 0 for block in range(blocks))
 
 
 def _attend(block: Any, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
