@@ -443,5 +443,19 @@ def test_the_demos_robustness_is_that_of_the_weights_that_ship() -> None:
         assert f"| {called} | {' | '.join(cells)} |" in page
 
 
+def test_what_merging_tokens_costs_is_what_was_measured() -> None:
+    figures, page = kept("less-work"), pages.text("docs/measured/less-work.md")
+    for name, of in figures["curve, demo"].items():
+        assert f"| {name} | {of['work']:.2f} | {of['cosine_mean']:.5f} | {of['cosine_p01']:.5f} |" in page
+    for name, gates in figures["accept, demo"].items():
+        cosines = [f"{gate['measured']:.4f}" for gate in gates["drift"]]
+        assert f"| {name} | {' | '.join(cosines)} |" in page
+        assert all(gate["verdict"] != "inferior" for of in gates.values() for gate in of)
+    times = figures["latency by hand, h0-mini"]
+    for name in ("24 from block 4", "28 from block 5"):
+        shares = [f"{times[f'{name}, int8, {form}']['of plain']:.2f}" for form in ("gathered", "products")]
+        assert f" | {' | '.join(shares)} | " in page
+
+
 def _median(value: Any) -> float:
     return float(value["median"] if isinstance(value, dict) else value)
