@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tiles", type=Path, help="the folder of real tiles")
     parser.add_argument("--out", type=Path, required=True, help="folder of artifacts and JSON")
-    parser.add_argument("--small", type=Path, help="the weights that dinov2_small.py wrote")
+    parser.add_argument("--small", type=Path, help="weights of timm's vit_small_patch14_dinov2")
     parser.add_argument(
         "--only", nargs="*", default=[], help="steps to measure, as the JSON names them; all by default"
     )

@@ -20,7 +20,7 @@ def merged_one_by_one(x: np.ndarray, keys: np.ndarray, sizes: np.ndarray, count:
     """Return tokens (T - count, width) and sizes of one tile, pair by pair."""
     first, second = list(range(PREFIX, len(x), 2)), list(range(PREFIX + 1, len(x), 2))
     unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
-    nearest = {i: max(second, key=lambda j, i=i: float(unit[i] @ unit[j])) for i in first}
+    nearest = {i: second[int(np.argmax([unit[i] @ unit[j] for j in second]))] for i in first}
     alike = sorted(first, key=lambda i: -float(unit[i] @ unit[nearest[i]]))
     tokens = {j: [(float(sizes[j]), x[j])] for j in second}
     for i in alike[:count]:
