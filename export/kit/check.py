@@ -150,7 +150,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
 def check_signature(root: Path, digest: str, trust: Path, signature: Path | None) -> None:
     """See that the owner of `trust`, a public key or certificate (PEM), signed the bundle.json of this sha256.
 
-    Raises CannotRun for a bundle that is not signed or by another, and where model-signing is not installed.
+    Raises CannotRun for a bundle that is not signed or by another or by a certificate that is not valid today, and
+    where model-signing is not installed.
     """
     path = signature or root.resolve().with_name(f"{root.resolve().name}.sig")
     try:
@@ -165,11 +166,12 @@ def check_signature(root: Path, digest: str, trust: Path, signature: Path | None
         raise CannotRun(f"the bundle is not signed ({path} is not there); get its signature, or leave out --trust")
     try:
         config = verifying.Config().set_ignore_unsigned_files(True)
-        if b"CERTIFICATE" in trust.read_bytes():
+        if by_certificate := b"CERTIFICATE" in trust.read_bytes():
             config.use_certificate_verifier(certificate_chain=[trust])
         else:
             config.use_elliptic_key_verifier(public_key=trust)
-        statement = json.loads(base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"]))
+        content = json.loads(path.read_bytes())
+        statement = json.loads(base64.b64decode(content["dsseEnvelope"]["payload"]))
         config.verify(root, path)
         resources = statement["predicate"]["resources"]
         signed = next(resource["digest"] for resource in resources if resource["name"] == MANIFEST)
@@ -177,6 +179,21 @@ def check_signature(root: Path, digest: str, trust: Path, signature: Path | None
         raise CannotRun(f"the bundle's signature is not by {trust.name} ({type(error).__name__}: {error})") from None
     if signed != digest:
         raise CannotRun(f"the signature is of another {MANIFEST} ({str(signed)[:12]}, this is {digest[:12]})")
+    if by_certificate:
+        _check_dates(content["verificationMaterial"]["x509CertificateChain"]["certificates"])
+
+
+def _check_dates(certificates: list[dict[str, str]]) -> None:
+    """See that all certificates of a signature are valid today: it holds no time that tells when it was made."""
+    from cryptography import x509
+
+    today = datetime.now(timezone.utc)
+    for raw in certificates:
+        certificate = x509.load_der_x509_certificate(base64.b64decode(raw["rawBytes"]))
+        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not first <= today <= last:
+            dates = f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, this device's clock says {today:%Y-%m-%d}"
+            raise CannotRun(f"the bundle was signed by a certificate that is valid from {dates}; have it signed again")
 
 
 def _texts(values: object) -> bool:

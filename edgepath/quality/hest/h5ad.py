@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError, first_line
-from ...machine.hdf5 import check_ends, dataset, inside, texts
+from ...machine.hdf5 import dataset, inside, texts
+from ...machine.hdf5_looking import check_ends
 
 _BLOCK = 64 << 20  # bytes of a dense matrix held at once
 _SPARSE = ("csr_matrix", "csc_matrix")

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UsageError, did_you_mean, first_line
-from ...machine.hdf5 import check_ends, dataset, texts
+from ...machine.hdf5 import dataset, texts
+from ...machine.hdf5_looking import check_ends
 from ...machine.sheets import read_sheet
 from ...machine.tables import read_json
 from ...tiles.images import resize_tile
