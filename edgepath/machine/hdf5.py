@@ -7,6 +7,7 @@ refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 _DEFLATE = 1032  # bytes that one byte of a deflated chunk holds at most (zlib's technical details)
@@ -51,14 +52,15 @@ def inside(parent: Any, path: str) -> Any:
     return item
 
 
-def texts(values: Any) -> list[str]:
-    """Return a dataset's strings, flat. Raises OSError for more text than names have, TypeError for no strings."""
-    names: list[str] = []
-    flat, total, step = values.asstr(), 0, 64  # many may be one long text: a few at a time
+def texts(values: Any) -> Iterator[list[str]]:
+    """Yield a dataset's strings, flat, some at a time: many may be one long text.
+
+    Raises OSError for more text than names have, TypeError for no strings.
+    """
+    flat, total, step = values.asstr(), 0, 64
     for start in range(0, len(values), step):
         part = [str(name) for name in flat[start : start + step].reshape(-1)]
         total += sum(map(len, part))
         if total > _TEXT:
             raise OSError(f"{values.name} holds more than {_TEXT} letters")
-        names += part
-    return names
+        yield part
