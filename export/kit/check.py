@@ -584,8 +584,49 @@ def _runs(text: str) -> int:
     return int(text)
 
 
+class Talk:
+    """stderr: what cannot be written to it is dropped, and the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or see that Python does not try again when it ends."""
+        try:
+            self.stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command; return its exit status. Standard streams may be closed or full."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # what is opened next takes the lowest free number; writing to stdout is still an error
+            os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (fails when it is written to)
+    stream = sys.stderr
+    sys.stderr = Talk(stream or open(2, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 (of the process)
+    try:
+        return run_command(arguments)
+    finally:
+        sys.stderr.flush()
+        sys.stderr = stream
+
+
+def run_command(arguments: Sequence[str] | None) -> int:
+    """Parse, check, print; return the exit status."""
     parser = Parser(
         prog="check.py",
         description="Check this bundle on this device. Exit 0: passed, 1: a gate failed, 2: could not run.",
@@ -634,7 +675,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again when it ends
-        print(f"check.py: the result cannot be printed ({error.strerror})", file=sys.stderr)
+        try:
+            os.getcwd()
+            problem = f"the result cannot be printed ({error.strerror})"
+        except FileNotFoundError:
+            problem = "the working directory is not there any more; change to one that is"
+        print(f"check.py: {problem}", file=sys.stderr)
         return 2
     except CannotRun as error:
         print(f"check.py: {printable(str(error))}", file=sys.stderr)
