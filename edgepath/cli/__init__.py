@@ -88,7 +88,8 @@ def _run() -> None:
             _bug()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again when it ends
         done = "files that the command wrote are there, its result was not shown"
-        typer.echo(f"edgepath: stdout cannot be written ({error.strerror}); {done}", err=True)
+        if not isinstance(error, BrokenPipeError):  # whoever reads it has seen enough
+            typer.echo(f"edgepath: stdout cannot be written ({error.strerror}); {done}", err=True)
         sys.exit(2)
     except Exception:
         _bug()

@@ -44,11 +44,11 @@ def read_attributes(path: Path, name: str) -> dict[str, Any]:
 def _texts(file: Any, name: str) -> Iterator[list[str]]:
     import h5py
 
-    found = inside(file, name)
-    if isinstance(found, h5py.Group):
-        index = str(found.attrs["_index"])  # strings, or since anndata 0.11 strings with a mask of missing ones
-        nullable = isinstance(inside(found, index), h5py.Group)
-        yield from texts(dataset(found, f"{index}/values" if nullable else index))
+    item = inside(file, name)
+    if isinstance(item, h5py.Group):
+        index = str(item.attrs["_index"])  # strings, or since anndata 0.11 strings with a mask of missing ones
+        nullable = isinstance(inside(item, index), h5py.Group)
+        yield from texts(dataset(item, f"{index}/values" if nullable else index))
     else:
         yield from texts(dataset(file, name))
 
@@ -133,14 +133,14 @@ def serve() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks is interrupted, and ends this
     for line in sys.stdin:
-        heard, told = os.pipe()
+        read_end, write_end = os.pipe()
         if not (child := os.fork()):
             problem = _child(json.loads(line))
-            os.write(told, problem.encode(errors="replace")[:4096])  # as much as a pipe holds
+            os.write(write_end, problem.encode(errors="replace")[:4096])  # as much as a pipe holds
             os._exit(0)
-        os.close(told)
+        os.close(write_end)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with os.fdopen(heard, "rb") as pipe:
+        with os.fdopen(read_end, "rb") as pipe:
             problem = pipe.read().decode(errors="replace")
         print(f"{json.dumps([status, problem])}\nend", flush=True)
 
