@@ -50,7 +50,12 @@ sys.dont_write_bytecode = True  # a `__pycache__` would be a file too many in th
 SCHEMA = 1
 MANIFEST = "bundle.json"
 REPORT = "device-report.json"
-LEFTOVERS = {".ds_store", "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle"}  # of systems, and `._x`
+LEFTOVERS = {  # of systems and file servers, as edgepath knows them, and `._x`
+    *(".ds_store", ".appledouble", ".apdisk", ".localized", "icon\r", "__macosx", ".spotlight-v100", ".trashes"),
+    *(".fseventsd", ".temporaryitems", ".documentrevisions-v100", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", "@eadir", "#recycle", "#snapshot", "@recycle"),
+    *("@recently-snapshot", "@tmp", ".@__thumb", ".snapshot", "lost+found", ".directory"),
+}
 BATCH = 8
 WARM_UP = 10
 PERCENTILES = (50, 90, 95, 99)
