@@ -52,7 +52,8 @@ def convert_apart(
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         command = [sys.executable, "-m", __name__, str(folder)]
         environment = os.environ | {"PYTHONPATH": path}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_SECONDS)
+        # In a folder of its own: `-m` takes what lies in the working directory for Python's modules.
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=_SECONDS)
         if done.returncode:
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit {done.returncode}"]
             raise UsageError(f"Torch-TensorRT did not convert {program.name}: {lines[-1]}")

@@ -72,7 +72,7 @@ def _sign(
     """Sign, and return why the key cannot, "" where it did. Raises UsageError for a file that cannot be written."""
     try:
         if certificate is not None:
-            _check_dates(certificate)
+            _check_dates(_pem(certificate))
         if pkcs11 and certificate is not None:
             config.use_pkcs11_certificate_signer(
                 pkcs11_uri=pkcs11, signing_certificate=certificate, certificate_chain=chain
@@ -94,14 +94,19 @@ def _sign(
     return ""
 
 
-def _check_dates(certificate: Path) -> None:
+def _check_dates(certificate: Any) -> None:
     """Raise ValueError for a certificate that is not valid today, which the library takes."""
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not first <= (today := datetime.now(timezone.utc)) <= last:
+        raise ValueError(
+            f"its certificate is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d}, today is {today:%Y-%m-%d}"
+        )
+
+
+def _pem(path: Path) -> Any:
     from cryptography import x509
 
-    parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
-    first, last = parsed.not_valid_before_utc, parsed.not_valid_after_utc
-    if not first <= datetime.now(timezone.utc) <= last:
-        raise ValueError(f"its certificate is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d} only")
+    return x509.load_pem_x509_certificate(path.read_bytes())
 
 
 def _write_certificates_as_base64(config: Any) -> None:
@@ -114,7 +119,8 @@ def _write_certificates_as_base64(config: Any) -> None:
 def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | None = None) -> None:
     """See that whoever has the private key of `trust`, a public key or certificate (PEM), signed this `bundle.json`.
 
-    `digest` is its sha256. Raises BundleError for a bundle that is not signed, or by another key, or was changed.
+    `digest` is its sha256. Raises BundleError for a bundle that is not signed, or by another key, or was changed, and
+    for one signed by a certificate that is not valid today: the signature holds no time that tells when it was made.
     """
     who, path = f"bundle {bundle}", signature or signature_file(bundle)
     config = _library().verifying.Config()
@@ -123,8 +129,7 @@ def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | No
     try:
         if trust.exists() and not trust.is_file():
             raise ValueError("not a regular file")  # a device may have no end
-        kind = trust.read_bytes()
-        if b"CERTIFICATE" in kind:
+        if by_certificate := b"CERTIFICATE" in trust.read_bytes():
             config.use_certificate_verifier(certificate_chain=[trust])
         else:
             config.use_elliptic_key_verifier(public_key=trust)
@@ -138,6 +143,11 @@ def check_signature(bundle: Path, digest: str, trust: Path, signature: Path | No
         raise BundleError(f"{who}: its signature is not by {trust.name}, or of another bundle ({problem})") from None
     if signed != digest:
         raise BundleError(f"{who}: its signature is of another {MANIFEST} ({signed[:12]}, this is {digest[:12]})")
+    try:
+        for certificate in _certificates(path) if by_certificate else ():
+            _check_dates(certificate)
+    except ValueError as error:
+        raise BundleError(f"{who}: {error}; have it signed by a new one, or by a key, which has no dates") from None
 
 
 def _signed_manifest(path: Path) -> str:
@@ -146,6 +156,14 @@ def _signed_manifest(path: Path) -> str:
     statement = parse_json(base64.b64decode(envelope["payload"], validate=True))
     resources = statement["predicate"]["resources"]
     return next(str(resource["digest"]) for resource in resources if resource["name"] == MANIFEST)
+
+
+def _certificates(path: Path) -> list[Any]:
+    """Return the certificates that a signature lists, the signer's first."""
+    from cryptography import x509
+
+    listed = read_json(path, _LARGEST)["verificationMaterial"]["x509CertificateChain"]["certificates"]
+    return [x509.load_der_x509_certificate(base64.b64decode(each["rawBytes"])) for each in listed]
 
 
 def _library() -> Any:

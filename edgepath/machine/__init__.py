@@ -6,6 +6,7 @@ progress    stages of long work: how far, how long, how much memory
 quiet       other tools kept off the terminal
 writing     what is written appears complete, or not at all
 cache       what can be computed again, kept by all that it depends on
+hdf5        data sets held against their file (hdf5_texts: by another process; hdf5_writing)
 shipped     where recipes, kits and packs lie
 privacy     packages report nothing to their vendors
 tables      JSON and TOML read strictly into typed values, one line for what is off

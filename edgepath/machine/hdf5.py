@@ -7,9 +7,7 @@ refused.
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 _DEFLATE = 1032  # bytes that one byte of a deflated chunk holds at most (zlib's technical details)
@@ -54,47 +52,15 @@ def inside(parent: Any, path: str) -> Any:
     return item
 
 
-def texts(values: Any) -> list[str]:
-    """Return a dataset's strings, flat. Raises OSError for more text than names have, TypeError for no strings."""
-    names: list[str] = []
-    flat, total, step = values.asstr(), 0, 64  # many may be one long text: a few at a time
+def texts(values: Any) -> Iterator[list[str]]:
+    """Yield a dataset's strings, flat, some at a time: many may be one long text.
+
+    Raises OSError for more text than names have, TypeError for no strings.
+    """
+    flat, total, step = values.asstr(), 0, 64
     for start in range(0, len(values), step):
         part = [str(name) for name in flat[start : start + step].reshape(-1)]
         total += sum(map(len, part))
         if total > _TEXT:
             raise OSError(f"{values.name} holds more than {_TEXT} letters")
-        names += part
-    return names
-
-
-_LOOK = """
-import resource, sys
-import h5py
-resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
-with h5py.File(sys.argv[1], "r") as file:
-    for name in sys.argv[2:]:
-        found = file.get(name)
-        if found is None:
-            continue
-        index = [dict(found.attrs).get("_index")] if isinstance(found, h5py.Group) else []
-        for values in [found[str(one)] for one in index if one] or [found]:
-            values = values["values"] if isinstance(values, h5py.Group) and "values" in values else values
-            if not isinstance(values, h5py.Dataset) or not values.dtype.hasobject:
-                continue
-            if values.size * values.dtype.itemsize <= 1032 * values.id.get_storage_size():  # else it is refused anyway
-                for start in range(0, len(values), 64):
-                    values[start : start + 64]
-"""
-
-
-def check_ends(path: Path, *names: str) -> None:
-    """Let another process read texts of a file first: HDF5's library loops for ever in some damaged ones.
-
-    `names` are data sets of text, or tables with an attribute `_index`. Raises OSError where that process had to be
-    stopped, or crashed; what else is wrong with the file, its reader says.
-    """
-    if sys.platform == "win32":
-        return
-    done = subprocess.run([sys.executable, "-c", _LOOK, str(path), *names], capture_output=True)
-    if done.returncode < 0:
-        raise OSError(f"HDF5's library ends with signal {-done.returncode} in it")
+        yield part

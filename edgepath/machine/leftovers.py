@@ -6,7 +6,8 @@ _NAMES = {
     *(".ds_store", ".appledouble", ".apdisk", ".localized", "icon\r", "__macosx"),  # macOS, and its zip files
     *(".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems", ".documentrevisions-v100"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),  # Windows
-    *("@eadir", "#recycle", "#snapshot", "@recycle", ".@__thumb", ".snapshot", "lost+found", ".directory"),  # servers
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", ".@__thumb", ".snapshot"),  # servers
+    *("lost+found", ".directory"),
 }
 
 

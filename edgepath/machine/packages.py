@@ -30,7 +30,7 @@ EXTRAS = {
     "plots": ("matplotlib",),
     "probe": ("scikit-learn", "scipy"),
     "nncf": ("nncf",),
-    "sign": ("model-signing", "pyopenssl"),
+    "sign": ("cryptography", "model-signing", "pyopenssl"),
     "pkcs11": ("pykcs11",),
     "ray": ("ray",),
     "slides": (

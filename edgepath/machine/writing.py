@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from ..errors import DiskFull, EdgepathError, UsageError
 from .workspace import Workspace, workspace
@@ -43,7 +42,7 @@ class NewFolder:
         if self.final.name in ("", ".."):
             raise UsageError(f'"{final}" is no name for a new {kind}; give a folder that is to be made')
         self._workspace = Workspace(self.final)
-        self._sigterm: Any = None
+        self._catches = False
 
     def __enter__(self) -> NewFolder:
         try:  # from the first step on: SIGTERM may come between any two
@@ -54,10 +53,11 @@ class NewFolder:
             # Python dies of SIGTERM without unwinding; whoever has a handler already (the command line) unwinds itself.
             main = threading.current_thread() is threading.main_thread()
             if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                self._sigterm = signal.signal(signal.SIGTERM, _exit_on_sigterm)
+                self._catches = True  # before it does, so that an interrupt between the two undoes it
+                signal.signal(signal.SIGTERM, _exit_on_sigterm)
             return self
         except BaseException:
-            self._workspace.close()
+            self._close()
             raise
 
     def _open(self) -> None:
@@ -87,13 +87,18 @@ class NewFolder:
         try:
             full, written = disk_full(error, self.final.parent), _size(self.path)
         finally:
-            self._workspace.close()
-            if self._sigterm is not None:
-                signal.signal(signal.SIGTERM, self._sigterm)
+            self._close()
         if full:
             raise self._error(disk_full_message(self.final, written)) from error
         if error is None and not self._committed:
             raise RuntimeError(f"{self._kind} {self.final}: nothing was committed")
+
+    def _close(self) -> None:
+        try:
+            self._workspace.close()
+        finally:
+            if self._catches:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _refuse_in_the_way(self) -> None:
         if not os.path.lexists(self.final):

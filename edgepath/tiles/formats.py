@@ -89,7 +89,9 @@ def open_header(file: IO[bytes]) -> ImageFile:
 
 
 def images_in(image: Image.Image) -> int:
-    """Return how many images a file holds; of a TIFF, which has to be read for it, a hundred at most."""
+    """Return how many images a file holds: of a TIFF, which is read for it, a hundred at most; of a JPEG, two."""
+    if "mpoffset" in image.info:  # a JPEG that says where others are: MPO
+        return 2
     if not isinstance(image, TiffImageFile):
         return int(getattr(image, "n_frames", 1))
     for number in range(1, 100):

@@ -31,6 +31,8 @@ def inflated(pieces: Iterable[bytes], most: int) -> int:
 
 def check_png(file: IO[bytes]) -> None:
     """Raise ValueError for a PNG whose checksums are right, but whose pixels are fewer than its header says."""
+    if [place for place, (name, _) in enumerate(_parts(file)) if name == b"IHDR"] != [0]:
+        raise ValueError("a PNG begins with its one header (IHDR); this one has another part first, or several")
     file.seek(16)
     width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", file.read(13))
     needed = 0
@@ -41,12 +43,20 @@ def check_png(file: IO[bytes]) -> None:
         raise ValueError(f"its pixels have {size} bytes of {needed}")
 
 
+def _parts(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield the name and length of each part of a PNG, with the file where its content begins."""
+    place = 8
+    file.seek(place)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        yield head[4:], length
+        place += length + 12
+        file.seek(place)
+
+
 def _pixels(file: IO[bytes]) -> Iterator[bytes]:
     """Yield the compressed pixels of a PNG, a little at a time."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        left, wanted = int.from_bytes(head[:4], "big"), head[4:] == b"IDAT"
-        while wanted and left and (piece := file.read(min(left, _PIECE))):
+    for name, left in _parts(file):
+        while name == b"IDAT" and left and (piece := file.read(min(left, _PIECE))):
             left -= len(piece)
             yield piece
-        file.seek(left + 4, 1)

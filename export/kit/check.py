@@ -50,7 +50,12 @@ sys.dont_write_bytecode = True  # a `__pycache__` would be a file too many in th
 SCHEMA = 1
 MANIFEST = "bundle.json"
 REPORT = "device-report.json"
-LEFTOVERS = {".ds_store", "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle"}  # of systems, and `._x`
+LEFTOVERS = {  # of systems and file servers, as edgepath knows them, and `._x`
+    *(".ds_store", ".appledouble", ".apdisk", ".localized", "icon\r", "__macosx", ".spotlight-v100", ".trashes"),
+    *(".fseventsd", ".temporaryitems", ".documentrevisions-v100", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", "@eadir", "#recycle", "#snapshot", "@recycle"),
+    *("@recently-snapshot", "@tmp", ".@__thumb", ".snapshot", "lost+found", ".directory"),
+}
 BATCH = 8
 WARM_UP = 10
 PERCENTILES = (50, 90, 95, 99)
@@ -150,7 +155,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
 def check_signature(root: Path, digest: str, trust: Path, signature: Path | None) -> None:
     """See that the owner of `trust`, a public key or certificate (PEM), signed the bundle.json of this sha256.
 
-    Raises CannotRun for a bundle that is not signed or by another, and where model-signing is not installed.
+    Raises CannotRun for a bundle that is not signed or by another or by a certificate that is not valid today, and
+    where model-signing is not installed.
     """
     path = signature or root.resolve().with_name(f"{root.resolve().name}.sig")
     try:
@@ -165,11 +171,12 @@ def check_signature(root: Path, digest: str, trust: Path, signature: Path | None
         raise CannotRun(f"the bundle is not signed ({path} is not there); get its signature, or leave out --trust")
     try:
         config = verifying.Config().set_ignore_unsigned_files(True)
-        if b"CERTIFICATE" in trust.read_bytes():
+        if by_certificate := b"CERTIFICATE" in trust.read_bytes():
             config.use_certificate_verifier(certificate_chain=[trust])
         else:
             config.use_elliptic_key_verifier(public_key=trust)
-        statement = json.loads(base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"]))
+        content = json.loads(path.read_bytes())
+        statement = json.loads(base64.b64decode(content["dsseEnvelope"]["payload"]))
         config.verify(root, path)
         resources = statement["predicate"]["resources"]
         signed = next(resource["digest"] for resource in resources if resource["name"] == MANIFEST)
@@ -177,6 +184,21 @@ def check_signature(root: Path, digest: str, trust: Path, signature: Path | None
         raise CannotRun(f"the bundle's signature is not by {trust.name} ({type(error).__name__}: {error})") from None
     if signed != digest:
         raise CannotRun(f"the signature is of another {MANIFEST} ({str(signed)[:12]}, this is {digest[:12]})")
+    if by_certificate:
+        _check_dates(content["verificationMaterial"]["x509CertificateChain"]["certificates"])
+
+
+def _check_dates(certificates: list[dict[str, str]]) -> None:
+    """See that all certificates of a signature are valid today: it holds no time that tells when it was made."""
+    from cryptography import x509
+
+    today = datetime.now(timezone.utc)
+    for raw in certificates:
+        certificate = x509.load_der_x509_certificate(base64.b64decode(raw["rawBytes"]))
+        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not first <= today <= last:
+            dates = f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, this device's clock says {today:%Y-%m-%d}"
+            raise CannotRun(f"the bundle was signed by a certificate that is valid from {dates}; have it signed again")
 
 
 def _texts(values: object) -> bool:
@@ -567,8 +589,49 @@ def _runs(text: str) -> int:
     return int(text)
 
 
+class Talk:
+    """stderr: what cannot be written to it is dropped, and the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or see that Python does not try again when it ends."""
+        try:
+            self.stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command; return its exit status. Standard streams may be closed or full."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # what is opened next takes the lowest free number; writing to stdout is still an error
+            os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (fails when it is written to)
+    stream = sys.stderr
+    sys.stderr = Talk(stream or open(2, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 (of the process)
+    try:
+        return run_command(arguments)
+    finally:
+        sys.stderr.flush()
+        sys.stderr = stream
+
+
+def run_command(arguments: Sequence[str] | None) -> int:
+    """Parse, check, print; return the exit status."""
     parser = Parser(
         prog="check.py",
         description="Check this bundle on this device. Exit 0: passed, 1: a gate failed, 2: could not run.",
@@ -617,7 +680,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again when it ends
-        print(f"check.py: the result cannot be printed ({error.strerror})", file=sys.stderr)
+        try:
+            os.getcwd()
+            problem = f"the result cannot be printed ({error.strerror})"
+        except FileNotFoundError:
+            problem = "the working directory is not there any more; change to one that is"
+        print(f"check.py: {problem}", file=sys.stderr)
         return 2
     except CannotRun as error:
         print(f"check.py: {printable(str(error))}", file=sys.stderr)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_bundle import fill, manifest, refused, rewrite
 
 import edgepath
+from edgepath.bundle import signatures
 from edgepath.bundle.bundle import Bundle, open_bundle
 from edgepath.bundle.signing import sign
 from edgepath.bundle.writer import BundleWriter
@@ -46,10 +48,15 @@ def keys(folder: Path, name: str = "key", password: bytes | None = None) -> tupl
     return folder / f"{name}.pem", folder / f"{name}.pub"
 
 
-def certificates(folder: Path, public: Path | None = None, days: tuple[int, int] = (-1, 9)) -> tuple[Path, Path, Path]:
+def certificates(
+    folder: Path,
+    public: Path | None = None,
+    days: tuple[int, int] = (-1, 9),
+    root_days: tuple[int, int] | None = None,
+) -> tuple[Path, Path, Path]:
     """Make a key, a certificate of it or of a public key that is there, and the root that signed that.
 
-    The certificate is valid between two days from now.
+    The certificate is valid between two days from now, and so is the root, or as `root_days` say.
     """
     from datetime import datetime, timedelta, timezone
 
@@ -66,7 +73,8 @@ def certificates(folder: Path, public: Path | None = None, days: tuple[int, int]
         usage = x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
         of = key.public_key() if ca or public is None else serialization.load_pem_public_key(public.read_bytes())
         builder = x509.CertificateBuilder(issuer, subject, of, x509.random_serial_number())
-        builder = builder.not_valid_before(now + timedelta(days[0])).not_valid_after(now + timedelta(days[1]))
+        first, last = (root_days or days) if ca else days
+        builder = builder.not_valid_before(now + timedelta(first)).not_valid_after(now + timedelta(last))
         builder = builder.add_extension(x509.BasicConstraints(ca, None), True).add_extension(usage, True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(of), False)
         own = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key())
@@ -176,9 +184,62 @@ def test_a_certificate_that_is_not_valid_today_cannot_sign(
     bundle: Bundle, tmp_path: Path, days: tuple[int, int]
 ) -> None:
     private, leaf, root = certificates(tmp_path, days=days)
-    with pytest.raises(UsageError, match=r"its certificate is valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d only"):
+    with pytest.raises(UsageError, match=r"its certificate is valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, today"):
         sign(bundle, key=private, certificate=leaf, chain=[root])
     assert not bundle.path.with_name(f"{bundle.path.name}.sig").exists()
+
+
+def kit_check(kit: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Load a bundle's kit/check.py."""
+    spec = importlib.util.spec_from_file_location("check", kit / "kit" / "check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    spec.loader.exec_module(check)
+    return check
+
+
+def at(clock: pytest.MonkeyPatch, module: Any, days: int) -> None:
+    """Set the clock of a module some days on."""
+    from datetime import datetime, timedelta, timezone
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(timezone.utc) + timedelta(days)
+
+    clock.setattr(module, "datetime", Later)
+
+
+@pytest.mark.parametrize(("days", "held"), [(0, True), (8, True), (10, False), (-2, False), (-20000, False)])
+def test_a_certificate_has_to_be_valid_when_a_bundle_is_verified(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, held: bool
+) -> None:
+    private, leaf, root = certificates(tmp_path)
+    sign(kit, key=private, certificate=leaf, chain=[root])
+    check, digest = kit_check(kit, monkeypatch), open_bundle(kit).digest
+    at(monkeypatch, signatures, days)
+    at(monkeypatch, check, days)
+    if held:
+        open_bundle(kit, trust=root)
+        check.check_signature(kit, digest, root, None)
+        return
+    with pytest.raises(BundleError, match=r"valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, today is"):
+        open_bundle(kit, trust=root)
+    with pytest.raises(check.CannotRun, match=r"valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, this device's"):
+        check.check_signature(kit, digest, root, None)
+
+
+def test_an_issuer_that_is_no_longer_valid_is_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, leaf, root = certificates(tmp_path, root_days=(-1, 3))
+    sign(bundle, key=private, certificate=leaf, chain=[root])
+    assert open_bundle(bundle.path, trust=root)
+    at(monkeypatch, signatures, 5)
+    with pytest.raises(BundleError, match="have it signed by a new one"):
+        open_bundle(bundle.path, trust=root)
 
 
 def test_what_cannot_sign_is_one_line(bundle: Bundle, tmp_path: Path) -> None:
@@ -189,6 +250,8 @@ def test_what_cannot_sign_is_one_line(bundle: Bundle, tmp_path: Path) -> None:
         ({"key": private, "chain": [public]}, "belongs to a certificate"),
         ({"key": tmp_path / "nowhere.pem"}, "no such file"),
         ({"key": public}, "the key cannot sign"),
+        ({"key": private, "certificate": tmp_path}, "no such file"),
+        ({"pkcs11": "pkcs11:token=x", "certificate": Path("/dev/zero")}, "no such file"),
         ({"key": private}, "the key cannot sign"),
         ({"key": private, "password": "wrong"}, "the key cannot sign"),
         ({"key": private, "password": "secret", "out": bundle.path / "x.sig"}, "lies in the bundle"),
@@ -240,12 +303,7 @@ def test_the_kit_refuses_what_is_not_signed_before_it_runs_anything(kit: Path, t
 
 
 def test_the_kit_says_so_where_it_cannot_verify(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("check", kit / "kit" / "check.py")
-    assert spec is not None
-    assert spec.loader is not None
-    check = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    spec.loader.exec_module(check)
+    check = kit_check(kit, monkeypatch)
     monkeypatch.setitem(sys.modules, "model_signing", None)
     with pytest.raises(check.CannotRun, match="--trust needs model-signing"):
         check.check_signature(kit, "0" * 64, tmp_path / "key.pub", None)

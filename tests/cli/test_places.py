@@ -190,3 +190,61 @@ def test_full_stdout_is_one_line(exports: Exports, tmp_path: Path, unbuffered: s
     assert code == 2
     assert lines[-1] == "check.py: the result cannot be printed (No space left on device)"
     assert json.loads((tmp_path / "device-report.json").read_text())["passed"]
+
+
+# --- closed and full streams, and a folder that is gone
+
+PYTHON, ENVIRONMENT = sys.executable, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def shell(script: str, cwd: Path) -> tuple[int, str]:
+    """Run a line of bash; return its exit code and what it wrote to streams that are left open."""
+    command = ["bash", "-o", "pipefail", "-c", script]
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"} | ENVIRONMENT
+    done = subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists(FULL), reason="needs /dev/full")
+@pytest.mark.parametrize("streams", ["2>/dev/full", "2>&-", "<&- 2>&-"])
+def test_what_stderr_cannot_take_changes_nothing(exports: Exports, tmp_path: Path, streams: str) -> None:
+    bundle = exports("onnx-int8").bundle.path
+    assert shell(f"{PYTHON} -m edgepath embed {bundle} synthetic:2 --out a.npz {streams}", tmp_path)[0] == 0
+    with np.load(tmp_path / "a.npz") as file:  # nothing that is talk went to a file in stderr's place
+        assert len(file["embeddings"]) == 2
+    assert shell(f"{PYTHON} -m edgepath embed nowhere synthetic:2 --out b.npz {streams}", tmp_path)[0] == 2
+    assert shell(f"{PYTHON} -m edgepath embed --nonsense {streams}", tmp_path)[0] == 2
+    check = f"{PYTHON} -B {bundle / 'kit' / 'check.py'} --runs 1 --force"
+    code, said = shell(f"{check} {streams}", tmp_path)
+    assert (code, said.splitlines()[-1]) == (0, f"{bundle.name}: passed")
+    assert shell(f"{check} --set x {streams}", tmp_path)[0] == 2
+
+
+def test_closed_stdout_is_one_line(exports: Exports, tmp_path: Path) -> None:
+    bundle = exports("onnx-int8").bundle.path
+    code, said = shell(f"{PYTHON} -m edgepath targets >&-", tmp_path)
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert said.startswith("edgepath: stdout cannot be written (Bad file descriptor)")
+    code, said = shell(f"{PYTHON} -B {bundle / 'kit' / 'check.py'} --runs 1 >&-", tmp_path)
+    assert (code, said.splitlines()[-1]) == (2, "check.py: the result cannot be printed (Bad file descriptor)")
+    assert json.loads((tmp_path / "device-report.json").read_text())["passed"]
+    embed = f"{PYTHON} -m edgepath embed {bundle} synthetic:2 --out a.npz"
+    assert shell(f"{embed} <&- >&- 2>&-", tmp_path)[0] == 2
+    with np.load(tmp_path / "a.npz") as file:
+        assert len(file["embeddings"]) == 2
+
+
+def test_reader_that_has_seen_enough_is_no_failed_gate(tmp_path: Path) -> None:
+    code, said = shell(f"({PYTHON} -m edgepath models --json; echo code $? >&2) | true", tmp_path)
+    assert (code, said) == (0, "code 2\n")
+
+
+def test_folder_that_is_gone_is_one_line(exports: Exports, tmp_path: Path) -> None:
+    bundle, out = exports("onnx-int8").bundle.path, tmp_path / "a.npz"
+    gone = "mkdir gone && cd gone && rmdir ../gone &&"
+    code, said = shell(f"{gone} {PYTHON} -m edgepath embed {bundle} synthetic:2 --out b.npz", tmp_path)
+    assert (code, said) == (2, "edgepath: the working directory is not there any more; change to one that is\n")
+    assert shell(f"{gone} {PYTHON} -m edgepath embed {bundle} synthetic:2 --out {out}", tmp_path)[0] == 0
+    code, said = shell(f"{gone} {PYTHON} -B {bundle / 'kit' / 'check.py'} --runs 1", tmp_path)
+    assert (code, said) == (2, "check.py: the working directory is not there any more; change to one that is\n")

@@ -31,11 +31,15 @@ FLOOR = {"tiles": 4, "neighbours": 3, "worst": []} | dict.fromkeys(
 
 @dataclass(frozen=True)
 class Reader:
-    """`seeds` are whole files by suffix; `read` is given the folder it may use and the bytes of a damaged one."""
+    """`seeds` are whole files by suffix; `read` is given the folder it may use and the bytes of a damaged one.
+
+    `share` is its part of the time, more than 1 where another process reads each file first.
+    """
 
     name: str
     seeds: Callable[[], dict[str, bytes]]
     read: Callable[[Path, str, bytes], object]
+    share: float = 1
 
 
 def _saved(save: Callable[[Any], object]) -> bytes:
@@ -624,8 +628,8 @@ READERS = (
     Reader("image", _images, _read_image),
     Reader("array", _arrays, _read_array),
     Reader("origin", _origin, _read_origin),
-    Reader("h5ad", _h5ad, _read_h5ad),
-    Reader("hdf5", _hdf5, _read_hdf5),
+    Reader("h5ad", _h5ad, _read_h5ad, share=4),
+    Reader("hdf5", _hdf5, _read_hdf5, share=3),
     Reader("weights", _weights, _read_weights),
     Reader("model config", _configs, _read_config),
     Reader("onnx", lambda: _artifact("onnx"), _read_artifact("onnx")),

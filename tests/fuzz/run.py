@@ -108,14 +108,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1 << 60, help="cases a reader at most")
     parser.add_argument("--here", action="store_true", help="all in this process: the first crash is the last case")
     parser.add_argument("--reader", action="append", choices=[one.name for one in READERS])
-    names = (options := parser.parse_args()).reader or [one.name for one in READERS]
-    failed = total = 0
-    for name in names:
+    options = parser.parse_args()
+    readers = [one for one in READERS if one.name in (options.reader or [one.name])]
+    failed, total, second = 0, 0, options.seconds / sum(one.share for one in readers)
+    for name, seconds in ((one.name, one.share * second) for one in readers):
         if options.here:
             forget_peak()
-            work(name, options.seed, options.seconds / len(names), options.count, peak_bytes())
+            work(name, options.seed, seconds, options.count, peak_bytes())
             continue
-        found = fuzz(name, options.seed, options.seconds / len(names), options.count)
+        found = fuzz(name, options.seed, seconds, options.count)
         print(json.dumps(found), flush=True)
         failed, total = failed + len(found["wrong"]), total + found["cases"]
     if options.here:

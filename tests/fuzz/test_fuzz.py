@@ -47,6 +47,7 @@ FOUND = [  # by these seeds something went wrong once
     ("annotation", 100489),
     ("coreml", 200442),
     ("coreml", 205010),
+    ("hdf5", 3000438),
 ]
 
 

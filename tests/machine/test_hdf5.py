@@ -78,7 +78,7 @@ def test_what_is_in_the_file_is_read(tmp_path: Path) -> None:
         file["link"] = h5py.SoftLink("/group")
         file.create_dataset("zeros", data=np.zeros(1 << 20), compression="gzip")
     with h5py.File(tmp_path / "a.h5") as file:
-        assert texts(dataset(file, "group/x")) == texts(dataset(file, "link/x")) == ["a", "bä"]
+        assert list(texts(dataset(file, "group/x"))) == list(texts(dataset(file, "link/x"))) == [["a", "bä"]]
         assert not dataset(file, "zeros")[:].any()
         with pytest.raises(KeyError):
             dataset(file, "y")
@@ -89,8 +89,8 @@ def test_one_long_text_named_often_takes_no_memory(tmp_path: Path) -> None:
         values = file.create_dataset("x", (1000,), h5py.string_dtype())
         values[:] = ["a" * (1 << 20)] * 64 + [""] * 936
     with h5py.File(tmp_path / "a.h5") as file:
-        assert len("".join(texts(file["x"]))) == 64 << 20
+        assert sum(len("".join(part)) for part in texts(file["x"])) == 64 << 20
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["x"][99] = "one more"
     with h5py.File(tmp_path / "a.h5") as file, pytest.raises(OSError, match="letters"):
-        texts(file["x"])
+        list(texts(file["x"]))

@@ -193,3 +193,18 @@ def test_largest_images_take_the_memory_of_one_however_many_threads_decode(tmp_p
     command = [sys.executable, "-W", "error", "-c", script, str(tmp_path)]
     cost = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 4 * LARGEST < cost < 500e6  # all four at once take 0.8 GB
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def test_a_png_has_one_header_and_begins_with_it(tmp_path: Path) -> None:
+    whole = saved(PIXELS[..., :3], "PNG")
+    start, header, rest = whole[:8], whole[8:33], whole[33:]
+    small = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE // 2, 8, 2, 0, 0, 0))
+    for damaged in (chunk(b"tEXt", b"a\0b") + header, small + header, header + header):
+        assert "begins with its one header" in refused(start + damaged + rest, tmp_path)
+    assert "begins with its one header" in refused(start + header + small + rest, tmp_path, resize="squash")
+    text = start + header + chunk(b"tEXt", b"a\0b") + rest
+    np.testing.assert_array_equal(read(text, tmp_path), PIXELS[..., :3])

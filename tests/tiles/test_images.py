@@ -203,7 +203,7 @@ def test_no_rgb_is_refused(tmp_path: Path, mode: str, kind: str, said: str) -> N
     assert said in refused(tmp_path / "a")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "MPO"])
 def test_several_images_in_one_file_are_refused(pixels: np.ndarray, tmp_path: Path, kind: str) -> None:
     one, two = Image.fromarray(pixels), Image.fromarray(255 - pixels)
     one.save(tmp_path / "a", kind, save_all=True, append_images=[two])

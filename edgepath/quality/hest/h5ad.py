@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError, first_line
-from ...machine.hdf5 import check_ends, dataset, inside, texts
+from ...machine.hdf5 import dataset, inside
+from ...machine.hdf5_texts import read_attributes, read_texts
 
 _BLOCK = 64 << 20  # bytes of a dense matrix held at once
 _SPARSE = ("csr_matrix", "csc_matrix")
@@ -28,21 +29,12 @@ def read_expression(path: Path, barcodes: Sequence[str], genes: Sequence[str]) -
     import h5py
 
     try:
-        check_ends(path, "obs", "var")
+        spots, known = read_texts(path, "obs"), read_texts(path, "var")
+        rows, columns = _find(barcodes, spots, path, "barcode"), _find(genes, known, path, "gene")
         with h5py.File(path, "r") as file:
-            spots, known = _names(inside(file, "obs")), _names(inside(file, "var"))
-            rows, columns = _find(barcodes, spots, path, "barcode"), _find(genes, known, path, "gene")
-            return _matrix(file, (len(spots), len(known)), rows, columns)
+            return _matrix(file, path, (len(spots), len(known)), rows, columns)
     except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise UsageError(f"HEST {path}: cannot be read as AnnData ({first_line(error)}); fetch it again") from None
-
-
-def _names(table: Any) -> list[str]:
-    """Return the index of a table: strings, or since anndata 0.11 strings with a mask of missing ones."""
-    import h5py
-
-    index = str(table.attrs["_index"])
-    return texts(dataset(table, f"{index}/values" if isinstance(inside(table, index), h5py.Group) else index))
 
 
 def _find(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) -> np.ndarray:
@@ -59,15 +51,16 @@ def _find(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) ->
     return np.array([places[name][0] for name in wanted])
 
 
-def _matrix(file: Any, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _matrix(file: Any, path: Path, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     import h5py
 
     stored = inside(file, "X")
     dense = isinstance(stored, h5py.Dataset)
-    kind = "dense" if dense else str(stored.attrs.get("encoding-type", "nothing that is known"))
+    stated_in = {} if dense else read_attributes(path, "X")
+    kind = "dense" if dense else str(stated_in.get("encoding-type", "nothing that is known"))
     if not dense and kind not in _SPARSE:
         raise ValueError(f"X is {kind}; a dense matrix, {' or '.join(_SPARSE)} is needed")
-    stated = tuple(map(int, stored.shape if dense else stored.attrs["shape"]))
+    stated = tuple(map(int, stored.shape if dense else stated_in["shape"]))
     if stated != shape:
         raise ValueError(f"X is {stated}; {shape[0]} rows of obs and {shape[1]} of var are named")
     if dense:

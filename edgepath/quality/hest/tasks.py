@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UsageError, did_you_mean, first_line
-from ...machine.hdf5 import check_ends, dataset, texts
+from ...machine.hdf5 import dataset
+from ...machine.hdf5_texts import read_texts
 from ...machine.sheets import read_sheet
 from ...machine.tables import read_json
 from ...tiles.images import resize_tile
@@ -175,11 +176,10 @@ def _barcodes(path: Path, size: int, resize: str) -> tuple[str, ...]:
     import h5py
 
     try:
-        check_ends(path, "barcode")
+        barcodes = tuple(read_texts(path, "barcode"))
         with h5py.File(path, "r") as file:
             patches = dataset(file, "img")
             shape, kind = patches.shape, patches.dtype
-            barcodes = tuple(texts(dataset(file, "barcode")))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UsageError(
             f"HEST {path}: no patches and barcodes can be read from it ({first_line(error)}); fetch it again"

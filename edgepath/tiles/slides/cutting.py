@@ -122,7 +122,7 @@ def _means(pixels: np.ndarray, offset: tuple[float, float], sides: tuple[float, 
     return means.reshape(size, size, channels)
 
 
-@lru_cache(256)
+@lru_cache(1024)  # one for each column of a slide's tiles, 40 KB each: fewer would be made anew in every row
 def _shares(count: int, start: float, side: float, size: int, channels: int = 1) -> Any:
     """Return the area filter along one axis: how much of each pixel is in each part of a tile, sparse (size, count).
 
@@ -133,7 +133,7 @@ def _shares(count: int, start: float, side: float, size: int, channels: int = 1)
     rounding, so a tile is the same to the bit whatever the order of its sums, that is on every machine and with any
     number of threads.
     """
-    from scipy.sparse import csr_array, eye_array, kron
+    from scipy.sparse import csr_array
 
     edges = start + np.arange(size + 1) * (side / size)
     first = np.floor(edges[:-1]).astype(np.int32)
@@ -141,6 +141,9 @@ def _shares(count: int, start: float, side: float, size: int, channels: int = 1)
     shares = (np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)).clip(0)
     shares = np.rint(shares / shares.sum(1, keepdims=True) * 2**20) / 2**20
     where = pixels.clip(0, count - 1)  # beyond lie shares of 0
-    ends = np.arange(size + 1) * pixels.shape[1]
-    filter_ = csr_array((shares.ravel(), where.ravel(), ends), shape=(size, count))
-    return csr_array(kron(filter_, eye_array(channels))) if channels > 1 else filter_
+    channel = np.arange(channels, dtype=np.int32)[:, None]
+    columns = (where[:, None] * channels + channel).ravel()
+    ends = np.arange(size * channels + 1) * pixels.shape[1]
+    return csr_array(
+        (np.repeat(shares, channels, axis=0).ravel(), columns, ends), shape=(size * channels, count * channels)
+    )

@@ -98,6 +98,14 @@ def test_any_factor_is_the_mean_over_each_pixels_area(tmp_path: Path) -> None:
     assert np.abs(found - means).max() <= 0.5 + 1e-3
 
 
+@pytest.mark.parametrize(("count", "start", "side"), [(90, 0.1, 89.1), (10, 0.25, 9.5)])
+def test_the_filter_of_pixels_side_by_side_is_that_of_one_for_each_channel(
+    count: int, start: float, side: float
+) -> None:
+    one, three = (cutting._shares(count, start, side, 24, channels).toarray() for channels in (1, 3))
+    np.testing.assert_array_equal(three, np.kron(one, np.eye(3)))
+
+
 def test_no_bit_of_a_tile_depends_on_the_order_of_sums() -> None:
     """Which differs between processors and libraries: against the same sums in whole numbers."""
     pixels = noise(100, 90)
