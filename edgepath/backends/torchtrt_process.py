@@ -6,9 +6,7 @@ This module is also that process: `python -m edgepath.backends.torchtrt_process 
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..machine.fresh_process import run_module
 from ..machine.scratch import scratch
 from .tensorrt_network.network import Network, read_network
 
@@ -48,12 +47,7 @@ def convert_apart(
     with scratch("torchtrt") as folder:
         asked = {"program": str(program.absolute()), "shapes": dict(shapes), "outputs": list(outputs)}
         (folder / _ASKED).write_text(json.dumps(asked | {"capabilities": list(capabilities)}))
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-m", __name__, str(folder)]
-        environment = os.environ | {"PYTHONPATH": path}
-        # In a folder of its own: `-m` takes what lies in the working directory for Python's modules.
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=_SECONDS)
+        done = run_module(__name__, str(folder), seconds=_SECONDS)
         if done.returncode:
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit {done.returncode}"]
             raise UsageError(f"Torch-TensorRT did not convert {program.name}: {lines[-1]}")

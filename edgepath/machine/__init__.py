@@ -8,6 +8,7 @@ writing     what is written appears complete, or not at all
 cache       what can be computed again, kept by all that it depends on
 hdf5        data sets held against their file (hdf5_texts: by another process; hdf5_writing)
 shipped     where recipes, kits and packs lie
+fresh_process a module of edgepath as a process of its own
 privacy     packages report nothing to their vendors
 tables      JSON and TOML read strictly into typed values, one line for what is off
 sheets      CSV read strictly, and written without formulas

@@ -6,7 +6,6 @@ This module is also that process: `python -m edgepath.speed.fresh JSON` prints w
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..backends import find
 from ..errors import MissingRuntime
+from ..machine.fresh_process import run_module
 from ..machine.progress import peak_bytes
 from ..machine.scratch import scratch
 from .results import ColdStart, Memory
@@ -67,9 +67,14 @@ def peak_memory(
 
 
 def _start(backend: str, artifact: Path, size: int, batch: int, options: Mapping[str, object]) -> dict[str, float]:
-    asked = {"backend": backend, "artifact": str(artifact), "size": size, "batch": batch, "options": dict(options)}
-    command = [sys.executable, "-m", __name__, json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    asked = {
+        "backend": backend,
+        "artifact": str(artifact.absolute()),
+        "size": size,
+        "batch": batch,
+        "options": dict(options),
+    }
+    done = run_module(__name__, json.dumps(asked), seconds=_SECONDS)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise MissingRuntime(f"bench: a fresh process cannot run {artifact.name} ({reason})")

@@ -39,6 +39,17 @@ def test_peak_memory_is_not_this_processs(exports: Exports) -> None:
     assert (found["name"], found["batch"]) == ("one", 2)
 
 
+def test_what_lies_in_the_working_directory_is_not_run(
+    exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = exports("onnx-int8").bundle.artifact
+    for name in ("json", "subprocess", "numpy", "onnxruntime"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'planted')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    cold_starts("one", "onnxruntime", artifact, size=224, threads=1, times=1)
+    assert not (tmp_path / "planted").exists()
+
+
 def test_what_a_fresh_process_cannot_load_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(MissingRuntime, match=r"a fresh process cannot run none\.onnx \(.*none\.onnx"):
         peak_memory("one", "onnxruntime", tmp_path / "none.onnx", size=224, threads=1, batches=[1])
