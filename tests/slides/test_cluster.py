@@ -24,7 +24,10 @@ from edgepath.tiles.slides.synthetic import write_synthetic_slide
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'edgepath[ray]'")
 SLIDES = 6
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own
+pytestmark = [
+    pytest.mark.slow,  # a cluster of Ray starts for each
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
+]
 
 
 @pytest.fixture(scope="module")
