@@ -14,7 +14,7 @@ from .backends import find
 from .bundle.bom import write_bom
 from .bundle.bundle import Bundle, open_bundle
 from .bundle.kit import write_golden, write_kit
-from .bundle.running import BATCH, artifact_bytes, embed_all
+from .bundle.running import artifact_bytes
 from .bundle.writer import BundleWriter
 from .checks.lowering import lower
 from .checks.results import Artifact, HeadroomFigures, Report
@@ -191,14 +191,14 @@ def _lower(recipe: Recipe, net: EdgeModel, golden: np.ndarray, ready: Prepared, 
     """Make the artifact, run program and artifact on the golden tiles, and put golden set and kit beside it."""
     from .program.forms import Program
     from .program.linear import scales
+    from .program.own_embeddings import own_embeddings
     from .program.rescaling import RESCALED, save_exponents
 
     if ready.exponents:
         save_exponents(folder / RESCALED, ready.exponents)
     program = Program(net, recipe, _facts(ready))
     with stages.stage("program", len(golden)) as advance:
-        embeddings = {"reference": ready.reference.embeddings, "program": embed_all(program, golden, advance)}
-        embeddings["nudged"] = program.nudged(golden[:BATCH])
+        embeddings = {"reference": ready.reference.embeddings, **own_embeddings(program, golden, advance)}
     headroom = headroom_figures(program.peaks, len(golden), ready.exponents) if program.peaks else None
     lowered = lower(program, recipe, golden, folder, stages)
     if lowered.embeddings is not None:

@@ -45,6 +45,7 @@ NEED_TORCH = (
             "fold",
             "formats",
             "forms",
+            "own_embeddings",
             "decomposed",
             "delegable",
             "fused_attention",
