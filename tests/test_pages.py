@@ -340,6 +340,21 @@ def test_what_exports_took_is_what_was_measured() -> None:
         assert f"| `{target}` | {' | '.join(cells)} | {drift['lowering']['tiles']} |" in measured
 
 
+def test_what_exports_and_checks_cost_is_what_was_measured() -> None:
+    figures, measured = kept("epyc-vnni-costs"), pages.text("docs/measured/epyc-vnni.md")
+    exports = [row for name, row in figures.items() if name.startswith("export ")]
+    assert len(exports) == 3
+    for row in exports:
+        assert f"| {row['seconds']:.0f} s | {row['peak_gb']:.1f} GB |" in measured
+    over = {name.split()[0]: value for name, value in figures.items() if name.endswith("over its passes, demo")}
+    assert len(over) == 5
+    for check, value in over.items():
+        tiles = figures[f"{check} beside its passes, demo, openvino-int8"]["tiles embedded"]
+        assert re.search(rf"^\| `{check}\b.*\| {tiles:,} \| {value:.2f} \|", measured, re.MULTILINE), check
+    seconds = figures["curves beside its passes, demo, openvino-int8"]["seconds of a core"]
+    assert f"took {seconds:.0f} s of CPU time" in measured
+
+
 def test_drift_beside_other_tools_is_what_was_measured() -> None:
     figures, measured = kept("epyc-avx2"), pages.text("docs/measured/other-tools.md")
     beside = re.findall(r"^\| .*? \| (\d\S*) \| (\d\S*) \| (\d\S*) \|$", measured, flags=re.MULTILINE)
