@@ -57,6 +57,8 @@ def test_five_results_are_those_that_are_kept() -> None:
     assert f"is **slower** ({figures['latency ratio openvino-int8 / OpenVINO FP32']:.2f})" in table
     export = figures["export openvino-int8, 64 tiles"]
     assert f"{export['seconds']:.0f} s and {export['peak_gb']:.1f} GB" in table
+    cost = kept("epyc-vnni-costs")["export openvino-int8, 64 tiles, empty cache"]
+    assert f"for `openvino-int8`, {cost['seconds']:.0f} s with VNNI;" in table
     vnni = kept("epyc-vnni")
     ours, onnx = (f"{vnni[f'latency ratio {pair}']:.2f}" for pair in (INT8_OVER_FP32, "onnx-int8 / onnx-fp32"))
     assert f"{ours} of FP32's time (`openvino-int8`), {onnx} (`onnx-int8`) |" in table.split("with VNNI?")[1]
