@@ -80,5 +80,5 @@ def _recalled(file: Path, count: int) -> dict[str, np.ndarray] | None:
             held = read_npz(handle, KEPT)
     except (OSError, ValueError, TypeError):
         return None
-    whole = all(rows.ndim == 2 and rows.dtype == np.float32 and np.isfinite(rows).all() for rows in held.values())
-    return held if whole and len(held["program"]) == count and len(held["nudged"]) == min(count, BATCH) else None
+    valid = all(rows.ndim == 2 and rows.dtype == np.float32 and np.isfinite(rows).all() for rows in held.values())
+    return held if valid and len(held["program"]) == count and len(held["nudged"]) == min(count, BATCH) else None
