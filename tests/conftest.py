@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from edgepath.bundle.bundle import Bundle, open_bundle
 from edgepath.exporting import Exported, export
+from edgepath.machine.garbage import spare_old_objects
 from edgepath.models import catalogue as models
 from edgepath.models.catalogue import ModelSpec
 
@@ -27,6 +29,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set what libraries read when they are first imported, so before any test module is."""
+    spare_old_objects()
     cache = tempfile.TemporaryDirectory(prefix="edgepath-tests-")
     config.add_cleanup(cache.cleanup)
     # An example may take what it takes on a busy machine. The same examples each time, so that a failure is the
@@ -55,6 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests: one that comes last keeps one worker busy while the other waits."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end: no collection of garbage has to look at them."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..machine.fresh_process import run_module
+from ..machine.garbage import spare_old_objects
 from ..machine.scratch import scratch
 from .tensorrt_network.network import Network, read_network
 
@@ -72,4 +73,5 @@ def _convert(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    spare_old_objects()
     _convert(Path(sys.argv[1]))

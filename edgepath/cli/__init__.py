@@ -27,6 +27,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import EdgepathError, one_line, printable
+from ..machine.garbage import spare_old_objects
 from . import checking, listing, making, robust, searching, slides, speed
 from .app import app as app
 from .streams import robust_streams, stdout_fails
@@ -57,6 +58,7 @@ def main() -> None:
     Python's own code for a traceback is 1, which would read as a failed gate.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    spare_old_objects()
     with robust_streams():
         _run()
 

@@ -3,6 +3,7 @@
 packages    which packages are installed, and what installs the others
 hardware    processor, memory, GPU
 progress    stages of long work: how far, how long, how much memory
+garbage     Python's garbage collector, told to look at old objects less often
 quiet       other tools kept off the terminal
 writing     what is written appears complete, or not at all
 cache       what can be computed again, kept by all that it depends on

@@ -38,18 +38,33 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """Two nodes of two CPUs each on this machine."""
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
+    """The first node of a cluster on this machine, with one CPU."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=2)
     yield made
     if ray.is_initialized():
         ray.shutdown()
     made.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any) -> Any:
+    """Two nodes on this machine, of one and two CPUs; the second is started again where a test has lost it."""
+    if not head.worker_nodes:
+        head.add_node(num_cpus=2)
+    return head
+
+
+@pytest.fixture(scope="module")
+def alone(exports: Callable[[str], Exported], many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files that one process writes of all slides."""
+    job = Job(exports("openvino-int8").bundle, tmp_path_factory.mktemp("alone"), CutSettings())
+    embed_slides(job, list_slides([many]))
+    return features(job.out)
 
 
 def features(out: Path) -> dict[str, bytes]:
@@ -72,12 +87,10 @@ def kill_an_actor(out: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["nothing", "actor", "node"])
 def test_files_are_those_of_one_process(
-    exports: Callable[[str], Exported], many: Path, tmp_path: Path, cluster: Any, lost: str
+    exports: Callable[[str], Exported], many: Path, alone: dict[str, bytes], tmp_path: Path, cluster: Any, lost: str
 ) -> None:
-    bundle, entries = exports("openvino-int8").bundle, list_slides([many])
-    alone = Job(bundle, tmp_path / "alone", CutSettings())
-    embed_slides(alone, entries)
-    job = Job(bundle, tmp_path / "ray", CutSettings())
+    entries = list_slides([many])
+    job = Job(exports("openvino-int8").bundle, tmp_path / "ray", CutSettings())
     job.out.mkdir()
 
     def lose_a_node() -> None:
@@ -93,7 +106,7 @@ def test_files_are_those_of_one_process(
     assert not thread.is_alive()
     assert [row["id"] for row in found["slides"]] == [str(seed) for seed in range(SLIDES)]
     assert {row["state"] for row in found["slides"]} <= {"done", "kept"}
-    assert features(job.out) == features(alone.out)
+    assert features(job.out) == alone
     assert {row["state"] for row in check_slides(job.out)["slides"]} == {"done"}
     again = embed_on_cluster(job, entries, address=cluster.address, workers=1, threads=1)
     assert {row["state"] for row in again["slides"]} == {"kept"}
