@@ -293,12 +293,16 @@ def _fewest_kept(
     stages: Stages,
     advance: Advance,
 ) -> int | None:
-    """Return how many layers of `order` have to be kept, None where all of them are not enough."""
-    least = required(shared.recipe.accept)
+    """Return how many layers of `order` have to be kept, None where all of them are not enough.
 
-    def met(count: int) -> bool:
+    A candidate whose program misses is not good enough, whatever its artifact does, and programs are quick to judge: so
+    the fewest are found for programs first, and artifacts are built from there on.
+    """
+    least, all_kept = required(shared.recipe.accept), len(order)
+
+    def met(count: int, *, built: bool) -> bool:
         known = state.points.get(str(count))
-        built = count < len(order)  # the one without INT8 is never chosen
+        built = built and count < all_kept  # the one without INT8 is never chosen
         if known is None or (built and not is_judged(known, shared.recipe)):
             share = 1 - sum(work[name] for name in order[:count]) / sum(work.values())
             known = state.points[str(count)] = _candidate(shared, order[:count], share, built, stages)
@@ -306,15 +310,25 @@ def _fewest_kept(
         advance(1)
         return not missed(known, least)
 
-    if met(0):
-        return 0
-    if not met(len(order)):
-        return None
-    misses, enough = 0, len(order)
-    while enough - misses > 1:
-        middle = (misses + enough) // 2
-        misses, enough = (misses, middle) if met(middle) else (middle, enough)
-    return enough
+    def between(misses: int, enough: int, *, built: bool) -> int:
+        while enough - misses > 1:
+            middle = (misses + enough) // 2
+            misses, enough = (misses, middle) if met(middle, built=built) else (middle, enough)
+        return enough
+
+    first = 0
+    if not met(0, built=False):
+        if not met(all_kept, built=False):
+            return None
+        first = between(0, all_kept, built=False)
+    if met(first, built=True):
+        return first
+    misses, step = first, 1
+    while misses + step < all_kept:
+        if met(misses + step, built=True):
+            return between(misses, misses + step, built=True)
+        misses, step = misses + step, 2 * step
+    return between(misses, all_kept, built=True) if met(all_kept, built=False) else None
 
 
 def _candidate(shared: _Shared, kept: Sequence[str], share: float, build: bool, stages: Stages) -> Point:
