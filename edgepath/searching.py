@@ -2,8 +2,8 @@
 
 Each layer's drift is measured once, alone. Layers are left in floating point in the order of drift for each
 multiply-add that this costs; how many of them, is found by measuring candidates on held-out tiles, halving the
-interval. That relies on no more than that keeping more layers does not drift more; what is reported was measured. A
-candidate whose program is good enough is built, and its artifact judged as `export` will judge it (`checks.candidate`).
+interval. That relies on no more than that keeping more layers does not drift more; what is reported was measured. From
+the fewest on that a program needs, artifacts are built and judged as `export` will judge them (`checks.candidate`).
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def search(
     shared = _Shared(judged, ready.net, ranges, plan, tiles, exact, ready.exponents)
     state = _State(out, _key(recipe, ready))
     work, order = _measure_layers(shared, state, stages)
-    with stages.stage("candidates", len(order).bit_length() + 2) as advance:
+    with stages.stage("candidates", len(order).bit_length() + 3) as advance:
         kept = _fewest_kept(order, work, shared, state, stages, advance)
     _check_worth(target, kept, len(order), budget, state)
     assert kept is not None

@@ -28,6 +28,9 @@ def environment() -> dict[str, str]:
 
 
 def main(out: str, changes: str, how: str, student: str) -> None:
+    from edgepath.machine.garbage import spare_old_objects
+
+    spare_old_objects()  # before what it is about: as the command does
     from small_models import DEEPER, RECIPE, SMALL, STUDENT, TEACHER
 
     from edgepath.distillation.training import distill

@@ -139,11 +139,10 @@ def _is_alive(pid: str) -> bool:
         return False
 
 
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(run: Run, tmp_path: Path) -> None:
     one, two, start = tmp_path / "one", tmp_path / "two", tmp_path / "start"
-    subprocess.run([sys.executable, *command(one, {})], check=True, env=environment())
-    subprocess.run([sys.executable, *command(start, {"training.learning_rate": 0.0,
-        "training.learning_rate_end": 0.0})], check=True, env=environment())  # fmt: skip
+    run(out=one)
+    run(out=start, options={"training.learning_rate": 0.0, "training.learning_rate_end": 0.0})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run([*torchrun, *command(two, {})], check=True, env=environment(), capture_output=True)
     alone, shared, before = weights(one), weights(two), weights(start)
