@@ -319,6 +319,9 @@ def test_figures_with_vnni_are_those_that_are_kept() -> None:
     peaks = {name: f"{value / 1e9:.0f} G" for name, value in roof["peaks"].items()}
     assert f"takes {peaks['i8']} multiply-adds a second in INT8 and {peaks['f32']} in FP32" in text
     assert f"would take {roof['bundles']['openvino-int8']['at_peak_ms']:.0f} ms" in text
+    ours, nncf = roof["bundles"]["openvino-int8"], latency["ms"]["NNCF default INT8 (OpenVINO)"]["p50"]
+    products = ours["int8_share"] * sum(ours["multiply_adds"].values()) / roof["peaks"]["i8"] * 1e3
+    assert f"alone would take {products:.0f} ms, and 0.80 of NNCF's {nncf:.0f} ms is {0.8 * nncf:.0f} ms" in text
     start = figures["edgepath --help"]
     assert f"`edgepath --help` took {start['seconds']:.2f} s here, {start['ratio']:.2f} times" in text
     assert f"medians of {start['n']} in turn" in text
