@@ -187,7 +187,8 @@ def test_no_kill_loses_anything(bundles: Bundles, tmp_path: Path, record: Record
     for number in range(KILLS[lost]):
         job = Job(bundle, tmp_path / str(number), CutSettings())
         job.out.mkdir()
-        done = {"process": _lose_process, "actor": _lose_actor, "node": _lose_node}[lost](job, folder, draw)
+        after = number % (SLIDES - 1) + draw.uniform(0, 0.9)
+        done = {"process": _lose_process, "actor": _lose_actor, "node": _lose_node}[lost](job, folder, after)
         left = _features(job.out)
         in_work += 0 < done < SLIDES
         assert left.items() <= names.items()  # whole files only, and those that one process makes
@@ -213,31 +214,32 @@ def _done(job: Job) -> int:
     return len(list((job.out / "slides").glob("*.json")))
 
 
-def _wait_for_a_random_moment(job: Job, draw: random.Random) -> None:
-    """Return when a random number of slides is done, some time into the next one."""
-    count = draw.randrange(SLIDES - 1)
-    while _done(job) < count:
+def _wait_until(job: Job, after: float, ended: Callable[[], bool]) -> int:
+    """Return how many slides are done when `after` of them are: 2.5 is half a fifth of a second into the third."""
+    while not ((job.out / "slides").is_dir() and _done(job) >= int(after)):
+        assert not ended(), "it ended before it was killed"
         time.sleep(0.005)
-    time.sleep(draw.uniform(0, 0.2))
-
-
-def _lose_process(job: Job, folder: Path, draw: random.Random) -> int:
-    process = _start(job, folder)
-    _wait_for_a_random_moment(job, draw)
-    process.kill()
-    process.wait()
+    time.sleep(after % 1 / 5)
     return _done(job)
 
 
-def _lose_actor(job: Job, folder: Path, draw: random.Random) -> int:
+def _lose_process(job: Job, folder: Path, after: float) -> int:
+    process = _start(job, folder)
+    done = _wait_until(job, after, lambda: process.poll() is not None)
+    process.kill()
+    process.wait()
+    return done
+
+
+def _lose_actor(job: Job, folder: Path, after: float) -> int:
     with _cluster(2) as made:
-        return _embed_while(job, folder, made, _kill_an_actor, draw)
+        return _embed_while(job, folder, made, _kill_an_actor, after)
 
 
-def _lose_node(job: Job, folder: Path, draw: random.Random) -> int:
+def _lose_node(job: Job, folder: Path, after: float) -> int:
     with _cluster(1, 1) as made:
         node = next(iter(made.worker_nodes))
-        return _embed_while(job, folder, made, lambda: made.remove_node(node, allow_graceful=False), draw)
+        return _embed_while(job, folder, made, lambda: made.remove_node(node, allow_graceful=False), after)
 
 
 def _actors() -> list[int]:
@@ -251,26 +253,27 @@ def _actors() -> list[int]:
 
 
 def _kill_an_actor() -> None:
-    for process in _actors()[:1]:  # none where the last slide was done a moment ago
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    os.kill(_actors()[0], signal.SIGKILL)
 
 
-def _embed_while(job: Job, folder: Path, cluster: Any, kill: Callable[[], None], draw: random.Random) -> int:
+def _embed_while(job: Job, folder: Path, cluster: Any, kill: Callable[[], None], after: float) -> int:
     from edgepath.slides.cluster import embed_on_cluster
 
-    done_then = []
+    done_then, ended, before = list[int](), threading.Event(), set(_actors())
 
-    def at_a_random_moment() -> None:
-        while not _actors():
+    def then_kill() -> None:
+        while not set(_actors()) - before:
             time.sleep(0.01)
-        _wait_for_a_random_moment(job, draw)
-        kill()
-        done_then.append(_done(job))
+        done = _wait_until(job, after, ended.is_set)
+        if not ended.is_set():
+            kill()
+            done_then.append(done)
 
-    thread = threading.Thread(target=at_a_random_moment, daemon=True)
+    thread = threading.Thread(target=then_kill, daemon=True)
     thread.start()
-    done = embed_on_cluster(job, list_slides([folder]), address=cluster.address, workers=2)
+    found = embed_on_cluster(job, list_slides([folder]), address=cluster.address, workers=2)
+    ended.set()
     thread.join()
-    assert {row["state"] for row in done["slides"]} <= {"done", "kept"}
+    assert done_then, "it ended before anything was killed"
+    assert {row["state"] for row in found["slides"]} <= {"done", "kept"}
     return done_then[0]

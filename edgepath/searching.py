@@ -299,6 +299,7 @@ def _fewest_kept(
     the fewest are found for programs first, and artifacts are built from there on.
     """
     least, all_kept = required(shared.recipe.accept), len(order)
+    expected = iter(range(all_kept.bit_length() + 2))  # more are measured where artifacts miss
 
     def met(count: int, *, built: bool) -> bool:
         known = state.points.get(str(count))
@@ -307,7 +308,8 @@ def _fewest_kept(
             share = 1 - sum(work[name] for name in order[:count]) / sum(work.values())
             known = state.points[str(count)] = _candidate(shared, order[:count], share, built, stages)
             state.keep()
-        advance(1)
+        if next(expected, None) is not None:
+            advance(1)
         return not missed(known, least)
 
     def between(misses: int, enough: int, *, built: bool) -> int:

@@ -62,6 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Modules and tests stay until the end: no collection of garbage has to look at them."""
+    gc.collect()
     gc.freeze()
 
 

@@ -25,7 +25,7 @@ from edgepath.tiles.slides.synthetic import write_synthetic_slide
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'edgepath[ray]'")
 SLIDES = 6
 pytestmark = [
-    pytest.mark.slow,  # a cluster of Ray starts for each
+    pytest.mark.slow,  # Ray starts a cluster, and a process for each actor
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
 ]
 
