@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ import pytest
 import torch
 
 import edgepath
+from edgepath import searching
 from edgepath.checks.candidate import Point, Ran, missed, required
 from edgepath.errors import UsageError
+from edgepath.machine.progress import Stages, silent
 from edgepath.models import catalogue as models
 from edgepath.models.catalogue import ModelSpec
 from edgepath.models.weights import random_model
@@ -217,3 +221,27 @@ def test_budgets_are_read() -> None:
     assert parse_budget(["cosine_p01=0.99", "cosine_mean = 0.999"]) == {"cosine_p01": 0.99, "cosine_mean": 0.999}
     with pytest.raises(UsageError, match='budget "cosine_p01": give a figure and a number'):
         parse_budget(["cosine_p01"])
+
+
+@pytest.mark.parametrize("layers", [1, 2, 13])
+def test_the_fewest_are_found_whatever_programs_and_artifacts_need(
+    layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates that miss below a number of kept layers, one for programs and one for artifacts."""
+    recipe = find_recipe("openvino-int8")
+    order = [f"layer {i}" for i in range(layers)]
+    shared: Any = SimpleNamespace(recipe=recipe)
+    for needs in itertools.product(range(layers + 1), repeat=2):
+
+        def candidate(shared: Any, kept: list[str], share: float, build: bool, stages: Any, needs: Any = needs) -> Any:
+            cosine, ran = (1.0 if len(kept) >= need else 0.0 for need in needs)
+            built = {"cosine_mean": ran, "cosine_p01": ran, "failed": []} if build and cosine else None
+            return {"kept": len(kept), "cosine_mean": cosine, "cosine_p01": cosine, "artifact": built}
+
+        monkeypatch.setattr(searching, "_candidate", candidate)
+        state, steps = searching._State(tmp_path / f"{needs}.toml", "key"), list[int]()
+        found = searching._fewest_kept(order, dict.fromkeys(order, 1), shared, state, Stages(silent), steps.append)
+        assert found == max(needs)
+        assert sum(steps) <= layers.bit_length() + 2
+        assert found == layers or state.points[str(found)]["artifact"]
+        assert all(int(count) >= needs[0] for count, point in state.points.items() if point["artifact"])
