@@ -68,6 +68,9 @@ def test_fewest_layers_are_kept_that_meet_the_budget(find: Search, deep: ModelSp
     assert found["kept"] == [layer["layer"] for layer in found["layers"][:kept]]
     verdicts = [row[-1] for row in point_table(found).rows if row[0] in ("0", str(kept))]
     assert verdicts == ["missed: cosine_mean", "met"]
+    alone = [row[-1] for row in point_table(found).rows if "not built" in row]
+    assert "met by the program" in alone
+    assert "met" not in alone
     draw_search(found, tmp_path / "front.png")
     assert not list(tmp_path.glob("*.search.json"))
 
